@@ -10,8 +10,6 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import Settings, differing_keys
@@ -38,6 +36,7 @@ from relay.errors import (
     sentence,
     ungrouped,
 )
+from relay.logs import get_logger
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
 from relay.media.proxy import MediaProxy, stands
@@ -49,7 +48,7 @@ from relay.store.unit_of_work import SqlStore, open_store
 from relay.web.directory import directory_of, unmirrored
 from relay.web.server import WebServer
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _SHUTDOWN_SECONDS = 5.0
 """How long messages in flight may take after SIGTERM. The whole shutdown may take ten seconds."""

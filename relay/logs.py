@@ -1,7 +1,7 @@
-"""Logging, set up once by the command line: one line per event, readable on a terminal, JSON elsewhere.
+"""Logging: one line per event, readable on a terminal, JSON elsewhere. The command line sets it up once.
 
-The libraries' log lines go the same way. Code that has message texts and secrets does not log them; the redaction here
-is the last line of defence.
+The lines go through the standard library's `logging`, as the libraries' do. Code that has message texts and secrets
+does not log them; the redaction here is the last line of defence.
 """
 
 import json
@@ -10,12 +10,12 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 from urllib.parse import quote
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
@@ -43,6 +43,61 @@ _SHAPES = re.compile(
 _SHORTEST_SECRET = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The message of one of our log records."""
+
+    # What happened, always in the same words.
+    event: str
+    facts: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return " ".join([self.event, *(f"{name}={value!r}" for name, value in self.facts.items())])
+
+
+class Logger:
+    """Logs what happened, and the facts: `_log.info("pair added", pair="help")`."""
+
+    __slots__ = ("_facts", "_target")
+
+    def __init__(self, name: str, facts: Mapping[str, object] | None = None) -> None:
+        self._target = logging.getLogger(name)
+        self._facts = facts or {}
+
+    def bind(self, **facts: object) -> "Logger":
+        """A logger whose lines have these facts, too."""
+        return Logger(self._target.name, {**self._facts, **facts})
+
+    def debug(self, event: str, /, **facts: object) -> None:
+        """For who looks for a fault."""
+        self._log(logging.DEBUG, event, facts)
+
+    def info(self, event: str, /, **facts: object) -> None:
+        """What an operator may want to know."""
+        self._log(logging.INFO, event, facts)
+
+    def warning(self, event: str, /, **facts: object) -> None:
+        """What an operator should look at."""
+        self._log(logging.WARNING, event, facts)
+
+    def error(self, event: str, /, **facts: object) -> None:
+        """What is broken."""
+        self._log(logging.ERROR, event, facts)
+
+    def exception(self, event: str, error: BaseException | None = None, /, **facts: object) -> None:
+        """What is broken, with the traceback of `error`, or else of the error that is being handled."""
+        self._log(logging.ERROR, event, facts, error or sys.exception())
+
+    def _log(self, level: int, event: str, facts: Mapping[str, object], error: BaseException | None = None) -> None:
+        if self._target.isEnabledFor(level):
+            self._target.log(level, Line(event, {**self._facts, **facts}), exc_info=error)
+
+
+def get_logger(name: str) -> Logger:
+    """The logger of a module."""
+    return Logger(name)
+
+
 class ChannelNames:
     """What the IDs of channels and rooms are called; nothing has a name before somebody knows them."""
 
@@ -63,35 +118,19 @@ def configure(
 ) -> None:
     """Send every log line of this process to `stream` (standard error by default). May be called again."""
     target = sys.stderr if stream is None else stream
-    readable = form == "console" or (form == "auto" and target.isatty())
-    known = names or ChannelNames()
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if readable else "iso", utc=not readable),
-    ]
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            # Never a traceback with local variables, which hold messages and tokens.
-            structlog.processors.format_exc_info,
-            *(
-                [_names_in_front(known), _on_one_line, _console(debug=level == "debug")]
-                if readable
-                else [_names_beside(known), _in_order, _json]
-            ),
-            _redact(secrets),
-            # Last: a secret with a space in it must not be on two lines when it is looked for.
-            *([_wrapped] if readable and target.isatty() else []),
-        ],
-    )
+    known, hide = names or ChannelNames(), redactor(secrets)
+    formatter: logging.Formatter
+    if form == "console" or (form == "auto" and target.isatty()):
+        formatter = _Readable(known, hide, debug=level == "debug", wrap=target.isatty())
+    else:
+        formatter = _Json(known, hide)
     handler = logging.StreamHandler(target)
     handler.setFormatter(formatter)
-    handler.addFilter(lambda record: not _NOISE.search(str(record.msg)))
+    handler.addFilter(_is_no_noise)
+    if level != "debug":
+        handler.addFilter(_is_new)
     root = logging.getLogger()
-    for old in [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]:
+    for old in [one for one in root.handlers if isinstance(one.formatter, _Readable | _Json)]:
         root.removeHandler(old)
     root.addHandler(handler)
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -99,24 +138,16 @@ def configure(
     for name, (usual, debugging) in _LIBRARIES.items():
         logging.getLogger(name).setLevel(max(threshold, debugging if level == "debug" else usual))
     logging.captureWarnings(True)
-    structlog.configure(
-        processors=[
-            *([] if level == "debug" else [_fewer_tries]),
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
 
 
-def _fewer_tries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not (isinstance(record.msg, str) and _NOISE.search(record.msg))
+
+
+def _is_new(record: logging.LogRecord) -> bool:
     """Of what is tried again and again, the 1st, 2nd, 4th, 8th … try is logged: else an outage fills the log."""
-    tries = event.get("tries")
-    if isinstance(tries, int) and tries & (tries - 1):
-        raise structlog.DropEvent
-    return event
+    tries = record.msg.facts.get("tries") if isinstance(record.msg, Line) else None
+    return not (isinstance(tries, int) and tries & (tries - 1))
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
@@ -135,56 +166,16 @@ def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
     return redact
 
 
-def _redact(secrets: Iterable[str]) -> Processor:
-    hide = redactor(secrets)
-
-    def process(_logger: WrappedLogger, _method: str, rendered: EventDict) -> str:
-        return hide(str(rendered))
-
-    return process
-
-
 # The fields that hold the ID of a channel, a room or a thread.
 _CHANNELS = ("channel", "room", "thread", "moved_to", "old", "new")
 
 
-def _names_in_front(names: ChannelNames) -> Processor:
-    """`#help on A server (1234567890123456789)` instead of the ID."""
-
-    def process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        for key in _CHANNELS:
-            if isinstance(value := event.get(key), str) and (name := names.name_of(value)) is not None:
-                event[key] = f"{name} ({value})"
-        return event
-
-    return process
-
-
-def _names_beside(names: ChannelNames) -> Processor:
-    """`"channel_name": "#help on A server"` beside the ID: programs look for that."""
-
-    def process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        for key in _CHANNELS:
-            if isinstance(value := event.get(key), str) and (name := names.name_of(value)) is not None:
-                event[f"{key}_name"] = name
-        return event
-
-    return process
-
-
-def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """No value may start a new line or steer the terminal. Only a traceback has several lines."""
-    return {key: value if key == "exception" else _escaped(value) for key, value in event.items()}
-
-
-def _escaped(value: object) -> object:
-    text = value if isinstance(value, str) else str(value)
-    return value if text.isprintable() else repr(text)[1:-1]
-
-
-def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The fields that every line has come first."""
-    return {key: event.pop(key) for key in ("timestamp", "level", "logger", "event") if key in event} | dict(event)
+def _parts(record: logging.LogRecord) -> tuple[str, dict[str, object], str | None]:
+    """What happened, the facts, and a traceback: never with local variables, which hold messages and tokens."""
+    message: object = record.msg
+    event, facts = (message.event, dict(message.facts)) if isinstance(message, Line) else (record.getMessage(), {})
+    error = record.exc_info[1] if record.exc_info else None
+    return event, facts, None if error is None else "".join(traceback.format_exception(error)).rstrip("\n")
 
 
 def readable_json(value: object, **options: Any) -> str:
@@ -193,7 +184,25 @@ def readable_json(value: object, **options: Any) -> str:
     return "".join(it if it.isprintable() or it == "\n" else json.dumps(it)[1:-1] for it in text)
 
 
-_json = structlog.processors.JSONRenderer(serializer=readable_json, default=str)
+class _Json(logging.Formatter):
+    """For programs: an object a line. The fields that every line has come first."""
+
+    def __init__(self, names: ChannelNames, hide: Callable[[str], str]) -> None:
+        super().__init__()
+        self._names = names
+        self._hide = hide
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, facts, trace = _parts(record)
+        time = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        values = {"timestamp": time, "level": record.levelname.lower(), "logger": record.name, "event": event, **facts}
+        if trace is not None:
+            values["exception"] = trace
+        for key in _CHANNELS:
+            # Beside the ID, as `"channel_name": "#help on A server"`: programs look for the ID.
+            if isinstance(value := facts.get(key), str) and (name := self._names.name_of(value)) is not None:
+                values[f"{key}_name"] = name
+        return self._hide(readable_json(values, default=str))
 
 
 # What is read last, because it is a sentence.
@@ -203,34 +212,50 @@ _PLAIN = "\x1b[0m"
 _INDENT = " " * len("12:34:56 ")
 
 
-def _console(*, debug: bool) -> Processor:
-    """Time, level, what happened, and the facts."""
+class _Readable(logging.Formatter):
+    """For people: time, level, what happened, and the facts. Only a traceback has several lines."""
 
-    def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-        time, level = event.pop("timestamp", ""), str(event.pop("level", "info"))
-        source, text = str(event.pop("logger", "")), str(event.pop("event", ""))
-        traceback = event.pop("exception", None)
-        facts = sorted(event.items(), key=lambda fact: fact[0] in _SENTENCES)
-        words = [f"{time} {level:<7} {text}", *(f"{key}={_quoted(value)}" for key, value in facts)]
-        if debug or not source.startswith("relay"):
-            words.append(f"[{source}]")
-        line = " ".join(words)
-        return line if traceback is None else f"{line}\n{traceback}"
+    def __init__(self, names: ChannelNames, hide: Callable[[str], str], *, debug: bool, wrap: bool) -> None:
+        super().__init__()
+        self._names = names
+        self._hide = hide
+        self._debug = debug
+        self._wrap = wrap
 
-    return render
+    def format(self, record: logging.LogRecord) -> str:
+        event, facts, trace = _parts(record)
+        for key in _CHANNELS:
+            # `#help on A server (1234567890123456789)` instead of the ID.
+            if isinstance(value := facts.get(key), str) and (name := self._names.name_of(value)) is not None:
+                facts[key] = f"{name} ({value})"
+        time = datetime.fromtimestamp(record.created).astimezone()
+        words = [f"{time:%H:%M:%S} {record.levelname.lower():<7} {_escaped(event)}"]
+        words += [
+            f"{key}={_quoted(_escaped(value))}"
+            for key, value in sorted(facts.items(), key=lambda fact: fact[0] in _SENTENCES)
+        ]
+        if self._debug or not record.name.startswith("relay"):
+            words.append(f"[{record.name}]")
+        line = self._hide(" ".join(words))
+        # Wrapped last: a secret with a space in it must not be on two lines when it is looked for.
+        return "\n".join([_wrapped(line) if self._wrap else line, *([] if trace is None else [self._hide(trace)])])
 
 
-def _wrapped(_logger: WrappedLogger, _method: str, rendered: EventDict) -> str:
+def _escaped(value: object) -> str:
+    """No value may start a new line or steer the terminal."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def _wrapped(line: str) -> str:
     """For a terminal: broken between words, with an indent, and with the level in its colour."""
-    line, *traceback = str(rendered).split("\n", 1)
     width = shutil.get_terminal_size().columns
     line = textwrap.fill(line, width, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
     level = line[len(_INDENT) :].partition(" ")[0]
     if level in _COLORS:
         line = line.replace(f" {level}", f" {_COLORS[level]}{level}{_PLAIN}", 1)
-    return "\n".join([line, *traceback])
+    return line
 
 
-def _quoted(value: object) -> str:
-    text = str(value)
+def _quoted(text: str) -> str:
     return f'"{text}"' if " " in text or not text else text

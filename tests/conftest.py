@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling, Scheduling
@@ -26,10 +25,6 @@ FOLDERS = {
 # Containers and CI often set this, and in a new environment each worker and daemon would compile all libraries again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-
-# Where no test configures logging, structlog would draw a traceback with all local variables: that takes seconds.
-_PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
 # How long an example takes says more about the machine than about the example.
 settings.register_profile("quiet", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,8 +11,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, UserRef
@@ -27,8 +25,9 @@ from relay.domain.names import (
     without_relay_signs,
 )
 from relay.domain.pair import BARE_NAME
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _MAX_NAMES = 300
 """How many names are remembered for a channel."""

@@ -6,9 +6,8 @@ import random
 import time
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from relay.core.ports import Clock
+from relay.logs import get_logger
 
 # A clock that goes on while the machine sleeps, where there is one: a lease of some seconds has expired after a sleep.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -16,7 +15,7 @@ _TICK = timedelta(microseconds=1)
 _MAX_WAIT = 3600.0
 """Seconds that we wait at most, whatever a platform asks for: if that was too early, it only asks again."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class SystemClock:

@@ -15,9 +15,8 @@ from threading import Lock
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
-import structlog
-
 from relay.errors import NoRoom
+from relay.logs import get_logger
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -27,7 +26,7 @@ LONG = 16 * 1024
 
 _CHUNK = 256 * 1024  # bytes of a file, read at once
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Conversions:

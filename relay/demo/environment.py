@@ -6,8 +6,6 @@ from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanag
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from relay.demo.configuration import GHOST_PREFIX, Configuration
 from relay.demo.daemon import DaemonProcess
 from relay.demo.feed import Feed
@@ -23,9 +21,10 @@ from relay.demo.sides.base import ChangeSignal
 from relay.demo.sides.discord import DiscordSide
 from relay.demo.sides.matrix import RELAY, MatrixSide
 from relay.domain.jsontext import Json
+from relay.logs import get_logger
 from relay.sandbox.server import SandboxServer
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Brackets one step of the start; its name is for people."""
@@ -125,4 +124,4 @@ async def _at_work(name: str, work: Coroutine[None, None, None]) -> AsyncIterato
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a part of the demo broke off", part=task.get_name(), exc_info=error)
+        _log.exception("a part of the demo broke off", error, part=task.get_name())

@@ -6,7 +6,6 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 
-import structlog
 from aiohttp import web
 
 from relay.demo.environment import Environment, script
@@ -16,8 +15,9 @@ from relay.demo.sides.base import ActionRefused, OutgoingFile, Side
 from relay.demo.sides.discord import CHANNEL, GUILD
 from relay.domain.jsontext import Json
 from relay.errors import FatalError
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # Everything comes from this address, and nothing in a message can become a script or load anything. `blob:` is what the
 # page itself makes of a file that somebody chose, to show it before it is sent.

@@ -7,8 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
-import structlog
-
 from relay.core.convert.degrade import human_size
 from relay.core.files import MediaSource
 from relay.core.offload import TemporaryFile
@@ -16,9 +14,10 @@ from relay.core.ports import Clock
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, TargetGone
+from relay.logs import get_logger
 from relay.media.deadlines import server
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # On disk, for a file without another limit.
 _MOST_BYTES = 1024 * 1024 * 1024

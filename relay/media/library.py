@@ -5,8 +5,6 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import structlog
-
 from relay.core.files import File, MediaSource, Sender, ThumbnailSource
 from relay.core.ports import Clock
 from relay.core.storage import Store
@@ -14,10 +12,11 @@ from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.domain.names import file_name
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, NoRoom, Permanent, TargetGone
+from relay.logs import get_logger
 from relay.media.background import BackgroundFetches, save_to_disk, too_large
 from relay.media.deadlines import Deadline, WaitBudgets
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _NOT_AGAIN = FileUnavailable("it was late before, and is not waited for again", about_server=False)
 

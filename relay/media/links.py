@@ -20,17 +20,17 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
 from Crypto.Cipher import AES
 
 from relay.core.ports import Clock
 from relay.core.storage import Store
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.domain.names import file_name
+from relay.logs import get_logger
 
 ROOT = "/media/"
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _KEY_NAME = "media link key"
 # Half of it encrypts, the other half signs.

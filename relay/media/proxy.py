@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-import structlog
-
 from relay.core.convert.degrade import human_size
 from relay.core.files import LinkedElsewhere, LinkedFile, MediaSource, MediaStream, PublicSource, ThumbnailSource
 from relay.core.offload import TemporaryFile
@@ -30,11 +28,12 @@ from relay.errors import (
     TargetGone,
     Transient,
 )
+from relay.logs import get_logger
 from relay.media.deadlines import server
 from relay.media.library import content_type
 from relay.media.links import Linked, SignedLinks
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")

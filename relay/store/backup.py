@@ -10,16 +10,15 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import structlog
-
 from relay.core.delivery.lookups import RestoredGap
 from relay.core.ports import Clock
 from relay.core.storage import Store
 from relay.errors import StoreError, StoreHeld
+from relay.logs import get_logger
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import connect, translated
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 TAKEN = "backup taken"
 _GAP = "restored gap"

@@ -22,11 +22,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-import structlog
 from sqlalchemy import Connection, Row, bindparam, delete, inspect, select
 
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
+from relay.logs import get_logger
 from relay.store.lock_file import LockFile
 from relay.store.portable import insert
 from relay.store.sqlite.engine import translated
@@ -39,7 +39,7 @@ RENEW_EVERY = 5.0  # seconds
 WATCH_EVERY = 1.0  # seconds
 _MOST_LOOKS = 30  # at a lock whose holder is not known
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _MOST_PROCESSES = 1 << 31
 _ENDED_STATES = frozenset("ZXx")  # zombie, dead: proc_pid_stat(5)
 

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-import structlog
 from sqlalchemy import (
     ColumnElement,
     Executable,
@@ -36,6 +35,7 @@ from relay.core.ports import Clock
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
+from relay.logs import get_logger
 from relay.store import codec
 from relay.store.portable import is_whole_number, without_index
 from relay.store.tables import (
@@ -60,7 +60,7 @@ from relay.store.unit_of_work import SqlStore
 
 _Values = Mapping[str, object]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _DELETED_AT_ONCE = 50
 # Rows in one read.

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import structlog
 from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
 from relay.config.store_url import names_postgresql
 from relay.domain.pair import LaneKey
+from relay.logs import get_logger
 from relay.store.repositories.ghosts import SqlGhosts
 from relay.store.repositories.message_map import SqlMessageMap
 from relay.store.repositories.outbox import SqlOutbox
@@ -32,7 +32,7 @@ from relay.store.tables import EntryState, lane, outbox
 from relay.store.tables import store as store_table
 from relay.store.transaction import Transaction
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _number = func.count().filter
 _COUNT = (

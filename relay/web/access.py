@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
-import structlog
 from aiohttp import web
 
-_log = structlog.get_logger(__name__)
+from relay.logs import get_logger
+
+_log = get_logger(__name__)
 
 COOKIE = "relay_session"
 FORM_TOKEN = "form"  # noqa: S105 - the name of a field

@@ -11,13 +11,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-import structlog
 from aiohttp import web
 
 from relay.core.files import LinkedElsewhere, LinkedFile
 from relay.errors import DeliveryError, Permanent, TargetGone, Transient
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 MEDIA = ("media", "media-below-a-path")
 """The names of the routes."""

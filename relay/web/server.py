@@ -13,7 +13,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import structlog
 from aiohttp import HttpVersion11, web
 from prometheus_client.exposition import choose_encoder
 from yarl import URL
@@ -23,6 +22,7 @@ from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import Report, side_as_json
 from relay.domain.jsontext import Json
 from relay.errors import FatalError, StoreError
+from relay.logs import get_logger
 from relay.web.access import Access
 from relay.web.directory import Directory
 from relay.web.directory_pages import html, page_policy
@@ -30,7 +30,7 @@ from relay.web.media import MEDIA, FileSource, MediaRoutes
 from relay.web.metrics import registry
 from relay.web.status_pages import OPEN, LetterBox, StatusPages, sign_in_page
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # What an answer may do in a browser, unless it says otherwise itself (the pages do): nothing.
 HEADERS = {

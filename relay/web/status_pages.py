@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Protocol
 
-import structlog
 from aiohttp import web
 
 from relay.core.status.report import Report
 from relay.core.storage import DeadLetter
 from relay.errors import StoreError
+from relay.logs import get_logger
 from relay.web.access import COOKIE, SESSION_SECONDS, Access, is_from_here, is_over_tls
 from relay.web.page import Dead, Visitor, render, render_sign_in
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _SHOWN_LETTERS = 50
 _LONGEST_FORM = 8192

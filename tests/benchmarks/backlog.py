@@ -21,8 +21,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import structlog
-
 from relay.core.bootstrap import Core, assemble
 from relay.core.clock import SystemClock
 from relay.core.status.reading import read_report
@@ -141,7 +139,7 @@ async def main(arguments: list[str]) -> int:
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--most", type=float, default=3.0, help="the factor that is still called flat")
     options = parser.parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    logging.getLogger("relay").setLevel(logging.WARNING)
     elsewhere = [
         LaneKey(ChannelRef(here, f"other {number}"), ChannelRef(there, f"other {number}"))
         for number in range(LANES // 2)

@@ -10,6 +10,7 @@ most 2 % of a message, and the crowd is not slower because of its faces.
 import argparse
 import asyncio
 import io
+import logging
 import resource
 import sys
 import tempfile
@@ -19,7 +20,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import structlog
 from PIL import Image
 
 from relay.adapters.discord.adapter import DiscordAdapter
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=1000)
     parser.add_argument("--first", type=int, default=20, help="how many are seen for the first time")
     options = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    logging.getLogger("relay").setLevel(logging.ERROR)
     sys.exit(0 if asyncio.run(run(options.people, options.first)) else 1)
 
 

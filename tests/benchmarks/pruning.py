@@ -18,8 +18,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import structlog
-
 from relay.core.clock import SystemClock
 from relay.store.pruning import Pruner
 from tests.support.world import World, world
@@ -94,7 +92,7 @@ async def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--messages", type=int, default=100, help="in each round")
     options = parser.parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    logging.getLogger("relay").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         async with world(Path(folder)) as made:
             fill(made.store.path, options.rows)

@@ -13,8 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import structlog
-
 from tests.chaos.outcome import Outcome, Plan, Trace
 from tests.chaos.run import play
 from tests.chaos.trouble import KINDS, SLOW
@@ -97,7 +95,7 @@ def _again(options: argparse.Namespace) -> str:
 def _hush() -> None:
     """What the sandbox says of clients that are killed is no news here."""
     logging.getLogger("aiohttp").setLevel(_CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
+    logging.getLogger("relay").setLevel(_CRITICAL)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import structlog
-
 from relay.store.migrate import upgrade
 from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
@@ -42,7 +40,7 @@ def hush() -> None:
     gc.set_threshold(20_000, 20, 20)  # what a history leaves behind is little: looking for it costs a tenth of the time
     for name in ("sqlalchemy", "asyncio", "alembic"):
         logging.getLogger(name).setLevel(_CRITICAL + 1)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
+    logging.getLogger("relay").setLevel(_CRITICAL)
 
 
 def _unless_dead(problem: "sys.UnraisableHookArgs") -> None:

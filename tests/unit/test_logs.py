@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.logs import HIDDEN, ChannelNames, Format, Level, configure, redactor
+from relay.logs import HIDDEN, ChannelNames, Format, Level, configure, get_logger, redactor
 
 SECRET = 'pa"ss/wörd %41'
 
@@ -19,7 +18,7 @@ SECRET = 'pa"ss/wörd %41'
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
+    handlers, level = list(root.handlers), root.level
     names = ("nio", "discord", "sqlalchemy", "aiosqlite", "alembic", "aiohttp", "asyncio")
     levels = {name: logging.getLogger(name).level for name in names}
     yield
@@ -28,7 +27,6 @@ def _as_it_was() -> Iterator[None]:
     for name, old in levels.items():
         logging.getLogger(name).setLevel(old)
     logging.captureWarnings(False)
-    structlog.configure(**config)
 
 
 class Terminal(io.StringIO):
@@ -44,7 +42,7 @@ def set_up(form: Format = "json", level: Level = "info", stream: io.StringIO | N
 
 def test_json_is_one_object_a_line() -> None:
     stream = set_up("auto")
-    structlog.get_logger("relay.core.delivery.dispatcher").info("crossed", pair="help", seconds=0.25)
+    get_logger("relay.core.delivery.dispatcher").info("crossed", pair="help", seconds=0.25)
     logging.getLogger("discord.gateway").warning("Shard ID %s has %s", None, "stopped")
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith('{"timestamp": "')
@@ -62,7 +60,7 @@ def test_json_is_one_object_a_line() -> None:
 
 def test_a_terminal_gets_readable_lines() -> None:
     stream = set_up("auto", stream=Terminal())
-    structlog.get_logger("relay").info("crossed", pair="help")
+    get_logger("relay").info("crossed", pair="help")
     (line,) = stream.getvalue().splitlines()
     assert "crossed" in line
     assert not line.startswith("{")
@@ -70,7 +68,7 @@ def test_a_terminal_gets_readable_lines() -> None:
 
 def test_no_value_begins_a_line_of_its_own() -> None:
     stream = set_up("console")
-    structlog.get_logger("relay").info("joined", name="Eve\n12:00:00 [error] forged\x1b[2J")
+    get_logger("relay").info("joined", name="Eve\n12:00:00 [error] forged\x1b[2J")
     (line,) = stream.getvalue().splitlines()
     assert "\\n12:00:00" in line
     assert "\x1b" not in line
@@ -78,7 +76,7 @@ def test_no_value_begins_a_line_of_its_own() -> None:
 
 def test_configuring_again_replaces() -> None:
     first, second = set_up(), set_up()
-    structlog.get_logger("relay").info("once")
+    get_logger("relay").info("once")
     assert not first.getvalue()
     assert len(second.getvalue().splitlines()) == 1
 
@@ -97,7 +95,7 @@ def test_what_libraries_say_of_messages_is_muted(level: Level) -> None:
 
 def test_levels() -> None:
     stream = set_up(level="warning")
-    log = structlog.get_logger("relay")
+    log = get_logger("relay")
     log.info("no")
     log.warning("yes")
     logging.getLogger("alembic").error("yes")
@@ -120,7 +118,7 @@ def test_tracebacks_hold_no_locals_and_no_secrets(form: Format) -> None:
     try:
         raise ValueError(f"refused {SECRET}, {len(words)}")
     except ValueError:
-        structlog.get_logger("relay").exception("failed")
+        get_logger("relay").exception("failed")
         logging.getLogger("discord").exception("failed too")
     text = stream.getvalue()
     assert text.count("ValueError: refused") == 2
@@ -160,9 +158,9 @@ def test_channels_are_called_by_their_names_with_the_id_behind() -> None:
     for form, wanted in (("console", 'channel="#help (123)"'), ("json", '"channel": "123"')):
         stream = io.StringIO()
         configure("info", form, [], stream, names=names)  # type: ignore[arg-type]
-        structlog.get_logger("relay").info("open", channel="123")
+        get_logger("relay").info("open", channel="123")
         names.use({"123": "#help"}.get)
-        structlog.get_logger("relay").info("open", channel="123", room="!other")
+        get_logger("relay").info("open", channel="123", room="!other")
         before, after = stream.getvalue().splitlines()
         assert wanted in after
         assert "!other" in after
@@ -177,7 +175,7 @@ def test_channels_are_called_by_their_names_with_the_id_behind() -> None:
 def test_what_is_tried_again_and_again_is_logged_less_and_less(level: Level, count: int) -> None:
     stream = set_up(level=level)
     for tries in range(1, 11):
-        structlog.get_logger("relay").warning("no connection", tries=tries)
+        get_logger("relay").warning("no connection", tries=tries)
     assert len(stream.getvalue().splitlines()) == count
 
 
@@ -186,9 +184,7 @@ def test_a_terminal_gets_lines_of_its_width_and_no_half_of_a_secret(monkeypatch:
     stream = Terminal()
     for length in range(60, 80):
         set_up("auto", stream=stream)
-        structlog.get_logger("relay").warning(
-            "closed", pair="help", problem=f"{'x ' * (length // 2)}{SECRET} and so on"
-        )
+        get_logger("relay").warning("closed", pair="help", problem=f"{'x ' * (length // 2)}{SECRET} and so on")
     text = stream.getvalue()
     assert max(map(len, text.replace("\x1b[33m", "").replace("\x1b[0m", "").splitlines())) <= 80
     assert "%41" not in text

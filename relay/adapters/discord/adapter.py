@@ -11,7 +11,6 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 import discord
-import structlog
 
 from relay.adapters.discord.api.client import RestClient
 from relay.adapters.discord.api.errors import translate_read_errors
@@ -46,8 +45,9 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, P
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, ungrouped
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 

@@ -9,8 +9,6 @@ import random
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import structlog
-
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, translate_read_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
@@ -29,8 +27,9 @@ from relay.core.clock import Backoff
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import DeliveryError, StoreError, StoreUnavailable
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # Seconds between two checks. Discord announces changes; this is for an announcement that was missed.
 _CHECK_EVERY = 30.0

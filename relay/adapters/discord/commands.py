@@ -13,8 +13,6 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any
 
-import structlog
-
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused, Unanswered
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
@@ -29,8 +27,9 @@ from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.text import nodes as n
 from relay.errors import StoreUnavailable
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 NAME = "relay"
 _SUMMARY = "Asks the relay that connects this server with rooms elsewhere."

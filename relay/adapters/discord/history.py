@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from weakref import WeakValueDictionary
 
-import structlog
-
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused
 from relay.adapters.discord.gateway.buffers import MAX_ACTIVE_THREADS, ChannelBuffer
@@ -19,8 +17,9 @@ from relay.core.ports import Clock, Cursor, EventBatch
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
 from relay.domain.jsontext import Json
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 PAGE = 100
 # Requests at the same time: each channel gets a page in turn, so that a busy one delays no other.

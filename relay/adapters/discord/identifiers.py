@@ -7,11 +7,10 @@ https://docs.discord.com/developers/reference#snowflakes
 import re
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from relay.domain.ids import ChannelRef, Platform
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _SNOWFLAKE = re.compile(r"[0-9]{1,20}")
 # A user's ID as people copy it, or a mention of them. A short number is no ID.

@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import structlog
 from aiohttp import MultipartWriter
 from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
@@ -24,8 +23,9 @@ from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
 from relay.domain.jsontext import Json
 from relay.errors import FileRejected, FileUnavailable, TargetGone, Transient
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 MAX_FILES = 10
 """In one message."""

@@ -6,16 +6,15 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # https://docs.discord.com/developers/resources/guild#search-guild-members: those whose names begin with the query.
 _MAX_FOUND = 100

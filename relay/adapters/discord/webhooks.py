@@ -4,16 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import structlog
-
 from relay.adapters.discord.api.client import Method, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.identifiers import is_snowflake, is_token
 from relay.domain.jsontext import Json
 from relay.errors import StoreUnavailable
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 WEBHOOK_NAME = "relay"
 # How many webhooks are remembered for a channel.

@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Download, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.encrypted_files import decrypted, read_source
@@ -26,8 +24,9 @@ from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.names import file_name
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, RateLimited, TargetGone, Transient
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _AUTHENTICATED = "/_matrix/client/v1/media/"
 _UNAUTHENTICATED = "/_matrix/media/v3/"

@@ -3,8 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Refused, TooLong, Unreachable
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.core.convert.references import folded
@@ -12,8 +10,9 @@ from relay.core.offload import Conversions
 from relay.core.ports import Clock
 from relay.domain.ids import Platform, UserRef
 from relay.domain.jsontext import Json, as_dict
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED_AFTER_FAILURE = 60.0

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.state import TOMBSTONE
@@ -23,8 +21,9 @@ from relay.domain.events import PolicyListRead, PolicyRule
 from relay.domain.ids import ChannelAddress
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.errors import StoreError
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _USER_RULES = ("m.policy.rule.user", "m.room.rule.user", "org.matrix.mjolnir.rule.user")
 _SERVER_RULES = ("m.policy.rule.server", "m.room.rule.server", "org.matrix.mjolnir.rule.server")

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.plan import (
@@ -36,8 +34,9 @@ from relay.domain.commands import (
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.errors import NotYet
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)

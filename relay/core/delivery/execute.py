@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import structlog
-
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery import digests, render
 from relay.core.delivery.entries import Entries, forget_late_files
@@ -61,8 +59,9 @@ from relay.errors import (
     Permanent,
     TargetGone,
 )
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _STAYS = (
     "A message that was deleted here still stands where this channel was mirrored to before, as may others that are "

@@ -7,8 +7,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import structlog
-
 from relay.core.clock import Backoff
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery.entries import Entries
@@ -33,8 +31,9 @@ from relay.errors import (
     Transient,
     Unsupported,
 )
+from relay.logs import Logger, get_logger
 
-_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+_LOG = get_logger(__name__)
 
 _READ_AHEAD = 50
 _READ_AHEAD_BYTES = 256 * 1024
@@ -96,7 +95,7 @@ class Lane:
     _retries: int = field(default=0, init=False)  # tries of the head that failed, for whatever reason
 
     @property
-    def _log(self) -> structlog.typing.FilteringBoundLogger:
+    def _log(self) -> Logger:
         """With the name that the operator gives the pair now."""
         return _LOG.bind(pair=self.pairs.name_of(self.key), direction=self.key.label)
 

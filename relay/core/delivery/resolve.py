@@ -6,8 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
-import structlog
-
 from relay.core.delivery import digests
 from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.lookups import Lookups
@@ -55,8 +53,9 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.rewrite import weight
 from relay.errors import ActionNeeded, NotYet, Permanent, Transient
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _MOST_IN_A_DIGEST = 50
 _MOST_BYTES_FOR_A_DIGEST = 256 * 1024  # of what waits that are read for a digest, which holds far less

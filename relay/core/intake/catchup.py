@@ -4,15 +4,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from relay.core.pairs import PairDirectory
 from relay.core.ports import EventBatch, HistoryReader
 from relay.core.storage import Original, Store, UnitOfWork
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 _RECONCILED_MESSAGES = 500

@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from traceback import extract_tb
 from typing import Protocol
 
-import structlog
-
 from relay.core.intake.catchup import CatchUp, last_original
 from relay.core.intake.router import Router
 from relay.core.pairs import PairDirectory
@@ -23,8 +21,9 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, U
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 from relay.errors import Postponed, RelayError, StoreUnavailable
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _STEP = 200
 """Rows that are discarded in one transaction: few enough that nobody has to wait for it."""

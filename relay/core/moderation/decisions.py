@@ -9,8 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
 from relay.core.moderation.ports import PolicyListReader
 from relay.core.moderation.rules import RuleSet, from_text, to_text
 from relay.core.offload import Conversions
@@ -21,8 +19,9 @@ from relay.domain.events import PolicyListRead, PolicyRule
 from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.jsontext import as_list
 from relay.domain.pair import LaneKey, Pair
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _TOLD_AGAIN = 3600.0
 """Seconds after which it is logged once more that somebody is kept from crossing."""

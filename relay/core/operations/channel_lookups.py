@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
-import structlog
-
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, ChannelLookup, Clock
 from relay.core.status.reading import read_channels, read_info
@@ -18,8 +16,9 @@ from relay.core.status.report import CHANNELS_KEY
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.errors import StoreUnavailable, Transient
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # Of the store's key-value table.
 _KEY = "channel lookups"

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
-
 from relay.core.clock import Backoff
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.pairs import PairDirectory
@@ -27,8 +25,9 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.errors import DeliveryError, RateLimited, StoreUnavailable, Transient, sentence
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _LOOK_SECONDS = 1.0
 _LASTS = 60.0

@@ -3,8 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
@@ -16,8 +14,9 @@ from relay.domain.commands import Digest, EditMessage, LateFile, SendMessage
 from relay.domain.events import MessageDeleted
 from relay.domain.ids import UserRef
 from relay.errors import DeliveryError, RelayError, StoreUnavailable
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _ROWS = 2_000
 """Rows of the message map that are looked at in one step: a few milliseconds."""

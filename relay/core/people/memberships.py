@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import structlog
-
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
 from relay.core.people.ports import DepartureFinder, MemberLister, MemberMirror
@@ -20,8 +18,9 @@ from relay.domain.events import MemberLeft
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import DeliveryError, StoreUnavailable
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _LOOK_EVERY = 5.0
 """Seconds after which it is looked whether there are other pairs."""

@@ -11,8 +11,6 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-import structlog
-
 from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, SideHealth, SideState
@@ -30,8 +28,9 @@ from relay.core.storage import LaneDepth, Store
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.jsontext import as_dict, as_list
 from relay.domain.pair import LaneKey, Pair
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _NEVER_RAN = "The daemon has never run on this store."
 _NOT_RUNNING = "The daemon is not running."

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-import structlog
-
 from relay.core.ports import ChannelInfo, Clock
 from relay.core.status.counters import Status
 from relay.core.status.reading import read_channels
@@ -15,8 +13,9 @@ from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DaemonEnd, Direct
 from relay.core.storage import Store
 from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _SAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
-import structlog
 
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import MatrixError, Person, Shown, shown
@@ -27,6 +26,7 @@ from relay.demo.sides.base import (
     ReactionCount,
 )
 from relay.domain.jsontext import Json
+from relay.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ _EXCERPT = 140
 _COMMAND = re.compile(r"!relay\b")
 _MEDIA = re.compile(r"(?!\.)[\w.:-]+/[\w-]+", re.ASCII)
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class MatrixSide:

@@ -2,12 +2,12 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-import structlog
 from aiohttp import web
 
 from relay.sandbox import errors
@@ -24,7 +24,7 @@ PREFIX = "/api/v10"
 _VIA = {"Via": "1.1 google"}
 _MAJOR = ("channel_id", "guild_id", "webhook_id", "webhook_token", "interaction_token")
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Api:
         except (ConnectionResetError, asyncio.CancelledError):
             raise
         except Exception:
-            log.exception("a request of the sandbox failed", method=method, route=path)
+            log.exception("a request of the sandbox failed: %s %s", method, path)
             return self._json(500, {"message": "500: Internal Server Error", "code": 0}, headers)
         finally:
             if call is not None:

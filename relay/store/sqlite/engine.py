@@ -13,19 +13,19 @@ from pathlib import Path
 from urllib.parse import quote
 
 import sqlalchemy
-import structlog
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from relay.errors import StoreError, StoreUnavailable
+from relay.logs import get_logger
 from relay.store.sqlite.driver import PipelineConnection, Step
 
 BUSY_TIMEOUT = 5.0  # seconds that a statement waits for the transaction of another process
 READERS = 4
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _PRIVATE = 0o600
 _OF_OTHERS = 0o077

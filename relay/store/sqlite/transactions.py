@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 from sqlalchemy import Executable, Row, literal, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreUnavailable
+from relay.logs import get_logger
 from relay.store.sqlite.driver import PipelineConnection, Step, settled
 from relay.store.sqlite.engine import READERS, begin_immediate, driver_of, reader_engine, translated, writer_engine
 from relay.store.tables import packed
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # The last ID that was ever used, found as SQLite itself does. If the row of `sqlite_sequence` is damaged or gone, the
 # largest ID of the table is taken, so that no ID is used twice. A damaged ID close to the largest number is ignored.

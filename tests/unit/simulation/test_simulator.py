@@ -1,13 +1,11 @@
 """The simulator finds what it is there to find: the real core keeps the promise, one with a known fault does not."""
 
-import logging
 import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-import structlog
 
 from relay.core.delivery.execute import Executor
 from relay.core.delivery.lane import Lane
@@ -23,6 +21,7 @@ from relay.store.repositories.people import SqlPeople
 from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
 from tests.simulation.runner import workshop
+from tests.support.logs import quiet_logs
 from tests.support.platform import MemoryAdapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -33,10 +32,8 @@ SEEDS = range(200)
 @pytest.fixture(scope="module", autouse=True)
 def _quiet_logs() -> Iterator[None]:
     """A core with a fault logs thousands of tracebacks, and formatting one takes longer than a history."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
+    with quiet_logs():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from structlog.testing import capture_logs
 
 from relay.errors import StoreError, StoreTooNew
 from relay.store.migrate import (
@@ -27,6 +26,7 @@ from relay.store.migrate import (
 )
 from relay.store.tables import metadata
 from relay.store.unit_of_work import open_store
+from tests.support.logs import captured_logs
 
 FOLDERS = ("sqlite", "versions")
 
@@ -295,12 +295,12 @@ def test_a_store_that_others_could_read_is_closed_to_them_and_told_of(url: str) 
     files = sorted(path.parent.glob("relay.db*"))
     for file in files:
         file.chmod(0o644)
-    with capture_logs() as lines:
+    with captured_logs() as lines:
         upgrade(url)
     assert [f"{file.stat().st_mode & 0o777:o}" for file in files] == ["600"] * len(files)
     told = [line["path"] for line in lines if line["event"] == "store_was_open_to_others" and line["mode"] == "644"]
     assert sorted(told) == sorted(map(str, files))
-    with capture_logs() as lines:
+    with captured_logs() as lines:
         upgrade(url)
     assert lines == []
     keeper.close()

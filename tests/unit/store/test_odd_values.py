@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from sqlalchemy import Column, Table
 
 from relay.cli import main
@@ -169,9 +168,7 @@ async def _goes_on(path: Path) -> None:
 
 
 @pytest.fixture
-def cli(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., str]]:
+def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "relay.toml").write_text(CONFIG)
 
@@ -184,9 +181,7 @@ def cli(
         assert "bug" not in out + err
         return out
 
-    before = structlog.get_config()
-    yield call
-    structlog.configure(**before)
+    return call
 
 
 @pytest.mark.parametrize("number", range(MOST_COLUMNS))

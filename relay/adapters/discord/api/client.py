@@ -17,7 +17,6 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import aiohttp
-import structlog
 
 import relay
 from relay.adapters.discord.api.errors import NOT_FOUND, Limited, Refused, Unanswered
@@ -27,8 +26,9 @@ from relay.core.clock import ServerTime, retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import Clock
 from relay.domain.jsontext import Json, loads
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 

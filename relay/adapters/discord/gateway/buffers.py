@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import structlog
-
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess
 from relay.domain.events import Feature
 from relay.domain.ids import ChannelAddress, ChannelRef
 from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 MAX_ACTIVE_THREADS = 100
 

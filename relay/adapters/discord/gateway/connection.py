@@ -18,7 +18,6 @@ from typing import Any, NoReturn, Protocol, cast
 
 import aiohttp
 import discord
-import structlog
 import yarl
 from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
@@ -28,8 +27,9 @@ from relay.core.clock import Backoff
 from relay.core.ports import Clock
 from relay.domain.jsontext import Json, loads
 from relay.errors import FatalError
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 PORTAL = "https://discord.com/developers/applications"
 _CONNECT_TIMEOUT = 60.0

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import discord
-import structlog
 
 from relay.adapters.discord.gateway.channel_permissions import is_open, may_call, may_see, readers_see
 from relay.adapters.discord.identifiers import channel_url, is_snowflake
@@ -26,8 +25,9 @@ from relay.core.ports import ChannelInfo, Clock
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import CustomEmoji
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # Seconds after READY in which the guilds may arrive. After that, a channel that is not there does not exist.
 _GUILDS_TIMEOUT = 5.0

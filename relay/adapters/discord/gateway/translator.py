@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
-import structlog
-
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
 from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.identifiers import created_at, is_snowflake, messages_stream, snowflake, threads_stream
@@ -20,8 +18,9 @@ from relay.domain.events import Event, FeatureUsed, MemberLeft, MessageCreated, 
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # What reading a payload of an unknown form may raise.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-import structlog
-
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
@@ -38,8 +36,9 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.names import REPLY_ARROW
 from relay.errors import ActionNeeded, Permanent
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # Somebody may delete or move each of them just before it is used.
 _WEBHOOKS_TRIED = 3

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import structlog
-
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import FROM_CLOUDFLARE, ErrorCode, Refused, translate_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
@@ -37,8 +35,9 @@ from relay.errors import (
     Permanent,
     TargetGone,
 )
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _FAILED = "⚠️"
 _DONE = "✅"

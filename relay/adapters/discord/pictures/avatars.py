@@ -18,8 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-import structlog
-
 from relay.adapters.discord.api.client import Method, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused, Unanswered
 from relay.adapters.discord.gateway.translator import BotIdentity
@@ -44,8 +42,9 @@ from relay.core.storage import Store
 from relay.domain.content import Author
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.errors import DeliveryError, Permanent, StoreUnavailable, TargetGone, Transient
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 MOST_EMOJI = 2_000
 """Of one application, as Discord has it."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import structlog
-
 from relay.errors import FileUnavailable, Permanent
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _PROGRAM = Path(__file__).with_name("program.py")
 _TIMEOUT = 20.0

@@ -4,14 +4,13 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.config.settings import MatrixSettings
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.errors import FatalError, Transient
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 LoadSession = Callable[[], Awaitable[str | None]]
 SaveSession = Callable[[str], Awaitable[None]]

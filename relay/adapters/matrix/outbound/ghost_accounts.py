@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.config.settings import AppserviceSettings
 from relay.core.people.storage import Ghost
@@ -20,11 +18,12 @@ from relay.core.storage import Store, UnitOfWork
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.jsontext import Json
 from relay.errors import Transient
+from relay.logs import get_logger
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _DEVICE = "RELAY"
 REMEMBERED = 5_000

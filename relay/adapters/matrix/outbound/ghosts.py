@@ -9,8 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.compose import display_name
@@ -22,8 +20,9 @@ from relay.domain.content import Author
 from relay.domain.ids import ChannelAddress, ChannelRef, UserRef
 from relay.domain.jsontext import Json
 from relay.errors import Permanent, Transient, Unsupported
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _TROUBLES_REMEMBERED = 500
 _TRY_AGAIN = 60.0

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.identifiers import is_event_id
@@ -42,8 +40,9 @@ from relay.errors import (
     TargetGone,
     Transient,
 )
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _FAILED = "❌"
 _DONE = "✅"

@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.cursors import (
     OUTSIDE,
@@ -31,8 +29,9 @@ from relay.adapters.matrix.rooms.state import TOMBSTONE
 from relay.core.ports import Clock, EventBatch
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.errors import StoreError
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _JOINS_AT_ONCE = 3
 _JOIN_TIMEOUT = 180.0  # A remote room with many servers in it takes minutes.

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-import structlog
-
 from relay.adapters.matrix.api.address import correction
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
@@ -26,10 +24,11 @@ from relay.core.clock import Backoff
 from relay.core.ports import Clock, SideState
 from relay.domain.jsontext import Json
 from relay.errors import FatalError, StoreError, StoreUnavailable
+from relay.logs import get_logger
 
 _T = TypeVar("_T")
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _LONG_POLL = 30.0
 _GRACE = 15.0  # If the answer takes so much longer than it was asked to, the connection counts as dead.

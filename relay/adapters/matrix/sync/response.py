@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, gap_stream, is_inside, room_stream, tombstone_stream
@@ -27,8 +25,9 @@ from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDelet
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text.rewrite import weight
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _STOPS_SENDING = frozenset({TOMBSTONE, "m.room.encryption"})
 # Bytes of a room's events above which they are handed to the core in pieces, in turn with those of other rooms.

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from relay.core.delivery.digests import requoted
 from relay.core.ports import Delivery
@@ -18,6 +17,7 @@ from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import CopyNotEditable, Permanent, RateLimited, StoreUnavailable
 from relay.store.unit_of_work import SqlStore
+from tests.support.logs import captured_logs
 from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, pair, until, world
 
@@ -212,7 +212,7 @@ async def test_a_batch_that_is_refused_crosses_one_by_one(
     async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
         here, there = bridge.channels()
         # A traceback drawn in full takes seconds.
-        with capture_logs():
+        with captured_logs():
             async with bridge.relay(slow_matrix) as core:
                 refs = [bridge.discord.say(here, "ann", text) for text in ("one", "two", "three", "four")]
 

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from relay.core.ports import Delivery
 from relay.core.storage import Entry
@@ -15,6 +14,7 @@ from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, RateLimited, TargetGone, Transient
+from tests.support.logs import captured_logs
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
@@ -234,7 +234,7 @@ async def test_an_error_that_a_post_should_not_raise_ends_one_message_and_not_th
 ) -> None:
     Fails(monkeypatch, "odd", error)
     here, there = bridge.channels()
-    with capture_logs():
+    with captured_logs():
         async with bridge.relay() as core:
             for text in ("one", "odd", "two"):
                 bridge.discord.say(here, "mira", text)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from relay.core.clock import SystemClock
 from relay.core.ports import ChannelInfo, SideHealth
@@ -12,6 +12,7 @@ from relay.core.status.reading import read_report
 from relay.core.status.recorder import Progress, Readiness, StatusRecorder
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report
 from relay.domain.ids import Platform
+from tests.support.logs import captured_logs
 from tests.support.world import World, until
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -24,17 +25,17 @@ def report(second: float, *, crossed: int, waiting: int = 0, oldest: float | Non
 
 
 @pytest.fixture
-def lines() -> Iterator[list[dict[str, object]]]:
-    with capture_logs() as logged:
-        yield logged  # type: ignore[misc]  # structlog's own name for the same thing
+def lines() -> Iterator[list[dict[str, Any]]]:
+    with captured_logs() as logged:
+        yield logged
 
 
-def of_interest(lines: list[dict[str, object]]) -> list[dict[str, object]]:
+def of_interest(lines: list[dict[str, Any]]) -> list[dict[str, object]]:
     kept = [line for line in lines if line["event"] in ("catching up", "caught up")]
-    return [{name: value for name, value in line.items() if name != "log_level"} for line in kept]
+    return [{name: value for name, value in line.items() if name != "level"} for line in kept]
 
 
-def test_a_catch_up_is_told_of_now_and_then_and_at_its_end(lines: list[dict[str, object]]) -> None:
+def test_a_catch_up_is_told_of_now_and_then_and_at_its_end(lines: list[dict[str, Any]]) -> None:
     progress = Progress()
     for second in range(25):
         progress.look(report(second, crossed=100 + second * 10, waiting=300, discord="3 channels to go"))
@@ -48,7 +49,7 @@ def test_a_catch_up_is_told_of_now_and_then_and_at_its_end(lines: list[dict[str,
     ]
 
 
-def test_what_keeps_up_is_not_worth_a_line(lines: list[dict[str, object]]) -> None:
+def test_what_keeps_up_is_not_worth_a_line(lines: list[dict[str, Any]]) -> None:
     progress = Progress()
     for second in range(60):
         progress.look(report(second, crossed=second, waiting=second % 7, oldest=0.3))
@@ -57,14 +58,14 @@ def test_what_keeps_up_is_not_worth_a_line(lines: list[dict[str, object]]) -> No
     assert of_interest(lines) == []
 
 
-def test_a_long_catch_up_is_told_of_less_often_later(lines: list[dict[str, object]]) -> None:
+def test_a_long_catch_up_is_told_of_less_often_later(lines: list[dict[str, Any]]) -> None:
     progress = Progress()
     for second in range(1800):
         progress.look(report(second, crossed=second, waiting=300, discord="3 channels to go"))
     assert [line["seconds"] for line in of_interest(lines)] == [10, 20, 30, 40, 50, 60, 660, 1260]
 
 
-def test_how_many_pairs_work_is_said_once(lines: list[dict[str, object]]) -> None:
+def test_how_many_pairs_work_is_said_once(lines: list[dict[str, Any]]) -> None:
     readiness = Readiness()
     ready = {"discord": SideHealth("ready"), "matrix": SideHealth("ready")}
     pairs = tuple(PairStatus(f"p{number}", ("No.",) if number < 7 else (), {}) for number in range(60))
@@ -74,7 +75,7 @@ def test_how_many_pairs_work_is_said_once(lines: list[dict[str, object]]) -> Non
     readiness.look(Report(pairs, ready, NOON))
     assert [line["event"] for line in lines] == ["ready: 53 of 60 pairs, 7 in trouble (p0, p1, p2, p3, p4, 2 more)"]
     Readiness().look(Report(pairs[7:8], ready, NOON))
-    assert lines[-1] == {"event": "ready: 1 of 1 pairs", "log_level": "info"}
+    assert lines[-1] == {"event": "ready: 1 of 1 pairs", "level": "info"}
 
 
 async def test_the_status_outlives_the_process(bridge: World) -> None:
