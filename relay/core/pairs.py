@@ -35,6 +35,8 @@ class PairDirectory:
         # None for an open channel; no entry before the first `open` or `close`.
         self._problems: dict[ChannelAddress, str | None] = {}
         self._predecessors: dict[ChannelRef, frozenset[ChannelRef]] = {}
+        # Grows with each change, so that nobody need look through all pairs to find one.
+        self.changes = 0
         self.replace(pairs)
 
     @property
@@ -44,6 +46,7 @@ class PairDirectory:
 
     def replace(self, pairs: Iterable[Pair]) -> None:
         """The operator changed the pairs. Addresses that are still declared stay open."""
+        self.changes += 1
         self._pairs = tuple(pairs)
         self._by_address = {side: pair for pair in self._pairs if pair.destinations for side in pair.sides}
         self._addresses = {self.channel(address): address for address in self._by_address}
@@ -73,6 +76,8 @@ class PairDirectory:
         `predecessors`: see `Inbox.opened`.
         """
         pair = self._by_address.get(address)
+        if not self.is_address_open(address) or self._channels.get(address) != channel:
+            self.changes += 1
         if self._is_declared(address):
             before = self.channel(address)
             if before != channel and self._addresses.get(before) == address:
@@ -87,6 +92,7 @@ class PairDirectory:
     def close(self, address: ChannelAddress, problem: str) -> Pair | None:
         """`address` cannot be used now, and the sentence `problem` says why. Returns its pair."""
         if self._is_declared(address):
+            self.changes += self._problems.get(address) != problem
             self._problems[address] = problem
         return self._by_address.get(address)
 

@@ -145,6 +145,8 @@ class Dispatcher:
         except StoreUnavailable as error:
             self.status.store_problem = str(error)
             return
+        if waiting:
+            self.status.queued()
         for key in waiting:
             self.wake(key)
         self._end_unused(waiting)

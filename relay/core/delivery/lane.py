@@ -375,16 +375,16 @@ class Lane:
         self._one_by_one = max(0, self._one_by_one - 1)
         self._bugs = self._retries = 0
         self.backoff.reset()
-        self.status.lane(self.key).problem = None
+        self.status.waits_for(self.key, None)
         self.status.store_problem = None
 
     def _count_retry(self) -> None:
-        self.status.lane(self.key).retries += 1
+        self.status.retried(self.key)
         self._retries += 1
 
     async def _pause(self, error: Transient, *, problem: str | None) -> None:
         self._count_retry()
-        self.status.lane(self.key).problem = problem
+        self.status.waits_for(self.key, problem)
         seconds = self.backoff.next(at_least=error.retry_after)
         self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self.backoff.tries)
         # Also when it is woken earlier: the platform's own waiting time is kept.
@@ -393,7 +393,7 @@ class Lane:
     async def _until_declared(self) -> None:
         """Wait until the pair is declared again: until then nothing is tried, and nothing is reported as a problem."""
         self._complete = False
-        self.status.lane(self.key).problem = None
+        self.status.waits_for(self.key, None)
         await self.retry_event.wait()
 
     async def _store_failed(self, error: StoreUnavailable) -> None:

@@ -277,9 +277,13 @@ class Operators:
         async with asyncio.TaskGroup() as group:
             for place in self.places:
                 group.create_task(self._keep_told(place), name=f"operators in {place.value}")
+            version, report = None, None
             while True:
-                if self.status.has_read_outbox:
-                    self._watch.look(self.status.last_report(), self.clock.monotonic())
+                # To look at all pairs takes long, with many of them. Of what waits, the age grows.
+                if self.status.has_read_outbox and (version != self.status.version() or self.status.has_backlog):
+                    version, report = self.status.version(), self.status.last_report()
+                if report is not None:
+                    self._watch.look(report, self.clock.monotonic())
                 await self.clock.sleep(_LOOK_SECONDS)
 
     async def _keep_told(self, place: ChannelAddress) -> None:

@@ -78,6 +78,9 @@ class Status:
     # What was found wrong, or could be better, about no pair in particular.
     findings: tuple[Finding, ...] = field(init=False, default=())
     _daemon: DaemonStatus = field(init=False)
+    # Both grow with each change: of what is counted, and of why lanes wait.
+    _counted: int = field(init=False, default=0)
+    _problem_changes: int = field(init=False, default=0)
     _lanes: dict[LaneKey, LaneCounts] = field(init=False, default_factory=dict)
     _delivery: dict[str, Histogram] = field(init=False, default_factory=dict)
     _accepted: Counter[Platform] = field(init=False, default_factory=Counter)
@@ -95,12 +98,13 @@ class Status:
     # --- Counting -----------------------------------------------------------------------------------------
 
     def lane(self, lane: LaneKey) -> LaneCounts:
-        """The counters of a lane; what crosses it adds to them."""
+        """The counters of a lane."""
         return self._lanes.setdefault(lane, LaneCounts())
 
     def move(self, lane: LaneKey, to: LaneKey) -> None:
         """The lane turned out to be another one."""
         counts = self._lanes.pop(lane, None)
+        self._counted += 1
         if counts is not None:
             self.lane(to).add(counts)
 
@@ -114,6 +118,7 @@ class Status:
     def crossed(self, lane: LaneKey, *, written_at: datetime, received_at: datetime) -> None:
         """A message has been accepted on the other side."""
         counts = self.lane(lane)
+        self._counted += 1
         counts.messages += 1
         self._accepted[lane.destination.platform] += 1
         # A server may say that it is the year 9000.
@@ -125,6 +130,23 @@ class Status:
     def dropped(self, lane: LaneKey, feature: Feature) -> None:
         """Something was dropped because it cannot cross."""
         self.lane(lane).dropped[feature] += 1
+        self._counted += 1
+
+    def queued(self) -> None:
+        """Something waits for delivery."""
+        self._counted += 1
+
+    def retried(self, lane: LaneKey) -> None:
+        """A delivery failed, and will be tried again."""
+        self.lane(lane).retries += 1
+        self._counted += 1
+
+    def waits_for(self, lane: LaneKey, problem: str | None) -> None:
+        """Why the lane cannot go on; None if it can."""
+        counts = self.lane(lane)
+        if counts.problem != problem:
+            counts.problem = problem
+            self._problem_changes += 1
 
     # --- Reporting ----------------------------------------------------------------------------------------
 
@@ -151,38 +173,45 @@ class Status:
         left = {"messages": 0.0 if wait > 0 else 1.0, **(told() if told is not None else {})}
         return LimitStatus(left, wait)
 
-    async def report(self) -> Report:
-        """How things are now. Raises `StoreError` when the store cannot be read."""
+    async def report(self, record: StatusRecord | None = None) -> Report:
+        """How things are now, with `record` if it was just taken. Raises `StoreError` when the store cannot be read."""
         async with self.store.read() as uow:
             self._depths = await uow.outbox.depths()
         self.has_read_outbox = True
-        return self.last_report()
+        return (record or self.record()).report(self.pairs, self._depths, self.clock.now(), self.store_problem)
 
     def last_report(self) -> Report:
         """As `report`, with the outbox as it was when it was last read. No I/O."""
         return self.record().report(self.pairs, self._depths, self.clock.now(), self.store_problem)
 
-    def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[Finding], Sequence[Sequence[str]]]:
-        """How both sides are, what was found, and each pair's problems and notes: saved when it changes. No I/O."""
-        told = [texts for pair in self.pairs.pairs for texts in (self.problems(pair), self._notes(pair))]
-        return self.sides(), self._findings(), told
+    @property
+    def has_backlog(self) -> bool:
+        """Whether anything waited when the outbox was last read."""
+        return any(depth.waiting for depth in self._depths.values())
+
+    def conditions(self) -> tuple[object, ...]:
+        """Compares unequal to an earlier one once a side, a pair's problem, or what was found is another. Quick."""
+        return self.sides(), self.findings, self.store_problem, self.pairs.changes, self._problem_changes
+
+    def version(self) -> tuple[object, ...]:
+        """As `conditions`, for all that is reported, but for what adapters are asked for (notes, names), and ages."""
+        return self._counted, *self.conditions()
 
     def record(self) -> StatusRecord:
         """What is saved: for `restore`, and for `relay status` while no daemon runs. No I/O."""
-        declared = {lane: pair for pair in self.pairs.pairs for lane in self.pairs.lanes(pair) if lane.crosses}
-        lanes = {lane: self.lane(lane) for lane in (*declared, *self._lanes)}
+        channels = self.channels()  # first: sentences call them by their names
+        lanes = {}
+        for pair in self.pairs.pairs:
+            problems, notes = self.problems(pair), self._notes(pair)
+            for lane in self.pairs.lanes(pair):
+                if lane.crosses:
+                    lanes[lane] = LaneRecord(self.lane(lane), problems, notes)
+        lanes |= {lane: LaneRecord(counts) for lane, counts in self._lanes.items() if lane not in lanes}
         return StatusRecord(
             daemon=replace(self._daemon, updated_at=self.clock.now()),
             sides=self.sides(),
-            lanes={
-                lane: LaneRecord(
-                    counts,
-                    self.problems(declared[lane]) if lane in declared else (),
-                    self._notes(declared[lane]) if lane in declared else (),
-                )
-                for lane, counts in lanes.items()
-            },
-            channels=self.channels(),
+            lanes=lanes,
+            channels=channels,
             pairs=self.pairs.pairs,
             findings=self._findings(),
         )

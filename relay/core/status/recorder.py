@@ -17,8 +17,12 @@ from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-_SAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
+_SAVE_SECONDS = 1.0
+# While nothing is known to have changed: what adapters are asked for (notes, names) may have.
+_IDLE_SECONDS = 10.0
+# How many times as long as a look has taken nobody looks again, at least: it takes longer with more pairs.
+_URGENT_SHARE, _SAVE_SHARE, _IDLE_SHARE = 5.0, 50.0, 400.0
 # Between two lines about a catch-up: in its first minute, and then.
 _PROGRESS_SECONDS, _LATER_SECONDS, _FIRST_SECONDS = 10.0, 600.0, 60.0
 # Pairs in trouble that are named.
@@ -91,8 +95,8 @@ def _seconds(began: datetime, now: datetime) -> Mapping[str, Any]:
 class StatusRecorder:
     """Keeps what `relay status` reads in the store up to date.
 
-    It looks each second, and at once when a side or a pair fails or recovers. It writes nothing while nothing happens:
-    the reader works out ages and backlogs.
+    It looks each second while something happens, and at once when a side or a pair fails or recovers. It writes nothing
+    while nothing happens: the reader works out ages and backlogs.
     """
 
     store: Store
@@ -115,12 +119,21 @@ class StatusRecorder:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        seen, at = None, 0.0
+        conditions = version = None
+        ended = took = 0.0
         while True:
-            conditions = self.status.conditions()
-            if conditions != seen or self.clock.monotonic() - at >= _SAVE_SECONDS:
-                seen, at = conditions, self.clock.monotonic()
+            began = self.clock.monotonic()
+            if self.status.conditions() != conditions:
+                pause = _URGENT_SHARE * took
+            elif self.status.version() != version or self.status.has_backlog or self.status.store_problem:
+                pause = max(_SAVE_SECONDS, _SAVE_SHARE * took)
+            else:
+                pause = max(_IDLE_SECONDS, _IDLE_SHARE * took)
+            if began - ended >= pause:
+                conditions, version = self.status.conditions(), self.status.version()
                 await self.look()
+                ended = self.clock.monotonic()
+                took = ended - began
             await self.clock.sleep(_LOOK_SECONDS)
 
     async def finish(self, end: DaemonEnd) -> None:
@@ -132,8 +145,8 @@ class StatusRecorder:
     async def look(self) -> None:
         """Save what has changed."""
         try:
-            report = await self.status.report()
             record = self.status.record()
+            report = await self.status.report(record)
             # Only a write that succeeds shows that the store works again.
             changed = record.lasting() != self._saved or record.channels != self._channels
             if changed or self.status.store_problem is not None:

@@ -20,7 +20,7 @@ def message(channel: ChannelRef, words: str, created_at: datetime | None) -> Mes
 
 
 async def test_an_event_that_the_core_cannot_take_costs_only_itself_and_is_counted(
-    bridge: World, capsys: pytest.CaptureFixture[str]
+    bridge: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = bridge.channels()
     cursor = Cursor(Platform.MATRIX, "test", "7")
@@ -34,7 +34,7 @@ async def test_an_event_that_the_core_cannot_take_costs_only_itself_and_is_count
         report = await core.status.report()
         (pair,) = report.pairs
         assert pair.directions["to_discord"].dropped == {"unreadable": 1}
-    logged = "".join(capsys.readouterr())
+    logged = caplog.text
     assert "event by event" in logged
     assert not [line for line in logged.splitlines() if "secret" in line and "$secret" not in line]
 

@@ -1,6 +1,7 @@
 """How far the relay is with catching up stands in the log, and nothing stands there while it keeps up."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from relay.core.status.reading import read_report
 from relay.core.status.recorder import Progress, Readiness, StatusRecorder
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report
 from relay.domain.ids import Platform
+from relay.domain.pair import LaneKey
 from tests.support.logs import captured_logs
 from tests.support.world import World, until
 
@@ -166,3 +168,61 @@ async def written(bridge: World) -> str | None:
     """The status in the store."""
     async with bridge.store.read() as uow:
         return await uow.key_values.get(STATUS_KEY)
+
+
+class QuickClock(SystemClock):
+    """Time passes only while somebody sleeps, and no time is waited for."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        await asyncio.sleep(0)
+
+
+async def test_nobody_looks_through_the_pairs_while_nothing_happens(bridge: World) -> None:
+    discord, room = bridge.channels()
+    lane = LaneKey(discord, room)
+    looks: list[float] = []
+    async with bridge.relay() as core:
+        clock = QuickClock()
+        core.status.describe = {Platform.DISCORD: lambda _: looks.append(clock.seconds)}
+        recorder = StatusRecorder(store=bridge.store, status=core.status, clock=clock)
+
+        async def seconds_until_looked(at: float) -> float:
+            await until(lambda: bool(looks) and looks[-1] >= at)
+            return next(look for look in looks if look >= at) - at
+
+        def changes(change: Callable[[], object]) -> float:
+            change()
+            return clock.seconds
+
+        running = asyncio.create_task(recorder.run())
+        try:
+            assert await seconds_until_looked(clock.seconds) < 0.5
+            assert await seconds_until_looked(looks[-1] + 0.1) >= 9.5
+            at = changes(lambda: core.status.waits_for(lane, "the bot is gone"))
+            assert await seconds_until_looked(at) < 0.5
+            at = changes(lambda: core.pairs.close(bridge.pairs[0].sides[0], "the bot may not write"))
+            assert await seconds_until_looked(at) < 0.5
+            at = changes(lambda: core.status.retried(lane))
+            assert await seconds_until_looked(at) < 1.5
+            at = changes(lambda: core.status.dropped(lane, "reaction"))
+            assert await seconds_until_looked(at) < 1.5
+            at = changes(lambda: core.status.crossed(lane, written_at=NOON, received_at=NOON))
+            assert await seconds_until_looked(at) < 1.5
+        finally:
+            running.cancel()
+
+
+async def test_to_look_at_the_status_changes_nothing(bridge: World) -> None:
+    async with bridge.relay() as core:
+        await until(lambda: all(core.pairs.is_address_open(side) for side in bridge.pairs[0].sides))
+        before = core.status.version()
+        await core.status.report(core.status.record())
+        core.status.waits_for(core.pairs.lanes(bridge.pairs[0])[0], None)
+        assert core.status.version() == before
