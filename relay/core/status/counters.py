@@ -176,7 +176,10 @@ class Status:
     async def report(self, record: StatusRecord | None = None) -> Report:
         """How things are now, with `record` if it was just taken. Raises `StoreError` when the store cannot be read."""
         async with self.store.read() as uow:
-            self._depths = await uow.outbox.depths()
+            depths = await uow.outbox.depths()
+        if depths != self._depths:
+            self._depths = depths
+            self._counted += 1
         self.has_read_outbox = True
         return (record or self.record()).report(self.pairs, self._depths, self.clock.now(), self.store_problem)
 

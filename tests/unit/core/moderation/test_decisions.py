@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from relay.core.bootstrap import Core
 from relay.core.moderation.rules import RuleSet, from_text, to_text
@@ -15,6 +14,7 @@ from relay.domain.events import PolicyListRead, PolicyRule
 from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.pair import Pair
 from relay.errors import RateLimited
+from tests.support.logs import captured_logs
 from tests.support.platform import MemoryAdapter
 from tests.support.world import lane, pair, until, world
 
@@ -46,7 +46,7 @@ async def listed(core: Core, *entities: str, kind: Any = "account", reason: str 
 async def test_whoever_is_blocked_does_not_cross_and_nobody_is_told(tmp_path: Path) -> None:
     async with world(tmp_path, blocking("mal*")) as bridge:
         here, there = bridge.channels()
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             async with bridge.relay() as core:
                 for number in range(3):
                     bridge.discord.say(here, "mallory", f"spam {number}")
@@ -253,7 +253,7 @@ async def test_the_account_that_stands_for_somebody_may_be_listed_where_there_ar
 async def test_no_list_may_be_about_the_relay_itself(tmp_path: Path, kind: str, entity: str) -> None:
     async with world(tmp_path, following()) as bridge:
         here, there = bridge.channels()
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             async with bridge.relay() as core:
                 await listed(core, entity, kind=kind)
                 bridge.matrix.say(there, "ben:relay", "hi")
