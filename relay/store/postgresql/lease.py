@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
-import structlog
 from sqlalchemy import BigInteger, Row, bindparam, delete, literal_column, select, update
 
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
+from relay.logs import get_logger
 from relay.store.lease import Holder, cancelled_by, held
 from relay.store.portable import insert
 from relay.store.postgresql.store import PostgresqlStore
@@ -31,7 +31,7 @@ LENGTH = timedelta(seconds=5)
 RENEW_EVERY = 1.0  # seconds
 WATCH_EVERY = 0.5  # seconds
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _now = literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)", BigInteger())
 _l = lease_table.c

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import asyncpg
-import structlog
 from sqlalchemy import Executable, Row, bindparam, select, update
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from relay.config.store_url import without_password
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreHeld, StoreUnavailable
+from relay.logs import get_logger
 from relay.store.portable import insert
 from relay.store.postgresql.connections import connect, is_lost, translated
 from relay.store.prepared import prepared
@@ -29,7 +29,7 @@ from relay.store.tables import channel, lane, message
 
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 READERS = 4
 # Of the advisory lock of all write transactions of one database.
