@@ -20,7 +20,7 @@ class MemberMirror(Protocol):
         ...
 
     async def remove_member(self, channel: ChannelRef, user: UserRef) -> None:
-        """Take it out of a channel; to do it again does no harm. Raises `Transient`."""
+        """Take it out of a channel; to do it again does no harm. Raises `Transient`, or `Permanent`: it stays there."""
         ...
 
     def wants_everybody(self, channel: ChannelRef) -> bool:
