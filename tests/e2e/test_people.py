@@ -174,6 +174,32 @@ async def test_who_opts_out_on_matrix_is_not_heard_and_may_be_forgotten(help_sta
     assert await answers(help_stack, secret) == []
 
 
+async def test_in_a_room_that_is_full_of_answers_a_reaction_is_one(
+    help_stack: FullStack, homeserver: Homeserver
+) -> None:
+    room = help_stack.rooms["help"]
+    async with AsyncExitStack() as exits:
+        for name in ("ann", "ben", "carl"):
+            person = await exits.enter_async_context(another(help_stack, homeserver, name))
+            for _ in range(4):
+                await person.text(room, "!relay whoami")
+        asked = await help_stack.mia.text(room, "!relay optout")
+
+        async def signs() -> list[str]:
+            relations = [
+                event["content"].get("m.relates_to", {})
+                for event in await help_stack.mia.events(room)
+                if event["type"] == "m.reaction" and event["sender"] == help_stack.relay_user
+            ]
+            return [relation["key"] for relation in relations if relation["event_id"] == asked]
+
+        await eventually(signs, lambda found: found == ["✅"], what=help_stack.daemon.log)
+        await settled(help_stack)
+        assert await answers(help_stack, asked) == []
+        said = await help_stack.mia.messages(room)
+        assert sum(message.reply_to is not None for message in said) == 10
+
+
 async def test_a_pair_may_show_that_somebody_has_opted_out(homeserver: Homeserver, tmp_path: Path) -> None:
     async with stack(tmp_path, homeserver) as made:
         made.pair_settings["help"] = "show_opted_out = true"
