@@ -25,18 +25,25 @@ from nio.client.async_client import AsyncClient, AsyncClientConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
-    """One channel and one room, and the bot between them; a sender that only writes, and the rooms it enters."""
+class Pair:
+    """A channel, its webhook, and the room."""
 
-    api_url: str
-    discord_token: str
     channel: int
     webhook: int
     webhook_token: str
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Channels and rooms, and the bot between them; a sender that only writes, and the rooms it enters."""
+
+    api_url: str
+    discord_token: str
     homeserver_url: str
     user_id: str
     access_token: str
-    room: str
+    pairs: list[Pair]
     sender_id: str
     sender_token: str
     joins: list[str]
@@ -111,19 +118,25 @@ def wired(wiring: Wiring, matrix: Matrix, ready: asyncio.Event) -> discord.Clien
         chunk_guilds_at_startup=False,
     )
 
+    rooms = {pair.channel: pair.room for pair in wiring.pairs}
+
     @client.event
     async def on_message(message: discord.Message) -> None:
-        if message.channel.id == wiring.channel and message.webhook_id is None:
-            await matrix.send(wiring.room, message.author.display_name, message.content)
+        if message.channel.id in rooms and message.webhook_id is None:
+            await matrix.send(rooms[message.channel.id], message.author.display_name, message.content)
 
     @client.event
     async def on_ready() -> None:
-        hook = discord.Webhook.partial(wiring.webhook, wiring.webhook_token, client=client)
+        hooks = {
+            pair.room: discord.Webhook.partial(pair.webhook, pair.webhook_token, client=client) for pair in wiring.pairs
+        }
 
         async def on_text(room: MatrixRoom, event: Event) -> None:
-            if room.room_id == wiring.room and event.sender != wiring.user_id and isinstance(event, RoomMessageText):
+            if room.room_id in hooks and event.sender != wiring.user_id and isinstance(event, RoomMessageText):
                 name = room.user_name(event.sender) or event.sender
-                await hook.send(event.body, username=name, allowed_mentions=discord.AllowedMentions.none(), wait=True)
+                await hooks[room.room_id].send(
+                    event.body, username=name, allowed_mentions=discord.AllowedMentions.none(), wait=True
+                )
 
         matrix.client.add_event_callback(on_text, RoomMessageText)
         ready.set()
@@ -135,10 +148,11 @@ async def main() -> None:
     """Connect, answer commands, end with standard input."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    wiring = Wiring(**json.loads(await reader.readline()))
+    asked = json.loads(await reader.readline())
+    wiring = Wiring(**asked | {"pairs": [Pair(**pair) for pair in asked["pairs"]]})
     await point_library_at(wiring.api_url, wiring.discord_token)
     matrix = Matrix(wiring.homeserver_url, wiring.user_id, wiring.access_token)
-    await matrix.enter([wiring.room])
+    await matrix.enter([pair.room for pair in wiring.pairs])
     await matrix.look()
     sender = Matrix(wiring.homeserver_url, wiring.sender_id, wiring.sender_token)
     await sender.enter(wiring.joins)

@@ -91,6 +91,7 @@ class Bare:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.pid = process.pid
 
     async def ask(self, command: dict[str, Any]) -> dict[str, Any]:
         """One command, one answer."""
@@ -151,13 +152,17 @@ async def staged(folder: Path, homeserver: Homeserver, pairs: int) -> AsyncItera
         wiring = {
             "api_url": place.sandbox.api_url,
             "discord_token": made["token"],
-            "channel": int(channel),
-            "webhook": int(hook["id"]),
-            "webhook_token": hook["token"],
             "homeserver_url": homeserver.url,
             "user_id": user,
             "access_token": tokens["bare"],
-            "room": bare_rooms[0],
+            "pairs": [
+                {
+                    "channel": int(channel),
+                    "webhook": int(hook["id"]),
+                    "webhook_token": hook["token"],
+                    "room": bare_rooms[0],
+                }
+            ],
             "sender_id": sender,
             "sender_token": tokens["sender"],
             "joins": [*bare_rooms, *place.rooms.values()],

@@ -10,16 +10,10 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiosqlite.core
 import pytest
-from sqlalchemy import Dialect
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.util import LRUCache
-
-import relay.store.sqlite.engine
 
 Call = tuple["asyncio.Future[Any] | None", Callable[[], Any]]
 
@@ -116,24 +110,8 @@ class _NoThread:
     def start(self) -> None: ...
 
 
-@dataclass(slots=True)
-class Compiled:
-    """The SQL of statements that an earlier life has compiled: a fifth of a history's time goes into that."""
-
-    statements: "LRUCache[Any, Any]" = field(default_factory=lambda: LRUCache(500))
-    dialect: Dialect | None = None
-
-    def engine(self, *arguments: Any, **options: Any) -> AsyncEngine:
-        """A new engine that knows them. The dialect is part of a statement's key."""
-        engine = create_async_engine(*arguments, **options)
-        self.dialect = self.dialect or engine.sync_engine.dialect
-        engine.sync_engine.dialect = engine.sync_engine.pool._dialect = self.dialect
-        engine.sync_engine._compiled_cache = self.statements
-        return engine
-
-
 @contextmanager
-def threadless(disk: Disk, compiled: Compiled) -> Iterator[None]:
+def threadless(disk: Disk) -> Iterator[None]:
     """While this lasts, new aiosqlite connections work on the loop."""
     make = aiosqlite.core.Connection.__init__
 
@@ -145,5 +123,4 @@ def threadless(disk: Disk, compiled: Compiled) -> Iterator[None]:
         patch.setattr(aiosqlite.core.Connection, "__init__", made)
         patch.setattr(aiosqlite.core, "SimpleQueue", lambda: _Queue(disk))
         patch.setattr(aiosqlite.core, "Thread", _NoThread)
-        patch.setattr(relay.store.sqlite.engine, "create_async_engine", compiled.engine)
         yield

@@ -15,7 +15,7 @@ from relay.domain.ids import Platform
 from relay.domain.pair import PairPolicy
 from relay.errors import Transient
 from relay.store.unit_of_work import open_store
-from tests.simulation.disk import Compiled, Disk, threadless
+from tests.simulation.disk import Disk, threadless
 from tests.simulation.invariant import crossed_in_secret, violations, wrongly_linked
 from tests.simulation.loop import Stuck, Undead, VirtualLoop
 from tests.simulation.operator import Operator
@@ -68,7 +68,6 @@ class History:
 
     seed: int
     store: Path
-    compiled: Compiled
     clock: _Clock = field(default_factory=_Clock)
     trace: list[str] = field(default_factory=list)
     ready_at: datetime | None = None
@@ -130,7 +129,7 @@ class History:
         disk = Disk(rng)
         loop = VirtualLoop(self.clock.seconds)
         self.clock.loop = loop
-        with threadless(disk, self.compiled):
+        with threadless(disk):
             main = loop.create_task(self._process(rng, adapters, people, acts, over))
             main.add_done_callback(lambda _: loop.stop())
             loop.kill_at = kill_at

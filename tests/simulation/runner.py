@@ -9,11 +9,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 from relay.store.migrate import upgrade
-from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
 
 _CRITICAL = 50
@@ -49,18 +47,12 @@ def _unless_dead(problem: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(problem)
 
 
-@cache
-def _compiled() -> Compiled:
-    """One for the process."""
-    return Compiled()
-
-
 def play(seed: int, template: Path) -> Report:
     """One history, on a store of its own that is removed afterwards."""
     store = template.parent / f"{os.getpid()}-{seed}.db"
     store.write_bytes(template.read_bytes())
     try:
-        return History(seed, store, _compiled()).run()
+        return History(seed, store).run()
     finally:
         for path in template.parent.glob(f"{store.name}*"):
             path.unlink()

@@ -36,6 +36,8 @@ class Daemon:
 
     def __init__(self, config: Path, log: Path) -> None:
         self.config = config
+        # Where the relay is imported from; None: this checkout.
+        self.checkout: Path | None = None
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
@@ -43,7 +45,10 @@ class Daemon:
         """Start it; wait until `/readyz` answers 200."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "relay", "run", "--config", str(self.config), stdout=log, stderr=log
+                *(sys.executable, "-m", "relay", "run", "--config", str(self.config)),
+                stdout=log,
+                stderr=log,
+                cwd=self.checkout,
             )
         if ready:
             await eventually(self.ready, lambda up: up, what=lambda: f"the daemon to be ready:\n{self.log()}")

@@ -1,16 +1,16 @@
-"""The aiosqlite connection that the engine opens. It makes as few trips to the connection's thread as possible.
+"""The aiosqlite connection of the store. It makes as few trips to the connection's thread as possible.
 
-aiosqlite runs every call on the connection's own thread, and SQLAlchemy makes four calls for each statement. One trip
-to the thread and back costs more than SQLite's own work, and much more while the event loop is busy. So a statement
-with its results is one trip here. What nobody waits for (BEGIN, statements under `deferring`) runs in the trip of the
-next one.
+aiosqlite runs every call on the connection's own thread. One trip to the thread and back costs more than SQLite's own
+work, and much more while the event loop is busy. So a statement with its results is one trip here. What nobody waits
+for (BEGIN, what is deferred) runs in the trip of the next one.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -45,7 +45,6 @@ class PipelineConnection(aiosqlite.Connection):
         self._begun = False
         self._failure: BaseException | None = None
         self._lost = False
-        self._deferring = False
 
     def begin(self) -> None:
         """Start a transaction. BEGIN runs in the trip of its first statement."""
@@ -111,30 +110,14 @@ class PipelineConnection(aiosqlite.Connection):
         """Run `step` in the trip of the next statement, or of the commit."""
         self._deferred.append(step)
 
-    @contextmanager
-    def deferring(self) -> Iterator[None]:
-        """Defer the statements of this block: they run with the next statement outside it, or with the commit."""
-        self._deferring = True
-        try:
-            yield
-        finally:
-            self._deferring = False
-
-    def cursor(self) -> "PipelineCursor":  # type: ignore[override]  # SQLAlchemy asks for no more than this
-        """A cursor. No trip to the thread."""
-        return PipelineCursor(self)
-
-    async def submit(self, step: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Run the deferred steps and `step` in one trip. Under `deferring`, return None at once.
+    async def submit(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        """Run the deferred steps and `step` in one trip.
 
         After an error the unit can only be undone. After some errors SQLite ends the whole transaction by itself, and
         any later statement would be written outside of it: the transaction is then `lost`.
         """
         if self._failure is not None:
             raise sqlite3.OperationalError("an earlier statement of this transaction failed")
-        if self._deferring:
-            self._deferred.append(step)
-            return None
         steps, self._deferred = self._deferred, []
         self._unit = None
         self._begun = True
@@ -170,6 +153,11 @@ class PipelineConnection(aiosqlite.Connection):
             else:
                 await self._trip(self._roll_back)
         self._failure, self._lost = None, False
+
+    async def end(self) -> None:
+        """Close the connection, whatever state it is in. What was not committed is rolled back."""
+        with suppress(sqlite3.Error, ValueError):
+            await self.close()
 
     def _roll_back(self) -> None:
         """Runs on the thread: a closed connection has no `_conn`."""
@@ -222,56 +210,21 @@ def _is_own_error(error: BaseException, connection: sqlite3.Connection) -> bool:
     return connection.in_transaction and not isinstance(error, of_all) and type(error) is not sqlite3.DatabaseError
 
 
-class PipelineCursor:
-    """What SQLAlchemy's adapter needs of a cursor. All rows are fetched when a statement runs."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one statement."""
 
-    def __init__(self, connection: PipelineConnection) -> None:
-        self._connection = connection
-        self._rows: list[Any] = []
-        self.description: Any = None
-        self.rowcount = -1
-        self.lastrowid: int | None = None
-        self.arraysize = 1
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Self:
-        """Run a statement and fetch all of its rows."""
-        self._take(await self._connection.submit(lambda connection: _execute(connection, sql, parameters)))
-        return self
-
-    async def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Self:
-        """Run a statement once for each set of parameters."""
-        self._take(await self._connection.submit(lambda connection: _execute_many(connection, sql, parameters)))
-        return self
-
-    async def fetchall(self) -> list[Any]:
-        """The rows."""
-        rows, self._rows = self._rows, []
-        return rows
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-    def _take(self, outcome: "_Outcome | None") -> None:
-        if outcome is not None:
-            self._rows, self.description, self.rowcount, self.lastrowid = outcome
+    rows: list[tuple[Any, ...]]
+    # The names of the columns.
+    names: tuple[str, ...]
+    # How many rows were changed.
+    changed: int
 
 
-_Outcome = tuple[list[Any], Any, int, int | None]
-
-
-def _execute(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> _Outcome:
+def executed(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Outcome:
+    """Run a statement and fetch all of its rows."""
     cursor = connection.execute(sql, parameters)
-    rows = cursor.fetchall() if cursor.description else []
-    outcome = (rows, cursor.description, cursor.rowcount, cursor.lastrowid)
-    cursor.close()
-    return outcome
-
-
-def _execute_many(connection: sqlite3.Connection, sql: str, parameters: Sequence[Sequence[Any]]) -> _Outcome:
-    cursor = connection.executemany(sql, parameters)
-    outcome: _Outcome = ([], None, cursor.rowcount, cursor.lastrowid)
+    described = cursor.description or ()
+    outcome = Outcome(cursor.fetchall() if described else [], tuple(it[0] for it in described), cursor.rowcount)
     cursor.close()
     return outcome

@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-import sqlalchemy
-from sqlalchemy import event, make_url
+from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from relay.errors import StoreError, StoreUnavailable
 from relay.logs import get_logger
@@ -137,56 +135,18 @@ def begin_snapshot(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN")
 
 
-def writer_engine(path: Path, first_steps: Callable[[], tuple[Step, ...]], busy_timeout: float) -> AsyncEngine:
-    """An engine of one connection; `first_steps` begin each of its transactions."""
-    return _engine(path, lambda: connect(path, busy_timeout=busy_timeout), first_steps=first_steps, read_only=False)
+async def opened(
+    path: Path, first_steps: Callable[[], tuple[Step, ...]], *, read_only: bool, busy_timeout: float
+) -> PipelineConnection:
+    """A connection to the file; `first_steps` begin each of its transactions. Raises `StoreError`."""
 
+    def open_file() -> sqlite3.Connection:
+        return connect(path, read_only=read_only, busy_timeout=busy_timeout)
 
-def reader_engine(path: Path, busy_timeout: float) -> AsyncEngine:
-    """An engine of a few connections that cannot write."""
-    return _engine(
-        path,
-        lambda: connect(path, read_only=True, busy_timeout=busy_timeout),
-        first_steps=lambda: (begin_snapshot,),
-        read_only=True,
-    )
-
-
-def _engine(
-    path: Path,
-    opener: Callable[[], sqlite3.Connection],
-    *,
-    first_steps: Callable[[], tuple[Step, ...]],
-    read_only: bool,
-) -> AsyncEngine:
-    def open_connection() -> PipelineConnection:
-        return PipelineConnection(opener, first_steps, read_only=read_only)
-
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=str(path)),
-        async_creator=open_connection,
-        pool_size=READERS if read_only else 1,
-        max_overflow=0,
-        pool_timeout=60,
-        hide_parameters=True,  # they hold people's messages
-    )
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: sqlalchemy.Connection) -> None:
-        driver = connection.connection.driver_connection
-        if isinstance(driver, PipelineConnection):
-            driver.begin()
-
-    return engine
-
-
-async def driver_of(connection: AsyncConnection) -> PipelineConnection:
-    """The aiosqlite connection under SQLAlchemy's."""
-    raw = await connection.get_raw_connection()
-    driver = raw.driver_connection
-    if not isinstance(driver, PipelineConnection):
-        raise TypeError(f"{driver!r} was not opened by this engine")
-    return driver
+    with translated(path):
+        connection = PipelineConnection(open_file, first_steps, read_only=read_only)
+        await connection
+        return connection
 
 
 # https://www.sqlite.org/rescode.html: by primary result code, which extended codes begin with.

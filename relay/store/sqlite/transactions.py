@@ -19,27 +19,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, Row, literal, select
+from sqlalchemy import Executable, Row
+from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreUnavailable
 from relay.logs import get_logger
-from relay.store.sqlite.driver import PipelineConnection, Step, settled
-from relay.store.sqlite.engine import READERS, begin_immediate, driver_of, reader_engine, translated, writer_engine
+from relay.store.prepared import Prepared, prepared
+from relay.store.sqlite.driver import Outcome, PipelineConnection, Step, executed, settled
+from relay.store.sqlite.engine import READERS, begin_immediate, begin_snapshot, opened, translated
 from relay.store.tables import packed
 
 _log = get_logger(__name__)
 
+_DIALECT = dialect()
 # The last ID that was ever used, found as SQLite itself does. If the row of `sqlite_sequence` is damaged or gone, the
 # largest ID of the table is taken, so that no ID is used twice. A damaged ID close to the largest number is ignored.
 _LAST_ENTRY = (
     "SELECT max(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox' AND typeof(seq) = 'integer'"
     " AND seq < 1 << 62), 0), coalesce((SELECT max(id) FROM outbox WHERE id < 1 << 62), 0))"
 )
-_NOTHING = select(literal(1))
-# As text: they run with each message, and SQLAlchemy's expressions would take longer than SQLite itself.
 _CHANNEL = "INSERT INTO channel (platform, native_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _LAST_COPY = (
     "INSERT INTO channel (platform, native_id, last_copy) VALUES (?, ?, ?)"
@@ -80,68 +80,74 @@ class EntryIds:
 class SqliteTransaction:
     """Runs statements in one transaction of `connection`. Errors of SQLite and of the disk become `StoreError`s."""
 
-    connection: AsyncConnection
-    driver: PipelineConnection
+    connection: PipelineConnection
     # None in a transaction that only reads.
     entry_ids: EntryIds | None
     path: Path
 
     async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Every row."""
-        with translated(self.path):
-            return (await self.connection.execute(statement, values)).all()
+        query, outcome = await self._run(statement, values)
+        return query.rows(outcome.rows, outcome.names)
 
     async def first(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any] | None:
         """The first row, None if there is none."""
-        with translated(self.path):
-            return (await self.connection.execute(statement, values)).first()
+        query, outcome = await self._run(statement, values)
+        return next(iter(query.rows(outcome.rows[:1], outcome.names)), None)
 
     async def execute(self, statement: Executable, values: Mapping[str, Any]) -> int:
         """Change rows. Returns how many were changed."""
-        with translated(self.path):
-            return (await self.connection.execute(statement, values)).rowcount
+        _, outcome = await self._run(statement, values)
+        return outcome.changed
+
+    async def _run(self, statement: Executable, values: Mapping[str, Any]) -> tuple[Prepared, Outcome]:
+        query = prepared(statement, values, _DIALECT)
+        sql, parameters = query.sql, query.bind(values)
+        return query, await self.run(lambda connection: executed(connection, sql, parameters))
 
     async def execute_all(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that changes something once for each of `rows`."""
         self._writable()
-        if rows:
-            with translated(self.path):
-                await self.connection.execute(statement, rows)
+        if not rows:
+            return
+        query = prepared(statement, rows[0], _DIALECT)
+        sql, parameters = query.sql, [query.bind(values) for values in rows]
+        await self.run(lambda connection: connection.executemany(sql, parameters).close())
 
     async def entry_id(self) -> int:
         """The ID of a new row of the outbox."""
         entry_ids = self._writable()
         number = entry_ids.next()
         if number is None:
-            with translated(self.path):
-                # `EntryIds.read` runs with the first statement of the transaction.
-                await self.connection.execute(_NOTHING)
+            await self.run(_nothing)  # `EntryIds.read` runs before the first statement of the transaction
             number = entry_ids.next()
         if number is None:
             raise RuntimeError("the transaction began without reading the last entry ID")
         return number
 
+    async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `step` on the connection's thread, in the transaction."""
+        with translated(self.path):
+            return await self.connection.submit(step)
+
     async def record_channel(self, channel: ChannelRef) -> None:
         """Give a channel its row, if it has none yet. Runs with the next statement."""
-        await self._defer_text(_CHANNEL, (channel.platform.value, channel.id))
+        self._defer(_CHANNEL, (channel.platform.value, channel.id))
 
     async def record_last_copy(self, message_id: int, copy: MessageRef) -> None:
         """Record the copy of an original as the last one in its channel and lane. Runs with the next statement."""
         channel, copied = (copy.platform.value, copy.channel.id), packed(copy.id)
-        await self._defer_text(_LAST_COPY, (*channel, copied))
-        await self._defer_text(_LAST_COPY_OF_LANE, (copied, *channel, message_id))
-
-    async def _defer_text(self, statement: str, values: tuple[int | bytes | str, ...]) -> None:
-        self._writable()
-        if not self.connection.in_transaction():
-            await self.connection.begin()
-        self.driver.defer(lambda connection: connection.execute(statement, values))
+        self._defer(_LAST_COPY, (*channel, copied))
+        self._defer(_LAST_COPY_OF_LANE, (copied, *channel, message_id))
 
     async def defer(self, statement: Executable, values: Mapping[str, Any]) -> None:
         """Change something without waiting for the result: it runs with the next statement, or with the commit."""
+        query = prepared(statement, values, _DIALECT)
+        self._defer(query.sql, query.bind(values))
+
+    def _defer(self, sql: str, parameters: tuple[Any, ...]) -> None:
         self._writable()
-        with translated(self.path), self.driver.deferring():
-            await self.connection.execute(statement, values)
+        self.connection.defer(lambda connection: executed(connection, sql, parameters))
 
     def _writable(self) -> EntryIds:
         if self.entry_ids is None:
@@ -149,19 +155,15 @@ class SqliteTransaction:
         return self.entry_ids
 
 
-@dataclass(frozen=True, slots=True)
-class OpenConnection:
-    """A connection of SQLAlchemy, and the driver's connection under it."""
-
-    connection: AsyncConnection
-    driver: PipelineConnection
+def _nothing(connection: sqlite3.Connection) -> None:
+    """A trip for what was deferred."""
 
 
 @dataclass(slots=True)
 class _CommitGroup:
     """Transactions that share a commit."""
 
-    opened: OpenConnection
+    connection: PipelineConnection
     path: Path
     # How many of them have written something.
     members: int = 0
@@ -187,11 +189,11 @@ class Writer:
         self.fence: Step | None = None
         self._path = path
         self._replaced = replaced
-        self._engine = writer_engine(path, self._first_steps, busy_timeout)
+        self._busy_timeout = busy_timeout
         self._entry_ids = EntryIds()
         self._lock = asyncio.Lock()
         self._queued = 0
-        self._opened: OpenConnection | None = None
+        self._connection: PipelineConnection | None = None
         self._file: tuple[int, int] | None = None
         self._group: _CommitGroup | None = None
 
@@ -205,16 +207,16 @@ class Writer:
             self._queued -= 1
         try:
             group = await self._join_group()
-            driver = group.opened.driver
+            connection = group.connection
             late_errors: list[Exception] = []
             try:
-                yield SqliteTransaction(group.opened.connection, driver, self._entry_ids, self._path)
+                yield SqliteTransaction(connection, self._entry_ids, self._path)
                 with translated(self._path):
-                    driver.end_unit(late_errors.append)
+                    connection.end_unit(late_errors.append)
             except BaseException as error:
                 await settled(asyncio.create_task(self._undo(group, error), name="rollback"))
                 raise
-            group.members += driver.active
+            group.members += connection.active
             if not self._queued:
                 await settled(asyncio.create_task(self._commit(group), name="commit"))
         finally:
@@ -231,7 +233,6 @@ class Writer:
             if self._group is not None:
                 await self._commit(self._group)
             await self._drop()
-            await self._engine.dispose()
 
     def _first_steps(self) -> tuple[Step, ...]:
         steps = (begin_immediate, self._entry_ids.read)
@@ -242,22 +243,25 @@ class Writer:
         if group is None:
             group = self._group = _CommitGroup(await self._open(), self._path)
             self._entry_ids.forget()
+            group.connection.begin()
         elif group.members:
-            group.opened.driver.next_unit()
+            group.connection.next_unit()
         return group
 
-    async def _open(self) -> OpenConnection:
+    async def _open(self) -> PipelineConnection:
         """A connection to the file that is under the store's name now."""
         with translated(self._path):
             status = self._path.stat()
         file = (status.st_dev, status.st_ino)
-        if self._opened is not None and file != self._file:
+        if self._connection is not None and file != self._file:
             await self._drop()
             await self._replaced()
-        if self._opened is None:
-            self._opened = await open_connection(self._engine, self._path)
+        if self._connection is None:
+            self._connection = await opened(
+                self._path, self._first_steps, read_only=False, busy_timeout=self._busy_timeout
+            )
             self._file = file
-        return self._opened
+        return self._connection
 
     async def _commit_in_turn(self, group: _CommitGroup) -> None:
         async with self._lock:
@@ -269,7 +273,7 @@ class Writer:
             return
         try:
             with translated(self._path):
-                await group.opened.connection.commit()
+                await group.connection.commit()
         except BaseException as error:  # noqa: BLE001 - every member raises it
             await self._fail(group, error)
         else:
@@ -277,10 +281,9 @@ class Writer:
 
     async def _undo(self, group: _CommitGroup, error: BaseException) -> None:
         """Undo one transaction. The earlier ones of the group are undone only if they cannot be kept."""
-        driver = group.opened.driver
-        if group.members and not driver.lost and not group.opened.connection.invalidated:
+        if group.members and not group.connection.lost:
             try:
-                await driver.undo_unit()
+                await group.connection.undo_unit()
             except sqlite3.Error as failure:
                 error = failure
             else:
@@ -288,24 +291,20 @@ class Writer:
         await self._fail(group, error)
 
     async def _fail(self, group: _CommitGroup, error: BaseException) -> None:
-        """Roll back the whole group. After an error of the disk or a cut-off statement, drop the connection too."""
+        """Roll back the whole group. After an error of the disk, drop the connection too."""
         if isinstance(error, StoreError | SQLAlchemyError):
             group.failure = error
         else:
             reason = f"a transaction that shared its commit failed ({type(error).__name__})"
             group.failure = StoreUnavailable(self._path, reason, "the relay tries again by itself")
         self._end(group)
-        connection = group.opened.connection
         try:
-            await connection.rollback()
-            if not connection.invalidated:
-                # After a failed commit SQLAlchemy believes that its transaction has ended, and rolls nothing back.
-                await group.opened.driver.rollback()
-        except (SQLAlchemyError, sqlite3.Error) as failure:
+            await group.connection.rollback()
+        except sqlite3.Error as failure:
             _log.warning("store_rollback_failed", reason=str(failure))
             await self._drop()
             return
-        if isinstance(error, StoreUnavailable) or connection.invalidated:
+        if isinstance(error, StoreUnavailable):
             await self._drop()
 
     def _end(self, group: _CommitGroup) -> None:
@@ -314,17 +313,9 @@ class Writer:
             self._group = None
 
     async def _drop(self) -> None:
-        dropped, self._opened = self._opened, None
+        dropped, self._connection = self._connection, None
         if dropped is not None:
-            await dropped.connection.invalidate()
-            await dropped.connection.close()
-
-
-async def open_connection(engine: AsyncEngine, path: Path) -> OpenConnection:
-    """A connection of `engine`. Raises `StoreError`."""
-    with translated(path):
-        connection = await engine.connect()
-        return OpenConnection(connection, await driver_of(connection))
+            await dropped.end()
 
 
 class Readers:
@@ -335,9 +326,9 @@ class Readers:
 
     def __init__(self, path: Path, busy_timeout: float) -> None:
         self._path = path
-        self._engine = reader_engine(path, busy_timeout)
+        self._busy_timeout = busy_timeout
         self._slots = asyncio.Semaphore(READERS)
-        self._free: list[OpenConnection] = []
+        self._free: list[PipelineConnection] = []
         self._generation = 0
 
     @asynccontextmanager
@@ -345,26 +336,25 @@ class Readers:
         """A consistent view that changes nothing. Raises `StoreError`."""
         async with self._slots:
             generation = self._generation
-            reader = self._free.pop() if self._free else await open_connection(self._engine, self._path)
+            reader = self._free.pop() if self._free else await self._open()
             try:
-                yield SqliteTransaction(reader.connection, reader.driver, None, self._path)
-                await reader.connection.rollback()
-            except StoreError:
-                await reader.connection.invalidate()  # a new connection may work again
-                await reader.connection.close()
-                raise
+                reader.begin()
+                yield SqliteTransaction(reader, None, self._path)
+                await reader.rollback()
             except BaseException:
-                await reader.connection.close()
+                await reader.end()  # a new one may work again
                 raise
             if generation == self._generation:
                 self._free.append(reader)
             else:
-                await reader.connection.close()
+                await reader.end()
+
+    async def _open(self) -> PipelineConnection:
+        return await opened(self._path, lambda: (begin_snapshot,), read_only=True, busy_timeout=self._busy_timeout)
 
     async def dispose(self) -> None:
         """Close all of them. Those in use are closed when their reader is done."""
         self._generation += 1
         free, self._free = self._free, []
         for reader in free:
-            await reader.connection.close()
-        await self._engine.dispose()
+            await reader.end()

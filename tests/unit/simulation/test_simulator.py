@@ -18,7 +18,6 @@ from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import NotDeclared
 from relay.store.repositories.people import SqlPeople
-from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
 from tests.simulation.runner import workshop
 from tests.support.logs import quiet_logs
@@ -46,7 +45,7 @@ def play(seed: int, template: Path) -> Report:
     store = template.parent / f"{os.getpid()}-{seed}.db"
     store.write_bytes(template.read_bytes())
     try:
-        return History(seed, store, Compiled()).run()
+        return History(seed, store).run()
     finally:
         for path in template.parent.glob(f"{store.name}*"):
             path.unlink()

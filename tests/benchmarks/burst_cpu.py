@@ -1,0 +1,198 @@
+"""What a message costs in a burst over many pairs: CPU of the relay, of the two bare libraries, and of other checkouts.
+
+    python -m tests.benchmarks.burst_cpu                          # the relay and the bare libraries: two minutes
+    python -m tests.benchmarks.burst_cpu --against ../before      # and the relay of another checkout
+
+Each is a process of its own, between a sandbox (without limits) and rooms of its own on the same Synapse. They take
+turns. A burst counts from its first message until a second after its last copy was read, so that the echoes are in it.
+What is compared is the CPU of that process alone, of all its threads; also the rate at which the copies came.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relay.demo.homeserver import Homeserver
+from relay.demo.matrix_client import Person
+from relay.sandbox.rate_limits import Limits
+from tests.benchmarks.roundtrip import DIRECTIONS, Bare, Ears, bare_process
+from tests.support.stack import FullStack, stack
+
+_SETTLE = 1.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Subject:
+    """One that bridges, in channels and rooms of its own."""
+
+    name: str
+    place: FullStack
+    pid: int
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {direction: [] for direction in DIRECTIONS})
+    rates: dict[str, list[float]] = field(default_factory=lambda: {direction: [] for direction in DIRECTIONS})
+
+    def seconds(self) -> float:
+        """CPU that its process has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+@dataclass(slots=True)
+class Bench:
+    """Writes on both sides, and reads."""
+
+    ears: Ears
+    sender: Bare
+    count: int  # messages in each pair and burst
+
+    async def burst(self, subject: Subject, direction: str, tag: str) -> None:
+        """One burst, measured."""
+        place = subject.place
+        tags = [f"{tag}-{pair}-{number}" for pair in range(len(place.rooms)) for number in range(self.count)]
+        before, began = subject.seconds(), time.perf_counter()
+        if direction == DIRECTIONS[0]:
+            await self._say(place, tag)
+            heard = await self.ears.until("matrix", tags)
+        else:
+            writing = asyncio.create_task(self.sender.flood(list(place.rooms.values()), self.count, tag))
+            heard = await self.ears.until("discord", tags)
+            await writing
+        await asyncio.sleep(_SETTLE)
+        subject.cpu[direction].append((subject.seconds() - before) / len(tags))
+        subject.rates[direction].append(len(tags) / (heard - began))
+
+    async def _say(self, place: FullStack, tag: str) -> None:
+        for number in range(self.count):
+            for pair, channel in enumerate(place.channels.values()):
+                place.control.say(channel, place.people["Ada"], f"#{tag}-{pair}-{number}")
+                await asyncio.sleep(0)
+
+
+async def connected(
+    exits: AsyncExitStack,
+    folder: Path,
+    homeserver: Homeserver,
+    ears: Ears,
+    pairs: int,
+    name: str,
+    checkout: Path | None,
+) -> Subject:
+    """The relay of a checkout; None: the bare libraries."""
+    names = [f"pair{number}" for number in range(pairs)]
+    folder.mkdir()
+    place = await exits.enter_async_context(stack(folder, homeserver, names, limits=Limits(factor=0)))
+    place.sandbox.state.listeners.append(ears.dispatched)
+    if checkout is not None:
+        place.daemon.checkout = checkout
+        await place.daemon.start()
+        return Subject(name, place, place.daemon.pid)
+    hooks = {pair: place.control.create_webhook(channel, "bare", place.bot) for pair, channel in place.channels.items()}
+    wired = [
+        {
+            "channel": int(place.channels[pair]),
+            "webhook": int(hook["id"]),
+            "webhook_token": hook["token"],
+            "room": place.rooms[pair],
+        }
+        for pair, hook in hooks.items()
+    ]
+    bare = await exits.enter_async_context(bare_process(_wiring(place, homeserver, wired, ("", ""), [])))
+    return Subject(name, place, bare.pid)
+
+
+def _wiring(
+    place: FullStack,
+    homeserver: Homeserver,
+    pairs: Sequence[dict[str, Any]],
+    sender: tuple[str, str],
+    joins: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "api_url": place.sandbox.api_url,
+        "discord_token": place.bot_token,
+        "homeserver_url": homeserver.url,
+        "user_id": place.relay_user,
+        "access_token": place.relay_token,
+        "pairs": pairs,
+        "sender_id": sender[0],
+        "sender_token": sender[1],
+        "joins": joins,
+    }
+
+
+async def _reader(exits: AsyncExitStack, homeserver: Homeserver, ears: Ears, rooms: Sequence[str]) -> None:
+    token = await homeserver.register("reader")
+    async with Person(homeserver.url, f"@reader:{homeserver.server_name}", token) as reader:
+        for room in rooms:
+            await reader.call("POST", f"client/v3/join/{room}")
+    reading = asyncio.create_task(ears.read_matrix(homeserver.url, token))
+    exits.callback(reading.cancel)
+
+
+def report(subjects: Sequence[Subject]) -> None:
+    """Medians, and their ratios to the last subject, which is the bare libraries."""
+    for direction in DIRECTIONS:
+        print(direction)
+        bare = subjects[-1]
+        for subject in subjects:
+            cpu, rate = (statistics.median(found[direction]) for found in (subject.cpu, subject.rates))
+            ratio = cpu / statistics.median(bare.cpu[direction])
+            speed = rate / statistics.median(bare.rates[direction])
+            print(
+                f"  {subject.name:<24} CPU {cpu * 1000:5.2f} ms a message, ratio {ratio:4.2f};"
+                f" {rate:6.1f} messages/s, ratio {speed:4.2f}"
+            )
+
+
+async def main(arguments: argparse.Namespace) -> None:
+    """Measure and print."""
+    checkouts = {"relay": Path.cwd(), **{f"relay of {path}": path for path in arguments.against}, "bare": None}
+    ears = Ears()
+    async with AsyncExitStack() as exits:
+        folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="relay-burst-")))
+        homeserver = await exits.enter_async_context(Homeserver())
+        subjects = [
+            await connected(exits, folder / str(number), homeserver, ears, arguments.pairs, name, checkout)
+            for number, (name, checkout) in enumerate(checkouts.items())
+        ]
+        rooms = [room for subject in subjects for room in subject.place.rooms.values()]
+        await _reader(exits, homeserver, ears, rooms)
+        # Somebody else than the bare libraries' own account writes, in another process.
+        made = subjects[-1].place.control.bootstrap(channels=["sender"], people=["Eve"], guild="Sender", bot="sender")
+        user = f"@sender:{homeserver.server_name}"
+        token = await homeserver.register("sender")
+        wiring = _wiring(subjects[-1].place, homeserver, [], (user, token), rooms)
+        wiring |= {"discord_token": made["token"], "user_id": user, "access_token": token}
+        sender = await exits.enter_async_context(bare_process(wiring))
+        bench = Bench(ears, sender, arguments.burst)
+        for number in range(-1, arguments.rounds):
+            for direction in DIRECTIONS:
+                for index, subject in enumerate(subjects):
+                    await bench.burst(subject, direction, f"{direction[0]}{index}r{number + 1}")
+            if number < 0:  # the first round opens connections and fills caches
+                for subject in subjects:
+                    for found in (*subject.cpu.values(), *subject.rates.values()):
+                        found.clear()
+        report(subjects)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--burst", type=int, default=10, help="messages in each pair and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", type=Path, action="append", default=[], help="another checkout")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(_arguments()))
