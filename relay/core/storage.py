@@ -4,7 +4,7 @@ What concerns people is in `core/people/storage.py`. `relay.store` implements bo
 passes `tests/contract/store`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -475,4 +475,11 @@ class Store(Protocol):
 
     def read(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """A consistent view that changes nothing."""
+        ...
+
+    def put_later(self, cursors: Iterable[Cursor]) -> None:
+        """Write these with the next transaction, whatever that is about; `Cursors.get` knows them at once.
+
+        Until then a crash forgets them. Call it only where nothing is lost if what is behind them comes again.
+        """
         ...

@@ -1,7 +1,7 @@
 """The store: transactions, each with its repositories."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
 from relay.config.store_url import names_postgresql
+from relay.core.ports import Cursor
 from relay.domain.pair import LaneKey
 from relay.logs import get_logger
 from relay.store.repositories.ghosts import SqlGhosts
@@ -23,6 +24,7 @@ from relay.store.repositories.small_tables import (
     SqlKeyValues,
     SqlMediaCache,
     SqlOnceKeys,
+    WaitingCursors,
 )
 from relay.store.repositories.traces import SqlTraces
 from relay.store.sqlite.driver import Step
@@ -60,14 +62,14 @@ _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 class SqlUnitOfWork:
     """`core.storage.UnitOfWork`. `lanes`: the lanes that are known to have a row."""
 
-    def __init__(self, transaction: Transaction, lanes: set[LaneKey]) -> None:
+    def __init__(self, transaction: Transaction, lanes: set[LaneKey], waiting: WaitingCursors) -> None:
         self.transaction = transaction
         self.messages = SqlMessageMap(transaction)
         self.outbox = SqlOutbox(transaction, lanes)
         self.avatars = SqlAvatars(transaction)
         self.channels = SqlChannels(transaction)
         self.digests = SqlDigests(transaction)
-        self.cursors = SqlCursors(transaction)
+        self.cursors = SqlCursors(transaction, waiting)
         self.media = SqlMediaCache(transaction)
         self.once_keys = SqlOnceKeys(transaction)
         self.ghosts = SqlGhosts(transaction)
@@ -92,6 +94,7 @@ class SqlStore:
         self._readers = Readers(path, busy_timeout)
         self._writer = Writer(path, busy_timeout, replaced=self._replaced)
         self._lanes: set[LaneKey] = set()
+        self._waiting_cursors = WaitingCursors()
 
     @property
     def id(self) -> str:
@@ -108,17 +111,29 @@ class SqlStore:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:
         """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
-        async with self._writer.transaction() as transaction:
-            lanes = self._lanes
-            unit = SqlUnitOfWork(transaction, lanes)
-            yield unit
-        lanes |= unit.outbox.made
+        unit: SqlUnitOfWork | None = None
+        lanes, committed = self._lanes, False
+        try:
+            async with self._writer.transaction() as transaction:
+                lanes = self._lanes
+                unit = SqlUnitOfWork(transaction, lanes, self._waiting_cursors)
+                yield unit
+                await unit.cursors.take_waiting()
+            committed = True
+            lanes |= unit.outbox.made
+        finally:
+            if unit is not None:
+                unit.cursors.ended(committed=committed)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """A consistent view that changes nothing."""
         async with self._readers.transaction() as transaction:
-            yield SqlUnitOfWork(transaction, set())
+            yield SqlUnitOfWork(transaction, set(), self._waiting_cursors)
+
+    def put_later(self, cursors: Iterable[Cursor]) -> None:
+        """See `Store.put_later`."""
+        self._waiting_cursors.put(cursors)
 
     def forget_lanes(self) -> None:
         """Forget which lanes have a row. For a transaction that deletes lanes: later ones make the rows again."""

@@ -51,6 +51,9 @@ _MAX_REQUOTED = 20
 
 _EMPTY = "there was nothing in it that can cross"
 
+_MAX_STREAMS = 10_000
+"""How many streams are remembered of which a cursor is on disk."""
+
 _OPTED_OUT_SECONDS = 300.0
 """How often a channel is told at most that somebody who has opted out said something."""
 
@@ -86,21 +89,19 @@ class Router:
     mirrors: Sequence[MemberMirror] = ()
     # When a channel was last told that somebody who has opted out said something.
     _told: dict[ChannelRef, float] = field(init=False, default_factory=dict)
+    # Streams of which this process has written a cursor.
+    _begun: set[tuple[Platform, str]] = field(init=False, default_factory=set)
 
     async def receive(self, batch: EventBatch) -> Sequence[Entry]:
         """Save a batch, and return what there is to deliver now. Raises `StoreUnavailable`."""
         routed = _Routed()
-        try:
-            async with self.store.write() as uow:
-                for event in batch.events:
-                    await self._route(uow, event, routed)
-                for cursor in batch.cursors:
-                    await uow.cursors.put(cursor)
-        except BaseException:
-            self.names.forget()  # the names that were given may not have been saved
-            raise
-        finally:
-            self.people.settle(routed.changed)
+        if self._may_wait(batch):
+            for event in batch.events:
+                if isinstance(event, FeatureUsed):
+                    self._feature_used(event, routed)
+            self.store.put_later(batch.cursors)
+        else:
+            await self._save(batch, routed)
         for lane, feature in routed.dropped:
             self.status.dropped(lane, feature)
         for platform, author in routed.pictures:
@@ -112,6 +113,46 @@ class Router:
             await self.moderation.use(read)
         return routed.entries
 
+    def _may_wait(self, batch: EventBatch) -> bool:
+        """Whether nothing of the batch is to be written but its cursors, and these need no transaction of their own.
+
+        They are written with the next one: mostly the receipt of the very copy whose echo this is. After a crash the
+        same events come again, and are left out again. The first cursor of a stream says where it begins: it does not
+        wait.
+        """
+        return (
+            bool(batch.events)
+            and all(
+                isinstance(event, FeatureUsed) or (isinstance(event, MessageCreated) and event.author.is_self)
+                for event in batch.events
+            )
+            and all((cursor.platform, cursor.stream) in self._begun for cursor in batch.cursors)
+        )
+
+    async def _save(self, batch: EventBatch, routed: _Routed) -> None:
+        try:
+            async with self.store.write() as uow:
+                for event in batch.events:
+                    await self._route(uow, event, routed)
+                for cursor in batch.cursors:
+                    await uow.cursors.put(cursor)
+        except BaseException:
+            self.names.forget()  # the names that were given may not have been saved
+            raise
+        finally:
+            self.people.settle(routed.changed)
+        if len(self._begun) > _MAX_STREAMS:
+            self._begun.clear()
+        self._begun.update((cursor.platform, cursor.stream) for cursor in batch.cursors)
+
+    def _feature_used(self, event: FeatureUsed, routed: _Routed) -> None:
+        """Something that cannot cross is only counted."""
+        pair = self.pairs.pair_of(event.channel)
+        if pair is not None and not event.user_is_self:
+            lane = self.pairs.lane_from(event.channel, pair)
+            if lane.destination.platform in pair.destinations:
+                routed.dropped.append((lane, event.feature))
+
     async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
         if isinstance(event, MemberLeft):
             await self._member_left(uow, event, routed)
@@ -120,7 +161,10 @@ class Router:
             await self.moderation.save(uow, event)
             routed.policy_lists.append(event)
             return
-        in_channel = FeatureUsed | HistorySkipped | PictureChanged
+        if isinstance(event, FeatureUsed):
+            self._feature_used(event, routed)
+            return
+        in_channel = HistorySkipped | PictureChanged
         channel = event.channel if isinstance(event, in_channel) else event.ref.channel
         pair = self.pairs.pair_of(channel)
         if pair is None:
@@ -143,8 +187,6 @@ class Router:
                 if count is None:
                     words = "Messages that were written while the relay was away may be missing here."
                 await self._queue(uow, lane, PostNotice(RichText.plain(words)), routed)
-            case FeatureUsed(feature=feature, user_is_self=False):
-                routed.dropped.append((lane, feature))
             case PictureChanged(author=author) if not author.is_self:
                 if not await self._is_unwanted(uow, pair, lane, author.user):
                     routed.pictures.append((lane.destination.platform, author))

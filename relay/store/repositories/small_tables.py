@@ -1,7 +1,7 @@
 """The small tables, each of which is looked up by a key: one class for each protocol of the core."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import and_, bindparam, delete, exists, func, literal_column, or_, select, update
 
@@ -26,18 +26,76 @@ _PUT_CURSOR = _cursor_insert.or_replace()
 
 
 @dataclass(slots=True)
+class WaitingCursors:
+    """The cursors that are written with the next transaction: see `core.storage.Store.put_later`."""
+
+    # The latest of each stream.
+    latest: dict[tuple[Platform, str], Cursor] = field(init=False, default_factory=dict)
+    # Those that a transaction has taken along which has not ended.
+    _under_way: set[Cursor] = field(init=False, default_factory=set)
+
+    def put(self, cursors: Iterable[Cursor]) -> None:
+        """These are the latest of their streams."""
+        self.latest.update(((it.platform, it.stream), it) for it in cursors)
+
+    def take(self) -> Sequence[Cursor]:
+        """Those that no transaction has taken along. Say what became of them: `written`, or `failed`."""
+        taken = [it for it in self.latest.values() if it not in self._under_way]
+        self._under_way.update(taken)
+        return taken
+
+    def written(self, taken: Iterable[Cursor]) -> None:
+        """These are on disk. Later ones of their streams still wait."""
+        self._under_way.difference_update(taken)
+        for it in taken:
+            if self.latest.get((it.platform, it.stream)) is it:
+                del self.latest[it.platform, it.stream]
+
+    def failed(self, taken: Iterable[Cursor], replaced: Iterable[Cursor]) -> None:
+        """Neither these are on disk, nor what replaced the others: the next transaction takes them."""
+        self._under_way.difference_update(taken)
+        for it in replaced:
+            self.latest.setdefault((it.platform, it.stream), it)
+
+
+@dataclass(slots=True)
 class SqlCursors:
     """`core.storage.Cursors`: how far each stream has been read."""
 
     transaction: Transaction
+    waiting: WaitingCursors
+    # Those that waited, and do not any longer, because this transaction has later ones.
+    replaced: list[Cursor] = field(init=False, default_factory=list)
+    # Those that waited, and are written with this transaction.
+    taken: Sequence[Cursor] = field(init=False, default=())
 
     async def get(self, platform: Platform, stream: str) -> str | None:
         """See `Cursors.get`."""
+        if (waiting := self.waiting.latest.get((platform, stream))) is not None:
+            return waiting.position
         row = await self.transaction.first(_GET_CURSOR, {"of_platform": platform, "of_stream": stream})
         return None if row is None else str(row.position)
 
     async def put(self, cursor: Cursor) -> None:
         """See `Cursors.put`."""
+        if (earlier := self.waiting.latest.pop((cursor.platform, cursor.stream), None)) is not None:
+            self.replaced.append(earlier)
+        await self._write(cursor)
+
+    async def take_waiting(self) -> None:
+        """Write those that wait."""
+        self.taken = self.waiting.take()
+        for waiting in self.taken:
+            await self._write(waiting)
+
+    def ended(self, *, committed: bool) -> None:
+        """The transaction has ended."""
+        if committed:
+            self.waiting.written(self.taken)
+        else:
+            self.waiting.failed(self.taken, self.replaced)
+
+    async def _write(self, cursor: Cursor) -> None:
         values = {"platform": cursor.platform, "stream": cursor.stream, "position": cursor.position}
         await self.transaction.defer(_PUT_CURSOR, values)
 

@@ -1,10 +1,14 @@
 """What every implementation of the smaller protocols of `core.storage` does."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
 from relay.core.people.storage import AvatarRecord, Ghost
 from relay.core.ports import Cursor
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, MediaRef, Platform, UserRef
-from tests.support.store_contract import DISCORD, ELSEWHERE, ROOM
+from tests.support.store_contract import DISCORD, ELSEWHERE, ROOM, Closable
 
 
 class TestSmallTables:
@@ -17,6 +21,50 @@ class TestSmallTables:
             assert await unit.cursors.get(Platform.DISCORD, "channel:1") == "11"
             assert await unit.cursors.get(Platform.MATRIX, "sync") == "s1"
             assert await unit.cursors.get(Platform.MATRIX, "channel:1") is None
+
+    async def test_a_cursor_that_may_wait_goes_with_the_next_transaction(
+        self, opener: Callable[[], Awaitable[Closable]]
+    ) -> None:
+        first, second = await opener(), await opener()
+
+        async def position(store: Store) -> str | None:
+            async with store.read() as unit:
+                return await unit.cursors.get(Platform.DISCORD, "channel:1")
+
+        first.put_later([Cursor(Platform.DISCORD, "channel:1", "10")])
+        assert (await position(first), await position(second)) == ("10", None)
+        with suppress(KeyError):
+            async with first.write() as unit:
+                await unit.key_values.put("a", "1")
+                raise KeyError
+        assert (await position(first), await position(second)) == ("10", None)
+        async with first.write() as unit:
+            await unit.key_values.put("a", "1")
+        assert (await position(first), await position(second)) == ("10", "10")
+        await first.close()
+        await second.close()
+
+    async def test_a_cursor_that_waits_never_goes_before_a_later_one(self, store: Store) -> None:
+        store.put_later([Cursor(Platform.DISCORD, "channel:1", "10"), Cursor(Platform.MATRIX, "sync", "1")])
+        with suppress(KeyError):
+            async with store.write() as unit:
+                await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", "11"))
+                raise KeyError
+        async with store.read() as unit:
+            assert await unit.cursors.get(Platform.DISCORD, "channel:1") == "10"
+
+        async def put(number: int) -> None:
+            async with store.write() as unit:
+                await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", str(number)))
+
+        async with asyncio.TaskGroup() as group:  # they share a commit where the store can do that
+            for number in (11, 12, 13):
+                group.create_task(put(number))
+        async with store.write() as unit:
+            await unit.key_values.put("a", "1")
+        async with store.read() as unit:
+            assert await unit.cursors.get(Platform.DISCORD, "channel:1") == "13"
+            assert await unit.cursors.get(Platform.MATRIX, "sync") == "1"
 
     async def test_a_notice_is_claimed_once(self, store: Store) -> None:
         async with store.write() as unit:

@@ -1,0 +1,30 @@
+"""What a message asks of the store, counted: the figures fall or stay. Times are for tests/benchmarks/hot_path.py."""
+
+from pathlib import Path
+
+import pytest
+
+from relay.domain.ids import Platform
+from tests.support.store_counts import counting
+from tests.support.world import pair, until, world
+
+MESSAGES = 10
+
+
+@pytest.mark.parametrize("source", Platform)
+async def test_a_message_is_two_transactions(tmp_path: Path, source: Platform) -> None:
+    with counting() as counts:
+        async with world(tmp_path, pair()) as place, place.relay() as core:
+            here, there = (place.discord, place.matrix) if source is Platform.DISCORD else (place.matrix, place.discord)
+            adapters = (place.discord_adapter, place.matrix_adapter)
+            for number in range(1, 3 + MESSAGES):
+                if number == 3:  # by now all that is looked up once is known
+                    counts.reset()
+                here.say(here.channel("help"), "ann", f"message {number}")
+                # The receipt is on disk, and the echo was received.
+                await until(lambda number=number: core.status.accepted(there.platform) == number)  # type: ignore[misc]
+                await until(lambda: not any(adapter is not None and adapter.unread() for adapter in adapters))
+    assert counts.transactions <= 2 * MESSAGES
+    assert counts.trips <= 3 * MESSAGES
+    assert counts.reads == 0
+    assert counts.statements.total() <= 15 * MESSAGES, counts.statements
