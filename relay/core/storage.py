@@ -4,7 +4,7 @@ What concerns people is in `core/people/storage.py`. `relay.store` implements bo
 passes `tests/contract/store`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from relay.core.people.storage import Avatars, Ghosts, People
 from relay.core.ports import Cursor
-from relay.domain.commands import Command, Digest
+from relay.domain.commands import Command, Digest, SendMessage
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 
@@ -250,6 +250,15 @@ class Outbox(Protocol):
 
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
         """Queue a command at the end of its lane."""
+        ...
+
+    async def append_new(
+        self, lane: LaneKey, command: SendMessage, queued_at: datetime, *, edited_at: datetime | None = None
+    ) -> Callable[[], Entry | None]:
+        """Remember an original and queue its command, unless it was known already (a replay) or is a copy of ours.
+
+        Nothing is waited for: what is returned tells the entry, or None, once the transaction has been committed.
+        """
         ...
 
     async def is_repeated(self, entry: Entry) -> bool:

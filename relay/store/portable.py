@@ -75,6 +75,17 @@ class milliseconds_now(FunctionElement[int]):  # noqa: N801
     inherit_cache = True
 
 
+class next_entry_id(FunctionElement[int]):  # noqa: N801
+    """The ID of a new row of the outbox, which was never used before: SQLite itself gives up above a damaged one.
+
+    If the row of `sqlite_sequence` is damaged or gone, the largest ID of the table counts. A damaged ID close to the
+    largest number is ignored.
+    """
+
+    type = BigInteger()
+    inherit_cache = True
+
+
 class without_index(FunctionElement[int]):  # noqa: N801
     """A column for which SQLite uses no index (a `+` in front): https://www.sqlite.org/optoverview.html.
 
@@ -121,6 +132,19 @@ def _milliseconds(element: milliseconds_now, compiler: SQLCompiler, **_: Any) ->
 @compiles(milliseconds_now, POSTGRESQL)
 def _milliseconds_postgresql(element: milliseconds_now, compiler: SQLCompiler, **_: Any) -> str:
     return "CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)"
+
+
+@compiles(next_entry_id)
+def _next_entry_id(element: next_entry_id, compiler: SQLCompiler, **_: Any) -> str:
+    return (
+        "(SELECT max(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox' AND typeof(seq) = 'integer'"
+        " AND seq < 1 << 62), 0), coalesce((SELECT max(id) FROM outbox WHERE id < 1 << 62), 0)) + 1)"
+    )
+
+
+@compiles(next_entry_id, POSTGRESQL)
+def _next_entry_id_postgresql(element: next_entry_id, compiler: SQLCompiler, **_: Any) -> str:
+    return "nextval(pg_get_serial_sequence('outbox', 'id'))"
 
 
 @compiles(without_index)

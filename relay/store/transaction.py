@@ -1,11 +1,14 @@
 """What the repositories need of one transaction. To support a database, implement this in a folder beside `sqlite/`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from sqlalchemy import Executable, Row
 
 from relay.domain.ids import ChannelRef, MessageRef
+
+Chain = Callable[[], Sequence[Row[Any]]]
+"""Tells the row that each statement of a chain has returned: to be asked once the transaction has ended."""
 
 
 class Transaction(Protocol):
@@ -31,8 +34,8 @@ class Transaction(Protocol):
         """Change something without waiting for the result: it runs with the next statement, or with the commit."""
         ...
 
-    async def entry_id(self) -> int:
-        """The ID of a new row of the outbox. It was never used before."""
+    async def defer_chain(self, *statements: tuple[Executable, Mapping[str, Any]]) -> Chain:
+        """Run these one after the other as long as each returns a row. Deferred."""
         ...
 
     async def record_channel(self, channel: ChannelRef) -> None:

@@ -3,8 +3,8 @@
 Nothing is delivered here. Events become outbox rows, in one transaction with their cursors; delivery does the rest.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from relay.core.author_names import AuthorNames
@@ -62,7 +62,8 @@ _OPTED_OUT_SECONDS = 300.0
 class _Routed:
     """The results of one batch. Counted only once it is on disk, because otherwise the batch comes again."""
 
-    entries: list[Entry] = field(default_factory=list)
+    # What tells, once the batch is on disk, what there is to deliver.
+    queued: list[Callable[[], Entry | None]] = field(default_factory=list)
     dropped: list[tuple[LaneKey, Feature]] = field(default_factory=list)
     # Who has another picture, and where it is to be ready.
     pictures: list[tuple[Platform, Author]] = field(default_factory=list)
@@ -111,7 +112,7 @@ class Router:
             self.moderation.tell(pair, user, why)
         for read in routed.policy_lists:
             await self.moderation.use(read)
-        return routed.entries
+        return [entry for told in routed.queued if (entry := told()) is not None]
 
     def _may_wait(self, batch: EventBatch) -> bool:
         """Whether nothing of the batch is to be written but its cursors, and these need no transaction of their own.
@@ -216,17 +217,10 @@ class Router:
                 await self._leave_out(uow, event, feature, lane, routed)
             return
         reply_to = event.reply_to or (await _root(uow, event.thread) if event.thread else None)
-        message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, reply_to)
-        if message_id is None:
-            return
-        if event.edited_at is not None:
-            await uow.messages.mark_edited(message_id, event.edited_at)
-        original = Original(
-            message_id, event.ref, event.author.user, event.created_at, edited_at=event.edited_at, reply_to=reply_to
-        )
         author = await self.names.distinguished(uow, event.ref.channel, event.author)
         command = SendMessage(event.ref, author, event.content, event.created_at, reply_to)
-        await self._queue(uow, lane, command, routed, original)
+        now = self.clock.now()
+        routed.queued.append(await uow.outbox.append_new(lane, command, now, edited_at=event.edited_at))
 
     async def _edited(self, uow: UnitOfWork, event: MessageEdited, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
         original = await uow.messages.find(event.ref)
@@ -404,11 +398,9 @@ class Router:
         await self._queue(uow, LaneKey.within(lane.destination), PostNotice(there), routed)
         await self._queue(uow, LaneKey.within(thread.channel), PostNotice(here, thread=thread), routed)
 
-    async def _queue(
-        self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed, original: Original | None = None
-    ) -> None:
+    async def _queue(self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed) -> None:
         entry = await uow.outbox.append(lane, command, self.clock.now())
-        routed.entries.append(replace(entry, original=original))
+        routed.queued.append(lambda: entry)
 
 
 async def _is_later(uow: UnitOfWork, event: MessageEdited, known: datetime) -> bool:

@@ -8,7 +8,6 @@ transaction that returns was committed, and one that raises was not, whatever ha
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from relay.store.portable import insert
 from relay.store.postgresql.connections import connect, is_lost, translated
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
+from relay.store.transaction import Chain
 
 T = TypeVar("T")
 
@@ -36,7 +36,6 @@ READERS = 4
 WRITE_LOCK = 0x72656C6179
 _GRACE = 2.0  # seconds that a cancelled commit may still take
 _ASK_EVERY = 0.5  # seconds
-_IDS_AT_ONCE = 32
 
 _DIALECT = dialect()  # type: ignore[no-untyped-call]  # not annotated there
 # The lock comes first: what stands beside it is read once it is ours. FOR SHARE lets whoever takes the lease wait for
@@ -48,7 +47,6 @@ _ENTER = (
 )
 _HOLDER = "SELECT host, pid FROM lease"
 _OUTCOME = "SELECT pg_xact_status($1::text::xid8)"
-_NEXT_IDS = "SELECT nextval(pg_get_serial_sequence('outbox', 'id')) AS id FROM generate_series(1, $1)"
 _CHANNEL = insert(channel).values(platform=bindparam("platform"), native_id=bindparam("native_id")).or_ignore().inline()
 _channel_insert = insert(channel).values({name: bindparam(name) for name in ("platform", "native_id", "last_copy")})
 _LAST_COPY = _channel_insert.or_update("platform", "native_id", last_copy=_channel_insert.new.last_copy).inline()
@@ -74,23 +72,6 @@ _LAST_COPY_OF_LANE = (
 )
 
 
-class EntryIds:
-    """Gives out the IDs of new outbox rows, of which it takes a few at a time from the database's sequence."""
-
-    def __init__(self) -> None:
-        self._free: deque[int] = deque()
-
-    def forget(self) -> None:
-        """Forget those that were taken: the database may be another one, which gives them out itself."""
-        self._free.clear()
-
-    async def next(self, connection: asyncpg.Connection) -> int:
-        """The next ID. It is never given out again, whatever becomes of the transaction."""
-        if not self._free:
-            self._free.extend(row["id"] for row in await connection.fetch(_NEXT_IDS, _IDS_AT_ONCE))
-        return self._free.popleft()
-
-
 @dataclass(slots=True)
 class PostgresqlTransaction:
     """Runs statements in one transaction, which begins with the first of them. Errors become `StoreError`s."""
@@ -98,8 +79,7 @@ class PostgresqlTransaction:
     name: str
     # Begins the transaction.
     begin: Callable[[], Awaitable[asyncpg.Connection]]
-    # None in a transaction that only reads.
-    entry_ids: EntryIds | None
+    read_only: bool = False
     # None until it has begun.
     connection: asyncpg.Connection | None = field(init=False, default=None)
     # Why it can only be rolled back.
@@ -134,9 +114,16 @@ class PostgresqlTransaction:
         """Change something. Nothing is deferred here: each statement is a trip to the server."""
         await self.execute(statement, values)
 
-    async def entry_id(self) -> int:
-        """The ID of a new row of the outbox."""
-        return await self._run(self._writable().next)
+    async def defer_chain(self, *statements: tuple[Executable, Mapping[str, Any]]) -> Chain:
+        """See `Transaction.defer_chain`. Nothing is deferred here."""
+        self._writable()
+        rows: list[Row[Any]] = []
+        for statement, values in statements:
+            row = await self.first(statement, values)
+            if row is None:
+                break
+            rows.append(row)
+        return lambda: rows
 
     async def record_channel(self, channel: ChannelRef) -> None:
         """Give a channel its row, if it has none yet."""
@@ -162,10 +149,9 @@ class PostgresqlTransaction:
             self.failure = error
             raise
 
-    def _writable(self) -> EntryIds:
-        if self.entry_ids is None:
+    def _writable(self) -> None:
+        if self.read_only:
             raise TypeError("a read transaction cannot change anything")
-        return self.entry_ids
 
 
 class Writer:
@@ -178,7 +164,6 @@ class Writer:
         self._busy_timeout = busy_timeout
         self._replaced = replaced
         self._lock = asyncio.Lock()
-        self._entry_ids = EntryIds()
         self._connection: asyncpg.Connection | None = None
         # The number that the server gave the running transaction, and its process there.
         self._running = ("", 0)
@@ -187,7 +172,7 @@ class Writer:
     async def transaction(self) -> AsyncIterator[PostgresqlTransaction]:
         """A transaction that commits when its block ends and rolls back when it raises."""
         async with self._lock:
-            transaction = PostgresqlTransaction(self._name, self._begin, self._entry_ids)
+            transaction = PostgresqlTransaction(self._name, self._begin)
             try:
                 yield transaction
                 if transaction.failure is not None:
@@ -217,7 +202,6 @@ class Writer:
 
     async def _open(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
-            self._entry_ids.forget()
             self._replaced()
             self._connection = await connect(self._url, lock_timeout=self._busy_timeout)
         return self._connection
@@ -310,7 +294,7 @@ class Readers:
     async def transaction(self) -> AsyncIterator[PostgresqlTransaction]:
         """A consistent view that changes nothing. Raises `StoreError`."""
         async with self._slots:
-            transaction = PostgresqlTransaction(self._name, self._begin, None)
+            transaction = PostgresqlTransaction(self._name, self._begin, read_only=True)
             try:
                 yield transaction
             except BaseException:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    Executable,
     Row,
     and_,
     bindparam,
@@ -38,7 +39,7 @@ _now = seconds_now()
 _exactly_now = milliseconds_now()
 
 
-_given = (_m.native_id, _m.author, _m.created_at, _m.reply_to)
+_given = (_m.native_id, _m.author, _m.created_at, _m.edited_at, _m.reply_to)
 _ADD = (
     insert(message)
     .from_select(
@@ -53,7 +54,6 @@ _ADD = (
     .or_ignore()
     .returning(_m.id)
 )
-# A message that is answered is still in use.
 _USE = (
     update(message)
     .where(
@@ -206,17 +206,8 @@ class SqlMessageMap:
         """
         await self.transaction.record_channel(ref.channel)
         if reply_to is not None:
-            await self.transaction.defer(_USE, _of_ref(reply_to))
-        row = await self.transaction.first(
-            _ADD,
-            {
-                **_of_ref(ref),
-                "new_native_id": ref.id,
-                "new_author": author.id,
-                "new_created_at": created_at,
-                "new_reply_to": reply_to.id if reply_to else None,
-            },
-        )
+            await self.transaction.defer(*use_of(reply_to))
+        row = await self.transaction.first(*addition_of(Original(0, ref, author, created_at, reply_to=reply_to)))
         return None if row is None else int(row.id)
 
     async def find(self, ref: MessageRef) -> Original | None:
@@ -320,6 +311,24 @@ class SqlMessageMap:
     async def forget_author(self, message_id: int) -> None:
         """See `MessageMap.forget_author`."""
         await self.transaction.defer(_FORGET_AUTHOR, {"message_id": message_id})
+
+
+def addition_of(original: Original) -> tuple[Executable, dict[str, Any]]:
+    """The statement that adds an original, and returns its ID unless it is known or a copy of ours; its values."""
+    values = {
+        **_of_ref(original.ref),
+        "new_native_id": original.ref.id,
+        "new_author": original.author.id,
+        "new_created_at": original.created_at,
+        "new_edited_at": original.edited_at,
+        "new_reply_to": original.reply_to.id if original.reply_to else None,
+    }
+    return _ADD, values
+
+
+def use_of(answered: MessageRef) -> tuple[Executable, dict[str, Any]]:
+    """The statement that notes that a message is answered, and so still in use; its values."""
+    return _USE, _of_ref(answered)
 
 
 def _of_ref(ref: MessageRef) -> dict[str, Any]:

@@ -10,8 +10,8 @@ lane, with room between them, and triggers count the rows (`tables.py`).
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,12 +29,13 @@ from sqlalchemy import (
     update,
 )
 
-from relay.core.storage import DeadLetter, Entry, LaneDepth, Unreadable
-from relay.domain.commands import Command, Digest, PostNotice, RemoveMember
+from relay.core.storage import DeadLetter, Entry, LaneDepth, Original, Unreadable
+from relay.domain.commands import Command, Digest, PostNotice, RemoveMember, SendMessage
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
-from relay.store.portable import insert
+from relay.store.portable import insert, next_entry_id
+from relay.store.repositories.message_map import addition_of, use_of
 from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outbox
 from relay.store.tables import lane as lane_table
 from relay.store.transaction import Transaction
@@ -106,15 +107,15 @@ _NAME = update(lane_table).where(_is_lane, _l.pair.is_distinct_from(bindparam("n
 _APPEND = (
     insert(outbox)
     .values(
+        id=next_entry_id(),
         lane_id=_lane_id,
         position=_end_of(_lane_id),
         state=EntryState.WAITING.value,
         **{
-            name: bindparam(name)
-            for name in ("id", "queued_at", "source_platform", "source_channel", "source_id", "command")
+            name: bindparam(name) for name in ("queued_at", "source_platform", "source_channel", "source_id", "command")
         },
     )
-    .inline()
+    .returning(_o.id)
 )
 _WAITING = select(*_row).where(_o.lane_id == _lane_id, _waits).order_by(_o.position, _o.id).limit(bindparam("at_most"))
 _head = (
@@ -235,22 +236,34 @@ class SqlOutbox:
 
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
         """See `Outbox.append`."""
-        source = _source(command)
-        entry_id = await self.transaction.entry_id()
         await self._make(lane)
-        await self.transaction.defer(
-            _APPEND,
-            {
-                **_of_lane(lane),
-                "id": entry_id,
-                "queued_at": queued_at,
-                "source_platform": source.platform if source else None,
-                "source_channel": source.channel.id if source else None,
-                "source_id": source.id if source else None,
-                "command": (payload := codec.encode(command)),
-            },
-        )
-        return Entry(entry_id, lane, command, queued_at, size=len(payload))
+        values, size = _appended(lane, command, queued_at)
+        row = await self.transaction.first(_APPEND, values)
+        if row is None:
+            raise RuntimeError("the outbox returned no ID")
+        return Entry(row.id, lane, command, queued_at, size=size)
+
+    async def append_new(
+        self, lane: LaneKey, command: SendMessage, queued_at: datetime, *, edited_at: datetime | None = None
+    ) -> Callable[[], Entry | None]:
+        """See `Outbox.append_new`."""
+        await self.transaction.record_channel(command.source.channel)
+        await self._make(lane)
+        if command.reply_to is not None:
+            await self.transaction.defer(*use_of(command.reply_to))
+        user = command.author.user
+        original = Original(0, command.source, user, command.created_at, edited_at=edited_at, reply_to=command.reply_to)
+        values, size = _appended(lane, command, queued_at)
+        rows_of = await self.transaction.defer_chain(addition_of(original), (_APPEND, values))
+
+        def entry() -> Entry | None:
+            rows = rows_of()
+            if not rows:
+                return None
+            added, appended = rows
+            return Entry(appended.id, lane, command, queued_at, original=replace(original, id=added.id), size=size)
+
+        return entry
 
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
         """See `Outbox.waiting`."""
@@ -392,6 +405,21 @@ class SqlOutbox:
         if lane not in self.lanes_with_row and lane not in self.made:
             await self.transaction.defer(_MAKE_LANE, _of_lane(lane))
             self.made.add(lane)
+
+
+def _appended(lane: LaneKey, command: Command, queued_at: datetime) -> tuple[dict[str, Any], int]:
+    """The values of a new row, and the size of its command."""
+    source = _source(command)
+    payload = codec.encode(command)
+    values = {
+        **_of_lane(lane),
+        "queued_at": queued_at,
+        "source_platform": source.platform if source else None,
+        "source_channel": source.channel.id if source else None,
+        "source_id": source.id if source else None,
+        "command": payload,
+    }
+    return values, len(payload)
 
 
 def _source(command: Command) -> MessageRef | None:

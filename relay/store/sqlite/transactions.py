@@ -30,16 +30,11 @@ from relay.store.prepared import Prepared, prepared
 from relay.store.sqlite.driver import Outcome, PipelineConnection, Step, executed, settled
 from relay.store.sqlite.engine import READERS, begin_immediate, begin_snapshot, opened, translated
 from relay.store.tables import packed
+from relay.store.transaction import Chain
 
 _log = get_logger(__name__)
 
 _DIALECT = dialect()
-# The last ID that was ever used, found as SQLite itself does. If the row of `sqlite_sequence` is damaged or gone, the
-# largest ID of the table is taken, so that no ID is used twice. A damaged ID close to the largest number is ignored.
-_LAST_ENTRY = (
-    "SELECT max(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox' AND typeof(seq) = 'integer'"
-    " AND seq < 1 << 62), 0), coalesce((SELECT max(id) FROM outbox WHERE id < 1 << 62), 0))"
-)
 _CHANNEL = "INSERT INTO channel (platform, native_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _LAST_COPY = (
     "INSERT INTO channel (platform, native_id, last_copy) VALUES (?, ?, ?)"
@@ -52,38 +47,13 @@ _LAST_COPY_OF_LANE = (
 )
 
 
-class EntryIds:
-    """Gives out the IDs of new outbox rows. A row whose ID is known before it is written needs no trip of its own.
-
-    `read` is one of the first steps of each write transaction: while we hold the write lock, nobody else uses IDs.
-    """
-
-    def __init__(self) -> None:
-        self._last: int | None = None
-
-    def forget(self) -> None:
-        """Forget the last ID when a transaction begins: another process may have used some since."""
-        self._last = None
-
-    def read(self, connection: sqlite3.Connection) -> None:
-        """Read the last ID that was ever used. Runs on the connection's thread."""
-        (self._last,) = connection.execute(_LAST_ENTRY).fetchone()
-
-    def next(self) -> int | None:
-        """The next ID; None before `read`."""
-        if self._last is not None:
-            self._last += 1
-        return self._last
-
-
 @dataclass(slots=True)
 class SqliteTransaction:
     """Runs statements in one transaction of `connection`. Errors of SQLite and of the disk become `StoreError`s."""
 
     connection: PipelineConnection
-    # None in a transaction that only reads.
-    entry_ids: EntryIds | None
     path: Path
+    read_only: bool = False
 
     async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Every row."""
@@ -103,32 +73,17 @@ class SqliteTransaction:
     async def _run(self, statement: Executable, values: Mapping[str, Any]) -> tuple[Prepared, Outcome]:
         query = prepared(statement, values, _DIALECT)
         sql, parameters = query.sql, query.bind(values)
-        return query, await self.run(lambda connection: executed(connection, sql, parameters))
+        with translated(self.path):
+            return query, await self.connection.submit(lambda connection: executed(connection, sql, parameters))
 
     async def execute_all(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement that changes something once for each of `rows`."""
-        self._writable()
         if not rows:
             return
         query = prepared(statement, rows[0], _DIALECT)
         sql, parameters = query.sql, [query.bind(values) for values in rows]
-        await self.run(lambda connection: connection.executemany(sql, parameters).close())
-
-    async def entry_id(self) -> int:
-        """The ID of a new row of the outbox."""
-        entry_ids = self._writable()
-        number = entry_ids.next()
-        if number is None:
-            await self.run(_nothing)  # `EntryIds.read` runs before the first statement of the transaction
-            number = entry_ids.next()
-        if number is None:
-            raise RuntimeError("the transaction began without reading the last entry ID")
-        return number
-
-    async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `step` on the connection's thread, in the transaction."""
         with translated(self.path):
-            return await self.connection.submit(step)
+            await self.connection.submit(lambda connection: connection.executemany(sql, parameters).close())
 
     async def record_channel(self, channel: ChannelRef) -> None:
         """Give a channel its row, if it has none yet. Runs with the next statement."""
@@ -145,18 +100,31 @@ class SqliteTransaction:
         query = prepared(statement, values, _DIALECT)
         self._defer(query.sql, query.bind(values))
 
+    async def defer_chain(self, *statements: tuple[Executable, Mapping[str, Any]]) -> Chain:
+        """See `Transaction.defer_chain`."""
+        queries = [prepared(statement, values, _DIALECT) for statement, values in statements]
+        bound = [query.bind(values) for query, (_, values) in zip(queries, statements, strict=True)]
+        outcomes: list[Outcome] = []
+
+        def step(connection: sqlite3.Connection) -> None:
+            for query, parameters in zip(queries, bound, strict=True):
+                outcome = executed(connection, query.sql, parameters)
+                if not outcome.rows:
+                    return
+                outcomes.append(outcome)
+
+        self._defer_step(step)
+        return lambda: [
+            query.rows(outcome.rows[:1], outcome.names)[0] for query, outcome in zip(queries, outcomes, strict=False)
+        ]
+
     def _defer(self, sql: str, parameters: tuple[Any, ...]) -> None:
-        self._writable()
-        self.connection.defer(lambda connection: executed(connection, sql, parameters))
+        self._defer_step(lambda connection: executed(connection, sql, parameters))
 
-    def _writable(self) -> EntryIds:
-        if self.entry_ids is None:
+    def _defer_step(self, step: Step) -> None:
+        if self.read_only:
             raise TypeError("a read transaction cannot change anything")
-        return self.entry_ids
-
-
-def _nothing(connection: sqlite3.Connection) -> None:
-    """A trip for what was deferred."""
+        self.connection.defer(step)
 
 
 @dataclass(slots=True)
@@ -190,7 +158,6 @@ class Writer:
         self._path = path
         self._replaced = replaced
         self._busy_timeout = busy_timeout
-        self._entry_ids = EntryIds()
         self._lock = asyncio.Lock()
         self._queued = 0
         self._connection: PipelineConnection | None = None
@@ -210,7 +177,7 @@ class Writer:
             connection = group.connection
             late_errors: list[Exception] = []
             try:
-                yield SqliteTransaction(connection, self._entry_ids, self._path)
+                yield SqliteTransaction(connection, self._path)
                 with translated(self._path):
                     connection.end_unit(late_errors.append)
             except BaseException as error:
@@ -235,14 +202,13 @@ class Writer:
             await self._drop()
 
     def _first_steps(self) -> tuple[Step, ...]:
-        steps = (begin_immediate, self._entry_ids.read)
+        steps = (begin_immediate,)
         return steps if self.fence is None else (*steps, self.fence)
 
     async def _join_group(self) -> _CommitGroup:
         group = self._group
         if group is None:
             group = self._group = _CommitGroup(await self._open(), self._path)
-            self._entry_ids.forget()
             group.connection.begin()
         elif group.members:
             group.connection.next_unit()
@@ -339,7 +305,7 @@ class Readers:
             reader = self._free.pop() if self._free else await self._open()
             try:
                 reader.begin()
-                yield SqliteTransaction(reader, None, self._path)
+                yield SqliteTransaction(reader, self._path, read_only=True)
                 await reader.rollback()
             except BaseException:
                 await reader.end()  # a new one may work again

@@ -25,6 +25,6 @@ async def test_a_message_is_two_transactions(tmp_path: Path, source: Platform) -
                 await until(lambda number=number: core.status.accepted(there.platform) == number)  # type: ignore[misc]
                 await until(lambda: not any(adapter is not None and adapter.unread() for adapter in adapters))
     assert counts.transactions <= 2 * MESSAGES
-    assert counts.trips <= 3 * MESSAGES
+    assert counts.trips <= 2 * MESSAGES
     assert counts.reads == 0
-    assert counts.statements.total() <= 15 * MESSAGES, counts.statements
+    assert counts.statements.total() <= 13 * MESSAGES, counts.statements
