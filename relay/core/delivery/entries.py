@@ -203,17 +203,19 @@ class Entries:
             await self.move_late_file(seen.entry, late, seen.lane)
             return
         if seen.outcome == "given up":
-            name, direction = seen.target.pair.name, seen.lane.label
+            name, direction = seen.target.pair.name, seen.lane().label
             _log.warning("late file given up", pair=name, direction=direction, since=str(late.since))
-            self.status.dropped(seen.lane, "file")
+            self.status.dropped(seen.lane(), "file")
         self.late_files.end(late)
         await self.done(seen.entry)
 
-    async def move_late_file(self, entry: Entry, late: LateFile, lane: LaneKey) -> None:
+    async def move_late_file(self, entry: Entry, late: LateFile, to: Callable[[], LaneKey]) -> None:
         """Queue it in another lane, unless it is settled by now."""
         async with self.store.write() as uow:
             if not await uow.outbox.is_waiting(entry.id):
                 return
+            # Asked here: what is queued for a room before it is replaced moves with the others.
+            lane = to()
             await uow.outbox.append(lane, late, self.clock.now())
             await uow.outbox.done(entry.id)
         self.wake(lane)

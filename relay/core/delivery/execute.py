@@ -450,7 +450,7 @@ class Executor:
             ref = await target.adapter.send(delivery)
         except (FileRejected, FileUnavailable, TargetGone) as error:
             if isinstance(error, FileUnavailable) or (isinstance(error, FileRejected) and error.late):
-                await self.entries.move_late_file(entry, late, LaneKey.within(entry.lane.destination))
+                await self.entries.move_late_file(entry, late, lambda: LaneKey.within(entry.lane.destination))
                 return
             _log.info("late file does not cross", pair=target.pair.name, reason=str(error))
             self.status.dropped(entry.lane, "file")

@@ -8,6 +8,7 @@ nothing: there may be one every few seconds, for hours.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 
 from relay.core.delivery.lookups import Lookups
@@ -92,7 +93,7 @@ class LateFiles:
 
     async def _look(self, entry: Entry, late: LateFile, *, wait: float) -> LateFileSeen | None:
         """What became of a file; None while it has to be looked for again."""
-        lane = self._lane_of(entry, late)
+        lane = partial(self._lane_of, entry, late)
         target = await self.lookups.target_about(entry, late.source, None, suspect=False)
         if self.files is None or _is_settled(target, late):
             return LateFileSeen(entry, late, target, lane, "settled")

@@ -221,7 +221,7 @@ class LateFileSeen:
     entry: Entry
     late: LateFile
     target: Target
-    lane: LaneKey  # in which the words of its message are edited by now
+    lane: Callable[[], LaneKey]  # in which the words of its message are edited now: its room may be replaced meanwhile
     outcome: Literal["settled", "here", "given up"]  # settled: not wanted any more; here: at hand
 
 

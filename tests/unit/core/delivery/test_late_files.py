@@ -30,6 +30,8 @@ class SlowFiles:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state: bool | None = None
+        # How long a look takes; None: as long as was asked for.
+        self.come: asyncio.Event | None = None
         self.looks = 0
         self.forgotten: list[str] = []
         post = MemoryPlatform.post
@@ -44,7 +46,7 @@ class SlowFiles:
 
     async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
         self.looks += 1
-        await asyncio.sleep(wait)
+        await (asyncio.sleep(wait) if self.come is None else self.come.wait())
         return self.state
 
     def forget(self, attachment: Attachment) -> None:
@@ -112,6 +114,24 @@ async def test_it_follows_from_a_room_that_was_replaced_meanwhile(
             new = bridge.matrix.channel("another")
             await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#help"), new, predecessors=frozenset({there}))
             files.state = True
+            await bridge.shows(here, WORDS, "")
+            await bridge.quiet()
+
+
+async def test_it_follows_from_a_room_that_is_replaced_while_it_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(lambda discord, _: setattr(discord, "max_attachments", 1)) as core:
+            files.come = asyncio.Event()
+            bridge.matrix.say(there, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            await bridge.shows(here, WORDS)
+            await until(lambda: files.looks > 0)  # it is looked for, and that takes as long as this test wants
+            new = bridge.matrix.channel("another")
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#help"), new, predecessors=frozenset({there}))
+            files.state = True
+            files.come.set()
             await bridge.shows(here, WORDS, "")
             await bridge.quiet()
 
