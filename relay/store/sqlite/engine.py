@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 
 from relay.errors import StoreError, StoreUnavailable
 from relay.logs import get_logger
-from relay.store.sqlite.driver import PipelineConnection, Step
+from relay.store.sqlite.driver import PipelineConnection, Step, settled
 
 BUSY_TIMEOUT = 5.0  # seconds that a statement waits for the transaction of another process
 READERS = 4
@@ -145,8 +145,16 @@ async def opened(
 
     with translated(path):
         connection = PipelineConnection(open_file, first_steps, read_only=read_only)
-        await connection
+        try:
+            await settled(asyncio.create_task(_opening(connection), name="open the store"))
+        except BaseException:
+            await connection.end()
+            raise
         return connection
+
+
+async def _opening(connection: PipelineConnection) -> None:
+    await connection
 
 
 # https://www.sqlite.org/rescode.html: by primary result code, which extended codes begin with.

@@ -303,17 +303,19 @@ class Readers:
         async with self._slots:
             generation = self._generation
             reader = self._free.pop() if self._free else await self._open()
+            usable = True
             try:
                 reader.begin()
                 yield SqliteTransaction(reader, self._path, read_only=True)
-                await reader.rollback()
-            except BaseException:
-                await reader.end()  # a new one may work again
+            except StoreError:
+                usable = False  # a new connection may work again
                 raise
-            if generation == self._generation:
-                self._free.append(reader)
-            else:
-                await reader.end()
+            finally:
+                await reader.rollback()
+                if usable and generation == self._generation:
+                    self._free.append(reader)
+                else:
+                    await reader.end()
 
     async def _open(self) -> PipelineConnection:
         return await opened(self._path, lambda: (begin_snapshot,), read_only=True, busy_timeout=self._busy_timeout)

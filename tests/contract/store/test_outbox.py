@@ -33,6 +33,32 @@ from tests.support.store_contract import (
 
 
 class TestOutbox:
+    async def test_a_new_message_is_queued_once(self, store: Store) -> None:
+        before = await add(store, 7)
+        await copy(store, before, here("copy"))
+        as_copy = replace(sending(8), source=here("copy"))
+        edited = replace(sending(1), reply_to=there(7))
+        async with store.write() as unit:
+            told = [
+                await unit.outbox.append_new(LANE, edited, NOON, edited_at=NOON),
+                await unit.outbox.append_new(LANE.back, as_copy, NOON),
+                await unit.outbox.append_new(LANE, sending(7), NOON),
+                await unit.outbox.append_new(LANE, edited, NOON),
+            ]
+            other = await unit.outbox.append(LANE, sending(2), NOON)
+            told.append(await unit.outbox.append_new(LANE, sending(3), NOON))
+        first, *none, last = [tell() for tell in told]
+        assert none == [None] * 3
+        assert first is not None
+        assert last is not None
+        assert first.id < other.id < last.id
+        async with store.read() as unit:
+            assert first.original == await unit.messages.find(there(1))
+            assert first.original is not None
+            assert (first.original.edited_at, first.original.reply_to) == (NOON, there(7))
+        assert await waiting(store) == [replace(entry, original=None) for entry in (first, other, last)]
+        assert await waiting(store, LANE.back) == []
+
     async def test_what_is_read_ahead_is_bounded_by_number_and_bytes(self, store: Store) -> None:
         queued = await queue(store, *range(9))
         size = queued[0].size
