@@ -18,8 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import structlog
-
 from tests.support.platform import MemoryPlatform
 from tests.support.store_counts import StoreCounts, counting
 from tests.support.world import World, pair, until, world
@@ -103,7 +101,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, action="append", default=[], help="another checkout")
     parser.add_argument("--json", action="store_true", help="measure this checkout once, and print only numbers")
     arguments = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.getLogger("relay").setLevel(logging.CRITICAL)
     if arguments.json:
         print(json.dumps(asyncio.run(measure(arguments.messages, arguments.rounds))))
         return
