@@ -108,6 +108,10 @@ def translated(name: str) -> Iterator[None]:
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         code = getattr(error, "sqlstate", None) or ""
         if code[:2] in _BUGS and code not in (*_REASONS, *_NO_TABLES):
+            # The server tells values and whole rows, with people's words in them, which no log may hold.
+            error.args = (str(error.args[0]).partition(":")[0], *error.args[1:])
+            if isinstance(error, asyncpg.PostgresError):
+                error.detail = None
             raise
         raise failure(name, error) from error
 
@@ -115,7 +119,7 @@ def translated(name: str) -> Iterator[None]:
 def failure(name: str, error: BaseException) -> StoreError:
     """What `error` means for the operator."""
     code = getattr(error, "sqlstate", None) or ""
-    message = str(error) or type(error).__name__
+    message = str(error.args[0] if error.args and code else error) or type(error).__name__
     if code in _NO_TABLES:
         return StoreError(name, "its tables are missing or outdated", "run `relay db upgrade`")
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
