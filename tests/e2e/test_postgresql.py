@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.postgresql import Server, server, start
-from tests.support.stack import PATIENCE, FullStack, eventually, stack
+from tests.support.postgresql import Server, server, start, stop
+from tests.support.stack import Daemon, FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -77,6 +77,27 @@ async def test_a_killed_daemon_leaves_its_place_to_the_next_and_loses_nothing(pl
     assert await place.until_matrix("help", lambda words: len(words) >= len(said)) == said
 
 
+async def test_a_stopped_daemon_is_replaced_and_ends_once_it_goes_on(place: FullStack) -> None:
+    await place.daemon.start()
+    place.say("help", "one")
+    await place.until_matrix("help", lambda words: words == ["one"])
+    place.daemon.send_signal(signal.SIGSTOP)
+    place.say("help", "two")
+    second = Daemon(place.daemon.config, place.folder / "second.log")
+    try:
+        await second.start()
+        await place.until_matrix("help", lambda words: words == ["one", "two"])
+        place.daemon.send_signal(signal.SIGCONT)
+        assert await place.daemon.exit_status() == 3
+        assert "this daemon has lost its lease" in place.daemon.log()
+        place.say("help", "three")
+        assert await place.until_matrix("help", lambda words: "three" in words) == ["one", "two", "three"]
+        assert await second.stop() == 0
+    finally:
+        if second.running:
+            await second.kill()
+
+
 async def test_the_database_is_restarted_and_is_away_for_a_while(
     homeserver: Homeserver, tmp_path: Path, own: Path
 ) -> None:
@@ -86,14 +107,14 @@ async def test_the_database_is_restarted_and_is_away_for_a_while(
         await place.daemon.start()
         place.say("help", "before")
         await place.until_matrix("help", lambda words: words == ["before"])
-        await ended(process, signal.SIGINT)
+        await asyncio.to_thread(stop, process, signal.SIGINT)
         place.say("help", "while it is away")
         await place.tell("help", "from the other side")
         await reports(place, "cannot be reached")
         process = await asyncio.to_thread(start, own, os.getpid())
         await place.until_matrix("help", lambda words: words[:1] + words[2:] == ["before", "while it is away"])
         await place.until_discord("help", lambda words: words[-1:] == ["from the other side"])
-        await ended(process, signal.SIGQUIT)  # as a crash
+        await asyncio.to_thread(stop, process, signal.SIGQUIT)  # as a crash
         process = await asyncio.to_thread(start, own, os.getpid())
         place.say("help", "after")
         await place.until_matrix("help", lambda words: words[-1] == "after")
@@ -101,21 +122,7 @@ async def test_the_database_is_restarted_and_is_away_for_a_while(
             ["before", "while it is away", "from the other side", "after"]
         )
         assert await place.daemon.stop() == 0
-    await ended(process, signal.SIGINT)
-
-
-async def ended(process: int, number: signal.Signals) -> None:
-    """Stop a server, and wait until it is gone."""
-    os.kill(process, number)
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                os.kill(process, 0)
-            except ProcessLookupError:
-                return
-            if "Z" in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2][:3]:
-                return
-            await asyncio.sleep(0.05)
+    await asyncio.to_thread(stop, process, signal.SIGINT)
 
 
 async def reports(place: FullStack, words: str) -> None:

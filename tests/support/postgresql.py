@@ -11,6 +11,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,22 @@ def start(folder: Path, owner: int, *options: str) -> int:
         child.returncode = 0  # nobody waits for them: they outlive this process
     _wait_until_ready(Server(folder))
     return process.pid
+
+
+def stop(process: int, number: signal.Signals) -> None:
+    """Stop a server (SIGINT: at once, SIGQUIT: as in a crash), and wait until it is gone."""
+    os.kill(process, number)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.kill(process, 0)
+            # A child that nobody waits for.
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"the server {process} does not end")
 
 
 def _wait_until_ready(server: Server) -> None:

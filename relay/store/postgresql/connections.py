@@ -22,6 +22,10 @@ IDLE_TIMEOUT = 10.0
 
 _OLDEST = 14
 
+# What asyncpg raises when the line breaks: the second, for a statement that finds the end of the connection under way.
+_OF_THE_LINE = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+ERRORS = (asyncpg.PostgresError, *_OF_THE_LINE, OSError)
+
 
 async def connect(url: str, *, lock_timeout: float, patience: float | None = None) -> asyncpg.Connection:
     """A connection with our settings. `patience`: seconds that a statement may take instead. Raises `StoreError`."""
@@ -105,7 +109,7 @@ def translated(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except ERRORS as error:
         code = getattr(error, "sqlstate", None) or ""
         if code[:2] in _BUGS and code not in (*_REASONS, *_NO_TABLES):
             # The server tells values and whole rows, with people's words in them, which no log may hold.
@@ -130,6 +134,8 @@ def failure(name: str, error: BaseException) -> StoreError:
         return StoreUnavailable(
             name, f"the server cannot be reached ({error.strerror or message})", "start it, or correct [store] url"
         )
+    if isinstance(error, _OF_THE_LINE):
+        code = "08"
     reason, remedy = _REASONS.get(code) or _REASONS.get(code[:2]) or _OTHER
     return StoreUnavailable(name, f"{reason} ({message})", remedy)
 
@@ -137,4 +143,4 @@ def failure(name: str, error: BaseException) -> StoreError:
 def is_lost(error: BaseException) -> bool:
     """Whether `error` says that the connection is no longer there, rather than that a statement failed."""
     code = getattr(error, "sqlstate", None) or ""
-    return isinstance(error, OSError | asyncpg.InterfaceError) or (code[:2] in ("08", "57") and code != "57014")
+    return isinstance(error, (OSError, *_OF_THE_LINE)) or (code[:2] in ("08", "57") and code != "57014")

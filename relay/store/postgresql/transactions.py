@@ -22,7 +22,7 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.portable import insert
-from relay.store.postgresql.connections import connect, is_lost, translated
+from relay.store.postgresql.connections import ERRORS, connect, is_lost, translated
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
 from relay.store.transaction import Chain
@@ -193,7 +193,7 @@ class Writer:
     async def _begin(self) -> asyncpg.Connection:
         try:
             return await self._enter(await self._open())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except ERRORS as error:
             if not is_lost(error):
                 raise
             # The server was restarted since the last transaction: nothing of this one is done yet.
@@ -229,7 +229,7 @@ class Writer:
             return
         try:
             await connection.execute("ROLLBACK")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except ERRORS as error:
             _log.warning("store_rollback_failed", reason=str(error))
             self._drop()
 
@@ -318,7 +318,7 @@ class Readers:
             connection = self._free.pop()
             try:
                 return await _view(connection)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except ERRORS as error:
                 if not is_lost(error):
                     raise
         return await _view(await connect(self._url, lock_timeout=self._busy_timeout))
@@ -326,7 +326,7 @@ class Readers:
     async def _give_back(self, connection: asyncpg.Connection) -> None:
         try:
             await connection.execute("COMMIT")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except ERRORS:
             connection.terminate()
         else:
             self._free.append(connection)
@@ -342,7 +342,7 @@ async def _view(connection: asyncpg.Connection) -> asyncpg.Connection:
 
 
 async def _close(connection: asyncpg.Connection) -> None:
-    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    with suppress(*ERRORS):
         await connection.close(timeout=_GRACE)
 
 
