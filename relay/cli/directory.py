@@ -52,7 +52,7 @@ def directory(
             print_json(found.as_json())
     for name in found.left_out:
         typer.echo(
-            f"note: {printable(name)} is left out: only invited people may enter it; give it a purpose or a section",
+            f"note: {printable(name)} is left out: only invited people may enter it; give it a purpose",
             err=True,
         )
 

@@ -143,7 +143,8 @@ def directory_of(settings: Settings, known: Known, *, known_only: bool = False, 
     left_out = []
     for listed in settings.listed_rooms():
         sides = [known.get(address) for address in _sides(listed)]
-        is_described = isinstance(listed, RoomSettings) or bool(listed.purpose or listed.section) or listed.archived
+        # Not by its section alone: `relay init` writes that of any channel.
+        is_described = isinstance(listed, RoomSettings) or bool(listed.purpose) or listed.archived
         is_closed = any(side is not None and not side.public for side in sides)
         is_unknown = known_only and any(side is None for side in sides)
         if not (private or is_described) and (is_closed or is_unknown):

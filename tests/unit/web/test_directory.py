@@ -202,10 +202,12 @@ def test_nobody_reads_of_a_room_that_only_invited_people_may_enter(tmp_path: Pat
     }
     found = directory_of(settings(tmp_path, one_pair()), details)
     assert (found.rooms, found.left_out) == ((), (HELP.value,))
+    # `relay init` writes the section of any channel: that does not say that newcomers may know of it.
+    assert not directory_of(settings(tmp_path, one_pair('section = "Staff"')), details).rooms
     # The operator has written what may be read of it, and that alone is shown.
-    (room,) = directory_of(settings(tmp_path, one_pair('section = "Staff"')), details).rooms
+    (room,) = directory_of(settings(tmp_path, one_pair('purpose = "For staff"')), details).rooms
     assert "secret" not in (room.name, room.channel)
-    assert room.purpose == "plans"  # of the side that is open
+    assert room.purpose == "For staff"
     (room,) = directory_of(settings(tmp_path, one_pair()), details, private=True).rooms
     assert "secret" in (room.name, room.channel)
 
