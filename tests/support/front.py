@@ -34,13 +34,6 @@ class _Here(AbstractResolver):
         return None
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def plain_client() -> aiohttp.ClientSession:
     """A client without any account, for which the proxy's name leads to it."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=_Here()), cookie_jar=aiohttp.DummyCookieJar())

@@ -6,6 +6,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from relay.demo.homeserver import free_port
+
 
 class Gate:
     """Forwards connections to the server of `url`; an async context manager.
@@ -16,7 +18,7 @@ class Gate:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._host, self._behind = parts.hostname or "", parts.port or 80
-        self._port = 0
+        self._port = free_port()
         self._stuck = False
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -60,7 +62,6 @@ class Gate:
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))

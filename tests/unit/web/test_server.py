@@ -18,6 +18,7 @@ from relay.config.settings import WebSettings
 from relay.core.ports import SideHealth
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import DirectionStatus, PairStatus, Report, UndeclaredLane
+from relay.demo.homeserver import free_port
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable
@@ -254,9 +255,7 @@ async def test_an_unknown_host() -> None:
 
 
 async def test_cancelling_run_frees_the_port() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     for _ in range(2):
         task = asyncio.create_task(
             WebServer(status=FakeStatus(report()), settings=WebSettings(listen=f"127.0.0.1:{port}")).run()
