@@ -91,7 +91,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session")
 def homeserver() -> Iterator[Homeserver]:
     """One real Synapse for all tests of a worker; each makes accounts and rooms of its own, and leaves it running."""
-    server = Homeserver(start_timeout=180.0)
+    server = Homeserver()
     asyncio.run(server.start())
     yield server
     asyncio.run(server.close())

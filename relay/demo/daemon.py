@@ -19,7 +19,7 @@ from relay.demo.processes import ChildProcess
 from relay.domain.jsontext import Json
 from relay.errors import FatalError
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _STOP_SECONDS = 11.0
 _POLL_SECONDS = 0.03
 

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from relay.demo.homeserver import Homeserver
-from tests.support.stack import PATIENCE, FullStack, stack
+from tests.support.patience import PATIENCE
+from tests.support.stack import FullStack, stack
 
 MIB = 1024 * 1024
 BAR = 8.0

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
+from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, stack
 
 COMPLETE = """
@@ -30,7 +31,7 @@ SECRETS = ("secret-discord", "syt_secret_matrix")
 def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     """`relay run` to its end: exit status, and the lines that are no log."""
     command = [sys.executable, "-m", "relay", "run", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert not any(secret in done.stderr for secret in SECRETS)

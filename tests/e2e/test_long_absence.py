@@ -22,4 +22,4 @@ async def test_what_happened_meanwhile_is_there_once_in_order(homeserver: Homese
         assert await place.daemon.stop() == 0
         expected = await live_without_the_relay(place, "help", messages=120, edits=15, deletions=8, seed=2)
         await start_and_kill(place, "help", 4, random.Random(3), step=40, total=len(expected.on_matrix))
-        await converge(place, "help", expected, patience=60)
+        await converge(place, "help", expected)

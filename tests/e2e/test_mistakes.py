@@ -15,6 +15,7 @@ from relay.config.loading import load
 from relay.demo.homeserver import Homeserver
 from relay.errors import ConfigurationError, RelayError
 from tests.support.mistakes import CHANNELS, ROOMS, declare_channel, do, name_room, new_room, right_channel, website
+from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -131,7 +132,7 @@ async def place(homeserver: Homeserver, tmp_path_factory: pytest.TempPathFactory
 async def ends(config: Path) -> RelayError:
     """What the daemon ends with, in this process."""
     settings = load(config, {})
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(RelayError) as caught:
             await app.run(settings, config=config, reload=partial(load, config, {}))
     return caught.value

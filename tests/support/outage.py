@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import le
 
+from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, eventually
 
 
@@ -60,7 +61,7 @@ async def copies(place: FullStack, pair: str) -> Happened:
     return Happened([message.body.removeprefix(f"{message.name}: ") for message in there], here)
 
 
-async def converge(place: FullStack, pair: str, expected: Happened, *, patience: float) -> None:
+async def converge(place: FullStack, pair: str, expected: Happened, *, patience: float = PATIENCE) -> None:
     """Wait until both sides say the same."""
 
     try:

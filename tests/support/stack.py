@@ -23,12 +23,10 @@ from relay.sandbox.control.http import Control
 from relay.sandbox.errors import ApiError
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
+from tests.support.patience import PATIENCE
 from tests.support.store import new_store
 
 T = TypeVar("T")
-
-PATIENCE = 60.0
-"""Seconds after which what has not happened is taken not to happen; no test asserts how long anything takes."""
 
 
 class Daemon:
@@ -39,11 +37,14 @@ class Daemon:
         # Where the relay is imported from; None: this checkout.
         self.checkout: Path | None = None
         self._log = log
+        # Where in the log the process that was started last begins.
+        self._begins = 0
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, *, ready: bool = True) -> None:
         """Start it; wait until `/readyz` answers 200."""
         with self._log.open("ab") as log:
+            self._begins = log.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "relay", "run", "--config", str(self.config)),
                 stdout=log,
@@ -130,7 +131,7 @@ class Daemon:
         return process.returncode, output.decode()
 
     async def status(self) -> dict[str, Any]:
-        """`relay status --json`."""
+        """`relay status --json`: what the daemon wrote down last, up to a second ago. Wait for what it has to say."""
         _, output = await self.relay("status", "--json")
         found: dict[str, Any] = json.loads(output)
         return found
@@ -151,10 +152,13 @@ class Daemon:
     @property
     def url(self) -> str:
         """Its web server's, found in the log: the port is the system's choice."""
-        whole, _, _ = self._log.read_text(errors="replace").rpartition("\n")  # the last line may still be written
-        for line in reversed(whole.splitlines()):
-            if line.startswith("{") and (url := json.loads(line).get("url")):
-                return str(url).rstrip("/")
+        # An earlier process had another port, which may be somebody else's by now.
+        with self._log.open("rb") as log:
+            log.seek(self._begins)
+            whole, _, _ = log.read().decode(errors="replace").rpartition("\n")  # the last line may still be written
+        for line in whole.splitlines():
+            if line.startswith("{") and (told := json.loads(line))["event"] == "status page is up":
+                return str(told["url"]).rstrip("/")
         raise KeyError("no web server yet")
 
 
@@ -254,6 +258,14 @@ class FullStack:
         """Wait for what is to be seen on Matrix."""
         return await eventually(lambda: self.matrix_words(pair), check, what=self.daemon.log)
 
+    async def until_status(self, check: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
+        """Wait for what `relay status` says of the pairs, by their names."""
+
+        async def pairs() -> dict[str, dict[str, Any]]:
+            return {pair["name"]: pair for pair in (await self.daemon.status())["pairs"]}
+
+        return await eventually(pairs, check, what=self.daemon.log)
+
     async def until_metric(self, name: str, at_least: float, **labels: str) -> None:
         """Wait for a sample of `/metrics`."""
         await eventually(
@@ -347,5 +359,7 @@ async def stack(
             yield found
             assert not found.leaked(), "a secret is in the daemon's log"
         finally:
-            if daemon.running:
-                await daemon.kill()
+            # A test may have put another one in its place.
+            for each in {daemon, found.daemon}:
+                if each.running:
+                    await each.kill()

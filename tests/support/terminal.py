@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-PATIENCE = 60.0
+from tests.support.patience import PATIENCE
+
 # The first terminal that the leader of a session opens is the one that it asks for passwords on.
 _LAUNCH = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
