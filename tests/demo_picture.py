@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.async_api import expect
 
-from tests.support.demo import LAPTOP, SECONDS, browsing, message, press, running, say
+from tests.support.demo import LAPTOP, browsing, message, press, running, say
 
 _ROOT = Path(__file__).parents[1]
 _MAP = _ROOT / "relay/demo/sample_files/harbour-map.png"
@@ -20,11 +20,11 @@ async def _photograph(address: str, folder: Path) -> Path:
         await page.locator("#discord input[type=file]").set_input_files(_MAP)
         await say(page, "discord", "The way out, for Saturday.")
         for side in ("discord", "matrix"):
-            await expect(page.locator(f"#{side} .files img")).to_have_js_property("naturalWidth", 640, timeout=SECONDS)
+            await expect(page.locator(f"#{side} .files img")).to_have_js_property("naturalWidth", 640)
         await press(page, "matrix", "The way out", "reply")
         await say(page, "matrix", "Past the third buoy, @Mira? ||Again?||", "Yusuf")
-        await expect(message(page, "discord", "Past the third buoy")).to_have_count(1, timeout=SECONDS)
-        await expect(page.locator("#crossed")).to_have_text("5", timeout=SECONDS)
+        await expect(message(page, "discord", "Past the third buoy")).to_have_count(1)
+        await expect(page.locator("#crossed")).to_have_text("5")
         # Nothing is pointed at, and nothing has the focus.
         await page.mouse.move(640, 700)
         await page.evaluate("document.activeElement.blur()")

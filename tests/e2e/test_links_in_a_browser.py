@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Error, Page, async_playwright
+from playwright.async_api import Error, Page
 
 from relay.sandbox.messages.media import flat_png
-from tests.support.demo import CHROMIUM, FLAGS
+from tests.support.demo import chromium
 from tests.support.links import Files, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -37,10 +37,7 @@ async def test_it_shows_and_plays_what_is_harmless_and_keeps_the_rest(tmp_path: 
         drawing=f"<svg xmlns='http://www.w3.org/2000/svg'>{SCRIPT}</svg>".encode(),
     )
     files.types = {"cat": "image/png", "song": "audio/wav", "page": "text/html", "drawing": "image/svg+xml"}
-    async with serving(files) as served, async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            str(tmp_path), executable_path=CHROMIUM, args=list(FLAGS), accept_downloads=True
-        )
+    async with serving(files) as served, chromium(tmp_path, accept_downloads=True) as browser:
         page, asked = browser.pages[0], list[tuple[int, str | None]]()
         page.on("response", lambda answer: asked.append((answer.status, answer.request.headers.get("range"))))
         root = str(served.url("/")).rstrip("/")
@@ -66,4 +63,3 @@ async def test_it_shows_and_plays_what_is_harmless_and_keeps_the_rest(tmp_path: 
                 with pytest.raises(Error, match="Download is starting"):
                     await page.goto(root + served.path(name, f"{name}.html"))
             assert (await download.value).suggested_filename == f"{name}.html"
-        await browser.close()

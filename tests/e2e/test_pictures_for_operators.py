@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, ViewportSize, async_playwright
+from playwright.async_api import Page, ViewportSize
 from rich.console import Console
 from rich.text import Text
 
@@ -17,7 +17,7 @@ from relay.config.loading import load
 from relay.core.status.report import PairStatus, Report
 from relay.web.directory import directory_of
 from relay.web.directory_pages import html
-from tests.support.demo import CHROMIUM, FLAGS, LAPTOP, OUTPUT, PHONE
+from tests.support.demo import LAPTOP, OUTPUT, PHONE, chromium
 from tests.support.status_page import TOKEN, pair, report, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -47,13 +47,7 @@ async def _keep(page: Page, name: str, size: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 async def test_pages(tmp_path: Path, size: str) -> None:
     width, height = SIZES[size]
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            str(tmp_path),
-            executable_path=CHROMIUM,
-            args=list(FLAGS),
-            viewport=ViewportSize(width=width, height=height),
-        )
+    async with chromium(tmp_path, viewport=ViewportSize(width=width, height=height)) as browser:
         page = browser.pages[0]
         for name, those in REPORTS.items():
             async with serving(answer=report(*those)) as served:
@@ -69,7 +63,6 @@ async def test_pages(tmp_path: Path, size: str) -> None:
             document.write_text(html(directory_of(settings, {})))
             await page.goto(document.as_uri())
             await _keep(page, f"directory of {community}", size)
-        await browser.close()
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -80,16 +73,9 @@ async def test_terminal(tmp_path: Path, name: str) -> None:
     for line in lines:
         terminal.print(Text(line.text, style=line.color or ""), soft_wrap=False)
     drawing = terminal.export_svg(title=f"relay status: {name}")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            str(tmp_path / "browser"),
-            executable_path=CHROMIUM,
-            args=list(FLAGS),
-            viewport=ViewportSize(width=LAPTOP[0], height=LAPTOP[1]),
-        )
+    async with chromium(tmp_path / "browser", viewport=ViewportSize(width=LAPTOP[0], height=LAPTOP[1])) as browser:
         await browser.pages[0].set_content(f"<body style='margin: 0; width: 1000px'>{drawing}")
         await _keep(browser.pages[0], f"relay status, {name}", "laptop")
-        await browser.close()
 
 
 def _shown(name: str) -> Report:

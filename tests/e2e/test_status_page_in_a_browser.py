@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, ViewportSize, async_playwright, expect
+from playwright.async_api import Page, ViewportSize, expect
 
-from tests.support.demo import CHROMIUM, FLAGS
+from tests.support.demo import chromium
+from tests.support.stack import eventually
 from tests.support.status_page import TOKEN, pair, report, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -25,10 +26,10 @@ async def sign_in(page: Page, url: str) -> None:
 async def test_sixty_pairs_on_a_phone(tmp_path: Path) -> None:
     pairs = [pair(f"a pair with quite a long name {number}") for number in range(59)]
     pairs.insert(30, pair("broken", "It is broken: mend it."))
-    async with serving(answer=report(*pairs)) as served, async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            str(tmp_path), executable_path=CHROMIUM, args=list(FLAGS), viewport=PHONE, color_scheme="dark"
-        )
+    async with (
+        serving(answer=report(*pairs)) as served,
+        chromium(tmp_path, viewport=PHONE, color_scheme="dark") as browser,
+    ):
         page, refused = browser.pages[0], list[str]()
         page.on("console", lambda said: refused.append(said.text) if "Content Security Policy" in said.text else None)
         page.on("pageerror", lambda error: refused.append(str(error)))
@@ -58,24 +59,24 @@ async def test_sixty_pairs_on_a_phone(tmp_path: Path) -> None:
         await page.locator("#verdict", has_text="All is well").wait_for()
         assert (await page.title()).startswith("All is well")
         assert refused == []
-        await browser.close()
 
 
 async def test_the_buttons_and_a_relay_that_is_gone(tmp_path: Path) -> None:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            str(tmp_path), executable_path=CHROMIUM, args=list(FLAGS)
-        )
+    async with chromium(tmp_path) as browser:
         page = browser.pages[0]
         async with serving() as served:
+
+            async def done() -> list[tuple[str, int]]:
+                return served.letters.done
+
             await sign_in(page, str(served.url))
             await page.get_by_label("Try 12 again").click()
             await page.wait_for_url("**/#dead-letters")
             await page.get_by_text("Discard", exact=True).first.click()
             await page.get_by_label("Discard 13 for good").click()
-            await page.wait_for_load_state()
+            # The page that is left counts as loaded until the next one comes.
+            await eventually(done, lambda acts: len(acts) == 2)
             assert served.letters.done == [("retry", 12), ("discard", 13)]
         await page.evaluate(LOOK)
         await page.locator("#away").wait_for()
         assert "has not answered since" in await page.inner_text("#away")
-        await browser.close()

@@ -6,12 +6,14 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from playwright.async_api import Locator, Page, async_playwright, expect
+from playwright.async_api import BrowserContext, Locator, Page, ViewportSize, async_playwright, expect
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = (
+from tests.support.patience import PATIENCE
+
+_CHROMIUM = "/usr/bin/chromium"
+_FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -24,8 +26,9 @@ FLAGS = (
 _ADDRESS = re.compile(r"The demo is here:\s+(http://127\.0\.0\.1:\d+/)")
 PHONE = (390, 844)
 LAPTOP = (1280, 800)
-SECONDS = 15_000.0
-"""In milliseconds, as Playwright wants it."""
+_MILLISECONDS = PATIENCE * 1000
+# What is expected of a page is waited for as long as anything else: five seconds by default.
+expect.set_options(timeout=_MILLISECONDS)
 OUTPUT = Path(__file__).parents[1] / "output"
 """Where pictures are kept for people to look at."""
 
@@ -65,8 +68,22 @@ def running(folder: Path, *arguments: str) -> Iterator[str]:
         yield read_until(process, _ADDRESS)[1]
     finally:
         process.terminate()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
+
+
+@asynccontextmanager
+async def chromium(folder: Path, **options: Any) -> AsyncIterator[BrowserContext]:
+    """A browser that keeps its things in `folder`, with one page open."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch_persistent_context(
+            str(folder), executable_path=_CHROMIUM, args=list(_FLAGS), timeout=_MILLISECONDS, **options
+        )
+        browser.set_default_timeout(_MILLISECONDS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
 
 
 @asynccontextmanager
@@ -79,15 +96,8 @@ async def browsing(
 ) -> AsyncIterator[Page]:
     """The page, loaded and connected. A complaint of the browser's fails the test unless it contains `tolerated`."""
     complaints: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            str(folder),
-            executable_path=CHROMIUM,
-            args=list(FLAGS),
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme=scheme,
-            has_touch=size == PHONE,
-        )
+    viewport = ViewportSize(width=size[0], height=size[1])
+    async with chromium(folder, viewport=viewport, color_scheme=scheme, has_touch=size == PHONE) as browser:
         page = browser.pages[0]
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -97,7 +107,6 @@ async def browsing(
         await page.goto(address)
         await page.wait_for_selector("body[data-ready]")
         yield page
-        await browser.close()
     assert [complaint for complaint in complaints if tolerated not in complaint] == []
     assert [url for url in requested if not url.startswith(address)] == []
 
@@ -167,7 +176,7 @@ async def all_there(page: Page, side: str) -> None:
     assert await images.count() >= 6
     for number in range(await images.count()):
         await images.nth(number).scroll_into_view_if_needed()
-        await expect(images.nth(number)).to_have_js_property("complete", True, timeout=SECONDS)
+        await expect(images.nth(number)).to_have_js_property("complete", True)
         assert await images.nth(number).evaluate("image => image.naturalWidth") > 0
     for player in await column.locator("video, audio").all():
         await player.scroll_into_view_if_needed()
@@ -180,7 +189,7 @@ async def all_there(page: Page, side: str) -> None:
     await expect(hidden.first.locator("img")).to_have_css("filter", "none")
     voice = column.locator(".player").first
     await voice.get_by_role("button").click()
-    await expect(voice.locator("i.past").first).to_be_attached(timeout=SECONDS)
+    await expect(voice.locator("i.past").first).to_be_attached()
     folded = column.locator(".fold").first
     before = await folded.evaluate("words => words.clientHeight")
     await column.get_by_role("button", name="Show all").first.click()
