@@ -79,4 +79,4 @@ async def test_a_backup_on_a_new_machine_doubles_nothing(homeserver: Homeserver,
         place.control.edit(place.channels["help"], answer, "d four, again")
         await place.until_discord("help", lambda seen: "m four, again" in seen)
         await place.until_matrix("help", lambda seen: "d four, again" in seen)
-        assert (await place.daemon.status())["pairs"][0]["problem"] is None
+        await place.until_status(lambda pairs: pairs["help"]["problem"] is None)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from relay.demo.homeserver import free_port
+from tests.support.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "MTk4NjIyNDgzNDcxOTI1MjQ4.secret-discord-token"
@@ -34,7 +38,7 @@ def relay(folder: Path, *arguments: str, **environ: str) -> subprocess.Completed
         env=environment(**environ),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -64,9 +68,7 @@ def test_completion(tmp_path: Path, shell: str) -> None:
 
 def configure(folder: Path, *, listen: str = "127.0.0.1:0") -> None:
     """A relay between two platforms that nobody answers for."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    nobody = f"http://127.0.0.1:{free_port()}"
     (folder / "relay.toml").write_text(f"""
         [discord]
         token = "{SECRETS[0]}"
@@ -110,7 +112,7 @@ def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[str]
     reader = threading.Thread(target=follow)
     reader.start()
     try:
-        address = addresses.get(timeout=30)
+        address = addresses.get(timeout=PATIENCE)
         assert address, "".join(lines)
         yield process, address, lines
     finally:
@@ -119,9 +121,19 @@ def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[str]
         process.communicate()
 
 
+def until_written_down(folder: Path, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Ask `relay status --json` until it is told of this daemon: what it says was written down a moment ago."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        asked = relay(folder, "status", "--json")
+        if json.loads(asked.stdout)["daemon"]["pid"] == process.pid:
+            return asked
+        assert time.monotonic() < deadline, asked.stdout
+
+
 def fetch(url: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as refused:
         return refused.code, json.load(refused)
@@ -136,7 +148,7 @@ def test_the_daemon_and_those_who_ask_about_it(tmp_path: Path) -> None:
         assert body["discord"]["problem"]
         assert body["matrix"]["problem"]
 
-        asked = relay(tmp_path, "status", "--json")
+        asked = until_written_down(tmp_path, process)
         report = json.loads(asked.stdout)
         assert asked.returncode == 1
         assert report["daemon"]["running"] is True
@@ -159,14 +171,15 @@ def test_the_daemon_and_those_who_ask_about_it(tmp_path: Path) -> None:
         assert last.startswith(f"error: store {tmp_path}/relay.db: process {process.pid} on ")
 
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     asked = relay(tmp_path, "status")
     assert asked.returncode == 1
     assert "The daemon is not running; it ended " in asked.stdout
     assert "It was told to stop." in asked.stdout
     with daemon(tmp_path) as (process, _, _):
+        until_written_down(tmp_path, process)
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
         asked = relay(tmp_path, "status", "--json")
         assert "it was killed" in json.loads(asked.stdout)["daemon"]["ended"]["reason"]
     for line in lines:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.stack import FullStack, eventually, stack
+from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -16,10 +16,9 @@ def contains(text: str, words: list[str]) -> bool:
     return text in words
 
 
-async def problem(place: FullStack, pair: str) -> str | None:
-    found = next(one for one in (await place.daemon.status())["pairs"] if one["name"] == pair)
-    problem: str | None = found["problem"]
-    return problem
+async def until_problem(place: FullStack, pair: str, words: str) -> None:
+    """Wait until `relay status` says `words` of a pair's problem."""
+    await place.until_status(lambda pairs: words in (pairs[pair]["problem"] or ""))
 
 
 async def crosses(place: FullStack, pair: str, number: int = 0) -> None:
@@ -85,8 +84,8 @@ async def test_threads_and_posts_are_mirrored_like_channels(homeserver: Homeserv
         for pair in ("thread", "post", "private", "asleep"):
             await place.until_matrix(pair, partial(contains, f"meanwhile in {pair}"))
             await place.until_discord(pair, partial(contains, f"meanwhile to {pair}"))
-        assert not any("meanwhile" in text for text in await place.matrix_words("help"))
         await crosses(place, "help", 2)
+        assert not any("meanwhile" in text for text in await place.matrix_words("help"))
 
 
 async def test_a_locked_and_a_deleted_thread_say_so(homeserver: Homeserver, tmp_path: Path) -> None:
@@ -98,15 +97,15 @@ async def test_a_locked_and_a_deleted_thread_say_so(homeserver: Homeserver, tmp_
         place.channels["hidden"] = hidden
         place.write_config()
         await place.daemon.start()
-        assert "private" in (await problem(place, "hidden") or "")
+        await until_problem(place, "hidden", "private")
         for pair in ("locked", "deleted", "fine"):
             await crosses(place, pair)
         place.control.archive_thread(place.channels["locked"], locked=True)
         place.control.delete_channel(place.channels["deleted"])
         place.control.join_thread(hidden, place.bot)
-        await eventually(lambda: problem(place, "locked"), lambda text: "Manage Threads" in (text or ""))
-        await eventually(lambda: problem(place, "deleted"), lambda text: "There is no #deleted" in (text or ""))
-        await eventually(lambda: problem(place, "hidden"), lambda text: text is None)
+        await until_problem(place, "locked", "Manage Threads")
+        await until_problem(place, "deleted", "There is no #deleted")
+        await place.until_status(lambda pairs: pairs["hidden"]["problem"] is None)
         await place.tell("locked", "said to the locked one")
         await crosses(place, "hidden", 1)
         await crosses(place, "fine", 1)

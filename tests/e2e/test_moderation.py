@@ -25,6 +25,11 @@ def lacks(text: str, words: list[str]) -> bool:
     return text not in words
 
 
+async def on_record(place: FullStack, pair: str, direction: str) -> None:
+    """Wait until a first copy is on record: it can be seen before, and what is not is no copy to the relay."""
+    await place.until_metric("relay_messages_total", 1, pair=pair, direction=direction)
+
+
 async def copy_on_matrix(place: FullStack, pair: str, text: str) -> str:
     await place.until_matrix(pair, partial(contains, text))
     shown = await place.on_matrix(pair)
@@ -43,14 +48,20 @@ async def test_a_removed_copy_takes_its_original_along_where_the_pair_says_so(
         for pair in place.rooms:
             place.say(pair, "rude on Discord")
             event = await copy_on_matrix(place, pair, "rude on Discord")
+            await on_record(place, pair, "to_matrix")
             await place.mia.redact(place.rooms[pair], event)
             await place.tell(pair, "rude on Matrix")
             await place.until_discord(pair, partial(contains, "rude on Matrix"))
+            await on_record(place, pair, "to_discord")
             copy = next(message for message in place.on_discord(pair) if message["content"] == "rude on Matrix")
             place.control.delete(place.channels[pair], copy["id"])
         await place.until_discord("help", partial(lacks, "rude on Discord"))
         await place.until_matrix("help", partial(lacks, "rude on Matrix"))
         # By default what was written stays where it was written.
+        place.say("kept", "the end")
+        await place.tell("kept", "the end")
+        for until in (place.until_matrix, place.until_discord):
+            await until("kept", lambda words: words.count("the end") == 2)
         assert "rude on Discord" in await place.discord_words("kept")
         assert "rude on Matrix" in await place.matrix_words("kept")
 
@@ -61,7 +72,9 @@ async def test_a_removed_copy_takes_its_original_along_where_the_pair_says_so(
         await place.mia.edit(place.rooms["help"], event, "short")
         await place.until_discord("help", lambda words: "short" in words and not any("long long" in t for t in words))
         await place.mia.text(place.rooms["help"], "the end")
-        await place.until_discord("help", partial(contains, "the end"))
+        place.say("help", "the end")
+        for until in (place.until_matrix, place.until_discord):
+            await until("help", lambda words: words.count("the end") == 2)
         assert "short" in await place.matrix_words("help")
         assert any(message["id"] == long for message in place.on_discord("help"))
 
@@ -73,6 +86,7 @@ async def test_where_the_bot_may_not_remove_it_it_stays_and_is_counted(homeserve
         await place.daemon.start()
         await place.tell("help", "rude on Matrix")
         await place.until_discord("help", partial(contains, "rude on Matrix"))
+        await on_record(place, "help", "to_discord")
         place.control.delete(place.channels["help"], place.on_discord("help")[0]["id"])
         place.say("help", "after that")
         await place.until_matrix("help", partial(contains, "after that"))

@@ -4,6 +4,7 @@ import signal
 from functools import partial
 from operator import eq
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -134,9 +135,10 @@ async def test_a_room_upgrade_loses_nothing_and_writes_nothing_into_the_old_room
         for room, last in ((old, "two arrived"), (second, "and from over there")):
             shown = [message.body for message in await place.mia.messages(room) if message.name]
             assert shown[-1].endswith(last)
-        [pair] = (await place.daemon.status())["pairs"]
-        assert pair["problem"] is None
-        assert pair["note"].startswith(f"{old} has been replaced by {place.rooms['help']}")
+        note = f"{old} has been replaced by {place.rooms['help']}"
+        await place.until_status(
+            lambda pairs: pairs["help"]["problem"] is None and (pairs["help"]["note"] or "").startswith(note)
+        )
         await until_logged(place, "matrix_room may name the new room")
 
 
@@ -220,16 +222,16 @@ async def test_a_replacement_without_an_invitation_is_told_in_the_status(
         await started(place)
         _, new = await upgrade(place)
 
-        async def problem() -> str:
-            return str((await place.daemon.status())["pairs"][0]["problem"])
+        def told(pairs: dict[str, dict[str, Any]]) -> bool:
+            return all(words in (pairs["help"]["problem"] or "") for words in (f"upgraded to {new}", "invite it"))
 
-        await eventually(problem, lambda text: f"upgraded to {new}" in text and "invite it" in text)
+        await place.until_status(told)
         await place.tell("help", "before the relay is let in")
         place.say("help", "and waiting for it")
         await place.mia.invite(new, place.relay_user)
         await place.until_discord("help", partial(contains, "before the relay is let in"))
         await place.until_matrix("help", partial(contains, "and waiting for it"))
-        await eventually(problem, lambda text: text == "None", what=place.daemon.log)
+        await place.until_status(lambda pairs: pairs["help"]["problem"] is None)
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -106,7 +107,7 @@ async def test_while_the_store_is_locked(place: FullStack) -> None:
 
 async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
     await place.daemon.start()
-    place.control.add_fault("delay", method="POST", path="^/webhooks/", seconds=1.0)
+    place.control.add_fault("delay", method="POST", path="^/webhooks/", seconds=3.0)
     await place.tell("help", "one")
     await until_struck(place)
     await stops(place)
@@ -125,10 +126,14 @@ async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
 async def test_another_daemon_on_the_same_store_is_sent_away(place: FullStack, tmp_path: Path) -> None:
     await place.daemon.start()
     second = Daemon(place.daemon.config, tmp_path / "second.log")
+
+    async def holder() -> dict[str, Any]:
+        return dict((await place.daemon.status())["daemon"])
+
     await second.start(ready=False)
     assert await second.exit_status() == 3
     line = second.log(1)
-    process = (await place.daemon.status())["daemon"]
+    process = await eventually(holder, lambda it: it["pid"] == place.daemon.pid, what=place.daemon.log)
     since = process["since"][:16].replace("T", " ")
     for words in (f"store {tmp_path}/relay.db: ", f"process {process['pid']} on {process['host']}", since[:13], "stop"):
         assert words in line
