@@ -1,6 +1,5 @@
 """The real daemon, as a process, between the Discord sandbox and a real homeserver: what crosses."""
 
-import asyncio
 import re
 from pathlib import Path
 
@@ -244,15 +243,17 @@ async def test_three_pairs_at_once_with_a_restart_in_the_middle(homeserver: Home
         await place.daemon.start()
         await talk(40, 50)
         for name in names:
-            await place.until_matrix(name, lambda words: len(words) >= 100)
-            await place.until_discord(name, lambda words: len(words) >= 100)
-        await asyncio.sleep(1)  # whatever would be doubled has had its chance
+            # Whatever would be doubled or late has come before these.
+            place.say(name, "the end")
+            await place.tell(name, "la fin")
         for name in names:
+            await place.until_matrix(name, lambda words: "the end" in words)
+            await place.until_discord(name, lambda words: "la fin" in words)
             on_matrix, on_discord = await place.matrix_words(name), await place.discord_words(name)
             for letter, seen in (("d", on_matrix), ("m", on_discord)):
                 crossed = [words for words in seen if words.startswith(letter)]
                 assert crossed == [f"{letter}{number} in {name}" for number in range(50)]
-            assert len(on_matrix) == len(on_discord) == 100
+            assert len(on_matrix) == len(on_discord) == 102
 
 
 async def test_a_flattened_thread_crosses_as_replies_to_its_root(homeserver: Homeserver, tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ async def test_a_death_between_the_upload_and_its_record_uploads_nothing_twice(h
     help_stack.sandbox.faults.add(fault)
     await help_stack.tell("help", "hello")
     await eventually(lambda: asyncio.to_thread(emoji, help_stack), lambda names: len(names) == 1)
+    # The picture is made ready before anything is said: the words may be behind it.
+    await help_stack.until_discord("help", lambda words: words == ["hello"])
     await help_stack.daemon.kill()
     help_stack.sandbox.faults.clear()
     await help_stack.daemon.start()

