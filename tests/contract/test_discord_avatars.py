@@ -306,7 +306,7 @@ async def test_the_operator_may_use_all_of_them(faces: Faces, monkeypatch: pytes
         {"kind": "status", "status": 404, "code": 0, "message": "404: Not Found"},
         {"kind": "status", "status": 500},
         {"kind": "rate_limit", "seconds": 3600.0},
-        {"kind": "hang", "seconds": 30.0},
+        {"kind": "hang", "seconds": 600.0},
         {"kind": "reset"},
         {"kind": "malformed"},
     ],
@@ -315,7 +315,8 @@ async def test_the_operator_may_use_all_of_them(faces: Faces, monkeypatch: pytes
 async def test_messages_flow_whatever_becomes_of_pictures(faces: Faces, trouble: dict[str, Any]) -> None:
     faces.files.pictures[MXC + "ann"] = still()
     faces.fail("*", count=None, **trouble)
-    async with faces.running() as adapter, asyncio.timeout(10):
+    # If each waited for its picture, for three seconds, that would be a minute.
+    async with faces.running() as adapter, asyncio.timeout(45):
         for number in range(20):
             await faces.say(adapter, person(f"p{number}", "ann" if number % 2 else None))
     assert len(faces.world.shown()) == 20

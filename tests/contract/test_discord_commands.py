@@ -104,7 +104,7 @@ async def test_a_refusal_is_survived_and_tried_with_the_next_session(world: Comm
     async with world.running() as adapter:
         await until(lambda: any("did not register /relay" in note for note in adapter.notes(world.ref)))
         world.server.gateway.invalidate(resumable=False)
-        await until(lambda: bool(world.registered), 30)
+        await until(lambda: bool(world.registered))
         await until(lambda: not any("/relay" in note for note in adapter.notes(world.ref)))
 
 

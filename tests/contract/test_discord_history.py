@@ -1,6 +1,5 @@
 """What was missed is read from the history, once, from where the cursors stand."""
 
-import asyncio
 from datetime import timedelta
 
 import pytest
@@ -121,7 +120,7 @@ async def test_a_store_that_fails_loses_nothing(world: World) -> None:
         world.inbox.broken = True
         for number in range(20):
             world.say(str(number))
-        await asyncio.sleep(0.3)
+        await until(lambda: world.inbox.refused)
         world.inbox.broken = False
         await until(lambda: len(world.inbox.said()) == 20)
     assert world.inbox.said() == [str(number) for number in range(20)]

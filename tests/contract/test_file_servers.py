@@ -157,7 +157,7 @@ async def test_what_does_not_come_is_late(library: Library, file: Callable[[str]
     with pytest.raises(FileRejected, match="out of reach so far") as caught:
         await read(library, file(what))
     assert caught.value.late
-    assert time.monotonic() - begun < 3 * PATIENCE
+    assert time.monotonic() - begun < 30, "the slow ones take 50 s"
 
 
 @pytest.mark.parametrize("what", ["endless", "bomb"])

@@ -15,6 +15,7 @@ import pytest
 
 from relay.demo.homeserver import Homeserver
 from relay.errors import FatalError
+from tests.support.patience import PATIENCE
 
 
 async def who(url: str, token: str) -> str:
@@ -82,7 +83,7 @@ async def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while alive(pid) and time.monotonic() < deadline:  # noqa: ASYNC110 - another process has no event for us
         await asyncio.sleep(0.05)
     assert not alive(pid)

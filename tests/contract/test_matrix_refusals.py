@@ -29,6 +29,7 @@ from tests.support.matrix import (
     room,
     words,
 )
+from tests.support.patience import PATIENCE
 
 
 @dataclass
@@ -297,7 +298,7 @@ async def test_a_reload_during_a_catch_up_loses_nothing(homeserver: Homeserver) 
                     dropped.append(event.ref.id)
 
             side.inbox.fail_on = route
-            await asyncio.wait_for(asked.wait(), 20)
+            await asyncio.wait_for(asked.wait(), PATIENCE)
             side.inbox.channels.clear()
             await side.adapter.watch(frozenset({address(alias)}))
             answered.set()

@@ -29,6 +29,7 @@ from tests.support.matrix import (
     room,
     words,
 )
+from tests.support.patience import PATIENCE
 
 
 @dataclass
@@ -257,7 +258,7 @@ async def test_a_store_that_is_lost_for_good_ends_it(town: Town, where: str, mon
 
         monkeypatch.setattr(side.inbox, where, held)
         with pytest.raises(StoreHeld):
-            await asyncio.wait_for(asyncio.shield(side.task), 10)
+            await asyncio.wait_for(asyncio.shield(side.task), PATIENCE)
         assert side.adapter.health().state == "failed"
 
 
@@ -378,7 +379,7 @@ async def test_a_refused_token_and_somebody_elses_token_are_fatal(town: Town) ->
         failing = matrix_side(town.homeserver, town.bot_id, [town.room], token=given, ready=False, failing=True)
         async with failing as side:
             with pytest.raises(FatalError, match=reason) as refused:
-                await asyncio.wait_for(asyncio.shield(side.task), 10)
+                await asyncio.wait_for(asyncio.shield(side.task), PATIENCE)
             assert given not in str(refused.value)
             assert side.adapter.health().state == "failed"
 
@@ -390,7 +391,7 @@ async def test_a_token_that_is_taken_back_while_it_runs_is_fatal(town: Town) -> 
     ):
         await bot.call("POST", "client/v3/logout")
         with pytest.raises(FatalError, match="access_token"):
-            await asyncio.wait_for(asyncio.shield(side.task), 40)
+            await asyncio.wait_for(asyncio.shield(side.task), PATIENCE)
 
 
 async def test_a_password_logs_in_once_and_keeps_the_device(town: Town) -> None:
@@ -426,5 +427,5 @@ async def test_a_wrong_password_is_fatal_and_not_logged(town: Town, caplog: pyte
     failing = matrix_side(town.homeserver, town.bot_id, [], password="rosebus", ready=False, failing=True)
     async with failing as side:
         with pytest.raises(FatalError, match="refuses the password") as refused:
-            await asyncio.wait_for(asyncio.shield(side.task), 10)
+            await asyncio.wait_for(asyncio.shield(side.task), PATIENCE)
         assert "rosebus" not in f"{refused.value} {caplog.text} {side.adapter.__dict__!r}"

@@ -15,6 +15,7 @@ import pytest
 
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
+from tests.support.discord import until
 from tests.support.discord_bot import Bot, logged_in, pointed_at, running
 
 
@@ -310,11 +311,7 @@ async def test_withheld_acknowledgements_leave_latency_unknown_and_nothing_break
     async with running(place.sandbox, place.token) as bot:
         place.control.acknowledge_heartbeats(False)
         events, sandbox = place.sandbox.faults.actions, place.sandbox
-        for _ in range(100):
-            if events.get("gateway_ack_withheld"):
-                break
-            await asyncio.sleep(0.02)
-        assert events["gateway_ack_withheld"] >= 1
+        await until(lambda: events.get("gateway_ack_withheld"))
         assert sandbox.gateway.connections
         assert not bot.is_closed()
 
@@ -360,7 +357,7 @@ async def test_the_sixth_webhook_message_waits_for_the_bucket(place: Place) -> N
         began = time.monotonic()
         for number in range(6):
             await hook.send(f"m{number}", wait=True)
-        assert 1.5 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 1.5
     assert place.sandbox.api.statistics.statuses.get(429, 0) == 0
     assert len(place.said()) == 6
 
@@ -408,9 +405,12 @@ async def test_a_reset_before_and_after_the_commit(place: Place, when: str, expe
 async def test_a_hang_a_delay_and_a_malformed_body(place: Place) -> None:
     async with running(place.sandbox, place.token) as bot:
         channel = place.text_channel(bot)
-        place.control.add_fault("hang", method="POST", path=r"/messages$", when="after", seconds=5.0)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(channel.send("hung"), 0.2)
+        place.control.add_fault("hang", method="POST", path=r"/messages$", when="after", seconds=600.0)
+        hanging = asyncio.create_task(channel.send("hung"))
+        await until(lambda: place.said() == ["hung"])
+        assert not hanging.done()
+        hanging.cancel()
+        await asyncio.wait((hanging,))
         place.control.add_fault("delay", method="POST", path=r"/messages$", seconds=0.2)
         began = time.monotonic()
         await channel.send("slow")
@@ -448,7 +448,7 @@ async def test_an_outage_ends_and_the_session_is_resumed(place: Place) -> None:
         with pytest.raises((aiohttp.ClientError, OSError)):
             await bot.fetch_channel(place.channel)
         place.control.go_offline(False)
-        await bot.next("resumed", timeout=20)
+        await bot.next("resumed")
         await bot.next("message")
     assert bot.texts() == ["meanwhile"]
 

@@ -13,6 +13,7 @@ from PIL import Image
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.support.discord_bot import logged_in, raw
+from tests.support.patience import PATIENCE
 from tests.support.pictures import data_uri, moving, still
 from tests.support.sandbox import Place, form_error
 
@@ -168,7 +169,7 @@ async def pictures() -> AsyncIterator[PictureServer]:
 async def _said(place: Place, url: str) -> dict[str, Any]:
     """A webhook's message with this picture, as it is shown once the picture has been fetched."""
     message = place.control.say_as_webhook((await place.hook()).split("/")[2], "x", avatar_url=url)
-    await asyncio.wait_for(place.sandbox.avatars.settled(url), 10)
+    await asyncio.wait_for(place.sandbox.avatars.settled(url), PATIENCE)
     return dict(place.control.message(place.channel, message["id"]))
 
 

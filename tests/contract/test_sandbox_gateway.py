@@ -12,6 +12,7 @@ import zstandard
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from relay.sandbox.world.dispatch import Intent
+from tests.support.patience import PATIENCE
 
 ALL_MESSAGES = int(Intent.GUILDS | Intent.GUILD_MESSAGES | Intent.MESSAGE_CONTENT)
 PROPERTIES = {"os": "linux", "browser": "test", "device": "test"}
@@ -86,7 +87,7 @@ class Place:
         """Until the server has noticed that its clients are gone."""
         journal = self.sandbox.journal
         while self.sandbox.gateway.connections:
-            assert await journal.wait(journal.last, 5, event="SANDBOX_GATEWAY")
+            assert await journal.wait(journal.last, PATIENCE, event="SANDBOX_GATEWAY")
 
     def say(self, text: str) -> None:
         self.control.say(self.channel, self.ada, text)

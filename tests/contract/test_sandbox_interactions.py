@@ -13,6 +13,7 @@ from relay.sandbox.errors import ApiError
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.support.discord_bot import Bot, raw, running
+from tests.support.patience import PATIENCE
 from tests.support.sandbox import Place, form_error
 
 LINK = {
@@ -329,5 +330,5 @@ async def test_a_bot_that_is_not_there_does_not_respond(real: Place) -> None:
     path = f"/applications/{real.bot}/commands"
     assert (await real.call("PUT", path, json=[RELAY]))[0] == 200
     async with _client(real) as people:
-        seen = await asyncio.wait_for(people.use_command(real.channel, real.ada, "relay help"), 10)
+        seen = await asyncio.wait_for(people.use_command(real.channel, real.ada, "relay help"), PATIENCE)
     assert (seen["state"], seen["messages"]) == ("failed", [])

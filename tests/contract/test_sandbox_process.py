@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from relay.sandbox.client import SandboxClient, SandboxError, World
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ async def client() -> AsyncIterator[SandboxClient]:
         assert opened.api_url == ready["api_url"]
         yield opened
     process.terminate()
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
 
 
 async def test_a_conversation_from_another_process(client: SandboxClient) -> None:

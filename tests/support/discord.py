@@ -25,11 +25,12 @@ from relay.sandbox.messages.drafts import Draft
 from relay.sandbox.server import SandboxServer
 from relay.sandbox.world.models import Channel, Message, User
 from relay.sandbox.world.permissions import EVERYONE, Permission
+from tests.support.patience import PATIENCE
 
 ALICE = Author(UserRef(Platform.MATRIX, "@alice:example.org"), "Alice")
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in a server, which has no event to offer
             await asyncio.sleep(0.01)
@@ -49,6 +50,8 @@ class RecordingInbox:
     channels: dict[str, str] = field(default_factory=dict)
     batches: int = 0
     broken: bool = False
+    # How often it could keep nothing.
+    refused: int = 0
     newest: int = 5000
     adapter: DiscordAdapter | None = None
     caught_up: list[str] = field(default_factory=list)
@@ -57,6 +60,7 @@ class RecordingInbox:
     async def receive(self, batch: EventBatch) -> None:
         await asyncio.sleep(0)
         if self.broken:
+            self.refused += 1
             raise StoreUnavailable("relay.db", "the disk is full", "make room")
         self.batches += 1
         for event in batch.events:
@@ -179,7 +183,7 @@ class World:
         task = asyncio.create_task(adapter.run(self.inbox))
         try:
             if ready:
-                await until(lambda: task.done() or adapter.health().state == "ready", 30)
+                await until(lambda: task.done() or adapter.health().state == "ready")
             yield adapter
             if task.done():
                 task.result()

@@ -15,8 +15,7 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
 from relay.sandbox.server import SandboxServer
-
-PATIENCE = 10.0
+from tests.support.patience import PATIENCE
 
 
 class Bot(discord.Client):

@@ -16,6 +16,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from tests.support.patience import PATIENCE
+
 NAME = "relay.test"
 _README = Path(__file__).parents[2] / "README.md"
 _NGINX = os.environ.get("NGINX") or shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -66,7 +68,7 @@ async def _nginx(program: str, folder: Path, port: int, daemon: str) -> AsyncIte
     config.write_text(f"daemon off;\nmaster_process off;\npid {place / 'pid'};\n{http}")
     process = await asyncio.create_subprocess_exec(program, "-p", place, "-e", place / "log", "-c", config)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while process.returncode is None and not await _listens(port):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.02)
         assert process.returncode is None, (place / "log").read_text()

@@ -26,6 +26,7 @@ from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreat
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import StoreUnavailable
+from tests.support.patience import PATIENCE
 
 BOB = Author(UserRef(Platform.DISCORD, "1"), "Bob")
 
@@ -126,7 +127,7 @@ class Side:
         events = self.inbox.saved.events
         return [event.feature for event in events if isinstance(event, FeatureUsed) and not event.user_is_self]
 
-    async def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Returns once `condition` is true; fails with what was seen when it does not become so."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -5,6 +5,7 @@ import asyncio
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.errors import Transient
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World
 
@@ -54,7 +55,7 @@ async def depth(bridge: World, key: LaneKey) -> int:
 
 async def waits(bridge: World, key: LaneKey, count: int) -> None:
     """Until so much waits in a lane."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while True:
             if await depth(bridge, key) == count:
                 return

@@ -15,6 +15,7 @@ from relay.core.ports import Clock
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryAdapter, MemoryPlatform, Message
 from tests.support.store import new_store
 
@@ -121,7 +122,7 @@ class World:
 
     async def quiet(self) -> None:
         """Wait until nothing waits in the outbox, while the relay runs; `TimeoutError` after a while."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 async with self.store.read() as uow:
                     if not await uow.outbox.lanes():
@@ -131,7 +132,7 @@ class World:
 
 async def until(condition: Callable[[], bool], tasks: list["asyncio.Task[None]"] | None = None) -> None:
     """Wait for a condition; `TimeoutError` after a while, or the error of a task that ended."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             for task in tasks or ():
                 if task.done():

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 
 def run(python: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     told = {"PATH": os.environ["PATH"], "SYSTEM_PYTHON": str(python), **environment}
-    return subprocess.run([ROOT / ".ci" / "run"], env=told, capture_output=True, text=True, timeout=30)
+    return subprocess.run([ROOT / ".ci" / "run"], env=told, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, Report
 from relay.errors import ConfigurationError
 from relay.web.metrics import registry
+from tests.support.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy" / "relay.example.toml"
@@ -221,7 +222,7 @@ def test_the_unit_exposes_little() -> None:
         [analyze, "security", "--offline=true", "--threshold=15", "--no-pager", str(unit)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout[-300:] + done.stderr
 

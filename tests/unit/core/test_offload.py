@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from relay.core.offload import LONG, Conversions, TemporaryFile
+from tests.support.patience import PATIENCE
 
 
 async def test_short_texts_are_converted_where_they_are() -> None:
@@ -17,7 +18,7 @@ async def test_the_loop_goes_on_while_a_long_text_is_converted() -> None:
     seen = threading.Event()
 
     def convert(words: str, *, times: int) -> str:
-        assert seen.wait(10)
+        assert seen.wait(PATIENCE)
         return words * times
 
     conversions = Conversions()
@@ -41,7 +42,7 @@ async def test_a_temporary_file_is_not_closed_under_a_thread_that_still_writes(m
 
     def slow(number: int, size: int, place: int) -> bytes:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
         try:
             return pread(number, size, place)
         finally:
@@ -60,7 +61,7 @@ async def test_a_temporary_file_is_not_closed_under_a_thread_that_still_writes(m
         await file.write(b"more")
     go_on.set()
     assert await asyncio.to_thread(ended.wait, 10)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not is_closed(file):  # noqa: ASYNC110 - the thread has no event to offer
             await asyncio.sleep(0.001)
     file.close()

@@ -20,6 +20,7 @@ from relay.domain.text.nodes import RichText
 from relay.errors import Transient
 from relay.store.sqlite.engine import connect
 from tests.support.pairs import PUBLIC, STAFF, Gate, declare, depth, joined, waits
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
@@ -73,7 +74,7 @@ async def test_a_pair_comes_back_while_its_last_message_is_in_doubt(tmp_path: Pa
 
         async with bridge.relay(prepare):
             bridge.matrix.say(staff_room, "ben", "hello")
-            await asyncio.wait_for(asked.wait(), 5)
+            await asyncio.wait_for(asked.wait(), PATIENCE)
         bridge.pairs = swapped
         async with bridge.relay():
             bridge.matrix.say(public_room, "ben", "hi")

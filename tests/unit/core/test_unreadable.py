@@ -14,6 +14,7 @@ from relay.core.status.report import STATUS_KEY
 from relay.core.storage import Unreadable
 from relay.domain.ids import Platform
 from relay.errors import RateLimited, Transient
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, pair, until, world
 
@@ -59,7 +60,7 @@ async def three_wait(bridge: World) -> None:
     async with bridge.relay(unreachable(asyncio.Event())):
         for word in ("one", "two", "three"):
             bridge.discord.say(here, "ann", word)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 async with bridge.store.read() as uow:
                     depths = await uow.outbox.depths()

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from relay.demo.processes import ChildProcess, temporary_directory
+from tests.support.patience import PATIENCE
 
 SLEEPER = "import os, time; open('pid', 'w').write(str(os.getpid())); os.replace('pid', 'ready'); time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
 
 
 def wait_for(path: Path) -> str:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -42,7 +43,7 @@ def gone(pid: int) -> bool:
 
 async def test_its_exit_status_and_output_are_kept(tmp_path: Path) -> None:
     process = leashed(tmp_path, "import sys; print('one'); print('two'); sys.exit(7)")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while process.exit_status is None:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -52,7 +53,7 @@ async def test_its_exit_status_and_output_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "grace", "number"), [(SLEEPER, 10.0, signal.SIGTERM), (STUBBORN, 0.2, signal.SIGKILL)]
+    ("code", "grace", "number"), [(SLEEPER, PATIENCE, signal.SIGTERM), (STUBBORN, 0.2, signal.SIGKILL)]
 )
 async def test_it_is_asked_to_stop_and_then_made_to(tmp_path: Path, code: str, grace: float, number: int) -> None:
     process = leashed(tmp_path, code)
@@ -79,7 +80,7 @@ with temporary_directory() as directory:
         directory = Path(process.stdout.readline().strip())
         pid = int(wait_for(tmp_path / "ready"))
         process.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while directory.exists() or not gone(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)

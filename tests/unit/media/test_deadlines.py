@@ -189,7 +189,7 @@ async def _without_size(self: Servers, media: MediaRef) -> AsyncIterator[MediaSt
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - what is waited for happens in the library
             await asyncio.sleep(0.01)
 

@@ -16,20 +16,21 @@ from relay.errors import FileUnavailable, NoRoom, Permanent, TargetGone
 from relay.media.proxy import Limits, MediaProxy, inline_type, stands
 from relay.store.unit_of_work import open_store
 from tests.support.links import MESSAGE, NOW, PNG, Files, attachment, path_of, signed, standing
+from tests.support.patience import PATIENCE
 from tests.support.store import new_store
 
 KIB = 1024
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not check():  # noqa: ASYNC110 - what is waited for happens in the proxy
             await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
 async def proxy(files: Files, **limits: Any) -> AsyncIterator[MediaProxy]:
-    made = MediaProxy(signed(), stands=standing, limits=Limits(**{"patience": 5.0, **limits}))
+    made = MediaProxy(signed(), stands=standing, limits=Limits(**{"patience": PATIENCE, **limits}))
     made.serve(Platform.MATRIX, files)
     yield made
     await made.close()

@@ -18,6 +18,7 @@ from relay.store.lease import LENGTH, Holder, SqlLeases, hold, is_running
 from relay.store.lock_file import LockFile
 from relay.store.migrate import downgrade
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.patience import PATIENCE
 
 
 class ManualClock:
@@ -192,7 +193,7 @@ async def take(store: SqlStore, clock: ManualClock) -> None:
 async def test_a_lock_file_that_somebody_removed_is_made_again(store: SqlStore, clock: ManualClock) -> None:
     async with hold(store, clock):
         LockFile(store.path).path.unlink()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while not LockFile(store.path).is_taken():
                 await clock.move(1)
 

@@ -27,6 +27,7 @@ from relay.store.migrate import (
 from relay.store.tables import metadata
 from relay.store.unit_of_work import open_store
 from tests.support.logs import captured_logs
+from tests.support.patience import PATIENCE
 
 FOLDERS = ("sqlite", "versions")
 
@@ -72,7 +73,7 @@ def test_each_revision_follows_one_other() -> None:
 def test_a_store_that_needs_no_migration_is_opened_without_alembic(url: str) -> None:
     program = "import sys, relay.app; from relay.store import migrate; migrate.upgrade(sys.argv[1])"
     quiet = f"{program}; sys.exit('alembic' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", quiet, url], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", quiet, url], timeout=PATIENCE).returncode == 0
 
 
 def test_the_states_of_a_store(tmp_path: Path) -> None:
@@ -378,7 +379,7 @@ def test_two_at_once(new: str) -> None:
         )
         for _ in range(3)
     ]
-    said = [process.communicate(timeout=60) for process in running]
+    said = [process.communicate(timeout=PATIENCE) for process in running]
     assert [out.strip() for out, _ in said] == ["current"] * 3, said
 
 

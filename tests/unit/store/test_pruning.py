@@ -17,6 +17,7 @@ from relay.domain.text.nodes import RichText
 from relay.store.pruning import Pruner
 from relay.store.sqlite.engine import connect
 from relay.store.unit_of_work import SqlStore
+from tests.support.patience import PATIENCE
 
 DISCORD = ChannelRef(Platform.DISCORD, "1")
 ROOM = ChannelRef(Platform.MATRIX, "!room")
@@ -342,7 +343,7 @@ async def test_a_fault_ends_nothing(store: SqlStore) -> None:
             raise TypeError("a bug")
 
     running = asyncio.create_task(Broken(store=store, clock=Clock(), messages=DAY, dead_letters=None).run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await rounds.wait()
     assert not running.done()
     running.cancel()

@@ -18,6 +18,7 @@ from relay.web import media
 from relay.web.media import Bucket, Rates, Throttle, asked_range, client_of, disposition
 from relay.web.server import HEADERS, WebServer
 from tests.support.links import PNG, PUBLIC, Asker, Files, Status, bad_paths, serving, signed
+from tests.support.patience import PATIENCE
 
 FILM = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
 
@@ -203,7 +204,7 @@ async def test_without_a_public_url_there_is_no_such_path() -> None:
 
 async def test_one_client_takes_not_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media, "Rates", lambda: Rates(requests=0.001, requests_burst=3, open=2))
-    files = Files(cat=PNG, film=FILM)
+    files = Files(cat=PNG, film=FILM, song=FILM)
     async with serving(files) as served:
         path, one = served.path("cat"), {"X-Forwarded-For": "203.0.113.7"}
         assert [await served.status(path, **one) for _ in range(4)] == [200, 200, 200, 429]
@@ -212,8 +213,10 @@ async def test_one_client_takes_not_too_much(monkeypatch: pytest.MonkeyPatch) ->
         assert await served.status(path, **{"X-Forwarded-For": "203.0.113.7, 198.51.100.1"}) == 200
         files.gate.clear()
         other = {"X-Forwarded-For": "2001:db8::1"}
-        waiting = [asyncio.create_task(served.status(served.path("film"), **other)) for _ in range(2)]
-        await asyncio.sleep(0.1)
+        waiting = [asyncio.create_task(served.status(served.path(name), **other)) for name in ("film", "song")]
+        async with asyncio.timeout(PATIENCE):
+            while files.open < 2:  # noqa: ASYNC110 - what is waited for happens in the server
+                await asyncio.sleep(0.01)
         assert await served.status(path, **{"X-Forwarded-For": "2001:db8::2"}) == 429
         files.gate.set()
         assert [await one for one in waiting] == [200, 200]
@@ -226,7 +229,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         url = served.url(served.path("big"))
         reader, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
         writer.write(f"GET {url.raw_path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await reader.readline()
             while files.open:  # noqa: ASYNC110 - what is waited for happens in the server
                 await asyncio.sleep(0.05)
@@ -240,7 +243,7 @@ async def test_a_client_that_leaves_is_nothing_to_tell_of(caplog: pytest.LogCapt
         async with served.asked(served.path("big")) as answer:
             await answer.content.readexactly(100_000)
             answer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while files.open:  # noqa: ASYNC110 - what is waited for happens in the server
                 await asyncio.sleep(0.05)
     assert not [one for one in caplog.records if one.name.startswith("aiohttp")]

@@ -24,6 +24,7 @@ from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable
 from relay.web.server import HEADERS, AllowedHosts, Connections, WebServer
 from relay.web.status_pages import POLICY
+from tests.support.patience import PATIENCE
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 READY = SideHealth("ready")
@@ -260,7 +261,7 @@ async def test_cancelling_run_frees_the_port() -> None:
         task = asyncio.create_task(
             WebServer(status=FakeStatus(report()), settings=WebSettings(listen=f"127.0.0.1:{port}")).run()
         )
-        async with asyncio.timeout(5), aiohttp.ClientSession() as client:
+        async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as client:
             while True:
                 try:
                     async with client.get(f"http://127.0.0.1:{port}/healthz") as response:
@@ -391,7 +392,7 @@ async def test_silent_connections_leave_room_for_others() -> None:
         try:
             for number, (_, writer) in enumerate(silent):
                 writer.write(b"GET / HT" if number % 2 else b"")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert (await get(client, "/healthz"))[0].status == 200
                 # Those that have waited longest were let go.
                 for reader, _ in silent[:100]:
@@ -410,7 +411,7 @@ async def test_a_request_that_does_not_come_is_not_waited_for() -> None:
     server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             with suppress(ConnectionError):
                 for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"x" * 1000:
                     writer.write(bytes([byte]))

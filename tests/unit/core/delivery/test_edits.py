@@ -10,6 +10,7 @@ from relay.domain.events import MessageCreated, MessageEdited
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.text.nodes import RichText
 from relay.errors import CopyNotEditable, Permanent, Postponed, Transient, Unsupported
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until
 
@@ -217,7 +218,7 @@ async def test_an_edit_queued_before_its_message_was_left_out_crosses_as_the_mes
         bridge.discord.edit(said, "a picture of it")
         bridge.discord.say(here, "ann", "next")
         waiting = 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while waiting < 3:
                 async with bridge.store.read() as uow:
                     waiting = len(await uow.outbox.waiting(lane(Platform.MATRIX), 3))

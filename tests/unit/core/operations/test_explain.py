@@ -9,6 +9,7 @@ from relay.core.pairs import PairDirectory
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.errors import Permanent, Transient
 from tests.support.pairs import declare
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, until
 
@@ -25,7 +26,7 @@ async def life(bridge: World, ref: MessageRef, problem: str = "") -> Life:
 
 async def comes_to(bridge: World, ref: MessageRef, summary: str) -> Life:
     """Wait until the life of a message is summed up like that."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             for one in await lives(bridge, ref.id):
                 if one.message == ref and one.summary == summary:

@@ -16,6 +16,7 @@ from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, Permanent, RateLimited, StoreUnavailable, Transient
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
@@ -171,7 +172,7 @@ class Trouble:
     async def seen(self, *, dead: int) -> None:
         """The recorder reads the outbox each second; here, until so many are dead."""
         assert self.world.core is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 report = await self.world.core.status.report()
                 if sum(one.dead_letters for one in report.pairs[0].directions.values()) == dead:

@@ -13,6 +13,7 @@ from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import Transient
+from tests.support.patience import PATIENCE
 from tests.support.world import World, lane, pair, until, world
 
 ANN = UserRef(Platform.DISCORD, "ann")
@@ -28,7 +29,7 @@ async def ask(bridge: World, *words: str, user: UserRef = ANN) -> str:
 
 async def forgotten(bridge: World) -> None:
     """Wait until nobody is to be forgotten any more."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async with bridge.store.read() as uow:
                 if not await uow.people.requests(1):
@@ -86,7 +87,7 @@ async def test_what_waited_when_somebody_opted_out_does_not_cross(bridge: World)
         await until(lambda: bool(bridge.core and bridge.core.status.lane(lane(Platform.MATRIX))))
         bridge.discord.say(here, "ann", "waits")
         bridge.discord.say(here, "bob", "waits, too")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 async with bridge.store.read() as uow:
                     if len(await uow.outbox.waiting(lane(Platform.MATRIX), 9)) == 3:
@@ -228,7 +229,7 @@ async def test_those_who_have_to_wait_keep_nobody_from_being_forgotten(
             for name in "abcdefz":
                 await uow.people.put_request(ForgetRequest(UserRef(Platform.DISCORD, name), copies=False))
         core.people.settled.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 async with bridge.store.read() as uow:
                     left = {request.user.id for request in await uow.people.requests(9)}

@@ -21,6 +21,7 @@ from relay.errors import StoreError, StoreUnavailable
 from relay.store.migrate import upgrade
 from relay.store.sqlite.engine import failure
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.patience import PATIENCE
 
 LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))
 
@@ -248,7 +249,7 @@ asyncio.run(main(sys.argv[1]))
 @pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(url: str) -> None:
     """The real thing: the system refuses to let the files grow, then gives way."""
-    ran = subprocess.run([sys.executable, "-c", _LIMITED, url], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", _LIMITED, url], capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("the disk reports an error") == 100
 

@@ -22,6 +22,7 @@ from relay.errors import StoreUnavailable
 from relay.store.sqlite.driver import PipelineConnection
 from relay.store.sqlite.engine import translated
 from relay.store.unit_of_work import SqlStore
+from tests.support.patience import PATIENCE
 
 LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -175,7 +176,7 @@ async def test_the_end_of_whoever_was_to_come_next_does_not_strand_those_before(
             inside.set()
             await leave.wait()
 
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         group.create_task(first())
         await inside.wait()
         waiters = [asyncio.create_task(write(store, number)) for number in range(2)]

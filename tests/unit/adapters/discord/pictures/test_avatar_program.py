@@ -18,6 +18,7 @@ from relay.adapters.discord.pictures import drawing, program
 from relay.adapters.discord.pictures.drawing import Pictures
 from relay.errors import Permanent
 from tests.support.lottie import declared_png
+from tests.support.patience import PATIENCE
 from tests.support.pictures import moving, still
 
 SVG = b"""<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"><script>alert(1)</script>
@@ -205,7 +206,7 @@ async def test_a_sticker_does_not_wait_for_avatars(monkeypatch: pytest.MonkeyPat
     async def animation() -> AsyncIterator[bytes]:
         yield b"{}"
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await pictures.sticker(animation()) == b"drawn"
     hangs.set()
     assert await asyncio.gather(*avatars) == [b"drawn"] * 3

@@ -20,6 +20,7 @@ from relay.adapters.discord.pictures.drawing import Pictures
 from relay.errors import Permanent
 from relay.sandbox.messages.media import flat_png
 from tests.support.lottie import declared_png, drawing, embedded
+from tests.support.patience import PATIENCE
 
 # What none of the pictures of a drawing have: this red.
 BLUE = (0, 0, 255)
@@ -168,7 +169,7 @@ def test_the_drawing_process_gets_out_nowhere(user: str, tmp_path: Path) -> None
         lines += [f"try: {attempt}", "except (OSError, MemoryError, ValueError): pass"]
         lines += [f"else: os.write(1, {f'{name}, '.encode()!r})"]
     lines.append("os.write(1, b'all tried'); os._exit(0)")
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=30, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=PATIENCE, check=True, capture_output=True)
     assert done.stdout == b"all tried"
     assert here.read_text() == "words"
 
@@ -201,5 +202,5 @@ def test_a_drawing_process_that_never_ends_is_ended() -> None:
         "program['confine'].__globals__['_CPU_SECONDS'] = 1\n"
         "program['confine']()\nwhile True: pass\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)
     assert done.returncode in {-signal.SIGKILL, -signal.SIGXCPU}
