@@ -258,7 +258,7 @@ async def test_an_alias_whose_server_does_not_answer_delays_no_other_room(homese
         bot_id = f"@bot{number}:{homeserver.server_name}"
         starting = matrix_side(homeserver, bot_id, [quick, alias], token=token, url=proxy.url, ready=False)
         async with starting as side:
-            await side.until(lambda: side.adapter.health().state == "ready", seconds=12)
+            await side.until(lambda: side.adapter.health().state == "ready", seconds=25)  # a request has 30
             assert "could not be looked up yet" in side.inbox.problems[alias]
             assert quick in side.inbox.channels
             answered.set()

@@ -1,8 +1,9 @@
 """Matrix people's faces on Discord: from a real homeserver, as the sandbox fetches them, without credentials."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -66,6 +67,12 @@ def emoji(stack: FullStack) -> list[str]:
     return [one["name"] for one in stack.control.application_emojis(stack.bot)]
 
 
+def on_record(stack: FullStack) -> int:
+    """How many pictures the relay can use."""
+    with closing(sqlite3.connect(stack.folder / "relay.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM avatar WHERE copy_id <> ''").fetchone()[0])
+
+
 def uploads(stack: FullStack) -> int:
     return stack.sandbox.api.statistics.requests.get("POST /applications/{application_id}/emojis", 0)
 
@@ -75,8 +82,8 @@ async def test_a_face_crosses_and_a_new_one_with_the_next_message(help_stack: Fu
     before = await face(help_stack, help_stack.mia, "hello")
     assert (before["error"], before["width"], before["height"]) == (None, 128, 128)
     await wear(help_stack, moving("GIF", 200, 200), "image/gif")
-    # It is made ready when it is changed, so that it is there when something is said.
-    await eventually(lambda: asyncio.to_thread(emoji, help_stack), lambda names: len(names) == 2)
+    # It is made ready when it is changed, so that it is there when something is said: once it is on record.
+    await eventually(lambda: asyncio.to_thread(on_record, help_stack), lambda count: count == 2)
     await help_stack.tell("help", "next")
     after = (await shown(help_stack, "next"))["webhook_avatar"]
     assert after["url"] != before["url"]
