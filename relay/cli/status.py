@@ -70,7 +70,7 @@ def status(
 def _show(invocation: "Invocation", config: "Path | None", screen: Screen, *, as_json: bool = False) -> int:
     """Show it once. Returns the exit status. Raises `RelayError`."""
     subject, mistakes = _subject(invocation, config)
-    report = asyncio.run(_report(subject))
+    report = asyncio.run(read_status(subject.store, subject.pairs))
     if mistakes is not None and not report.daemon.running and report.daemon.ended is None:
         raise mistakes  # No daemon has left anything to show.
     unknown = [name for name in screen.wanted if not any(name == pair.name for pair in report.pairs)]
@@ -111,13 +111,14 @@ def _subject(invocation: "Invocation", config: "Path | None") -> tuple[_Subject,
     return _Subject(settings.store, settings.declared_pairs()), None
 
 
-async def _report(subject: _Subject) -> "Report":
+async def read_status(settings: "StoreSettings", pairs: "tuple[Pair, ...] | None") -> "Report":
+    """What the store tells. `pairs` None: those that the daemon works with. Raises `StoreError`."""
     from relay.core.status.reading import read_report
     from relay.store.lease import is_held, last_seen
 
     now = datetime.now(UTC)
-    if subject.store.is_missing:
-        return await read_report(None, subject.pairs, running=False, now=now)
-    async with existing_store(subject.store.url) as store:
+    if settings.is_missing:
+        return await read_report(None, pairs, running=False, now=now)
+    async with existing_store(settings.url) as store:
         running, seen = await is_held(store), await last_seen(store)
-        return await read_report(store, subject.pairs, running=running, now=now, seen=seen)
+        return await read_report(store, pairs, running=running, now=now, seen=seen)

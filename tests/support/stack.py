@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from relay.cli.status import read_status
+from relay.config.loading import load
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person, Shown
 from relay.sandbox.control.http import Control
@@ -131,9 +133,13 @@ class Daemon:
         return process.returncode, output.decode()
 
     async def status(self) -> dict[str, Any]:
-        """`relay status --json`: what the daemon wrote down last, up to a second ago. Wait for what it has to say."""
-        _, output = await self.relay("status", "--json")
-        found: dict[str, Any] = json.loads(output)
+        """What `relay status --json` prints: what the daemon wrote down last, up to a second ago. Wait for its words.
+
+        Read in this process: that is asked again and again, and a process takes a second of a processor to start.
+        """
+        settings = load(self.config, os.environ)
+        report = await read_status(settings.store, settings.declared_pairs())
+        found: dict[str, Any] = json.loads(json.dumps(report.as_json()))
         return found
 
     def log(self, lines: int = 40) -> str:
