@@ -1,6 +1,7 @@
 """Fixtures: a real homeserver for each worker, and the daemon between it and a sandbox."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,9 @@ async def shared_stack(
 def chat(shared_stack: Iterator[Chat]) -> Chat:
     """A pair of a running daemon that no other test has used."""
     return next(shared_stack)
+
+
+@pytest.fixture
+def own_pair(chat: Chat) -> FullStack:
+    """The same as a stack whose only pair is `help`: for tests that do nothing to the daemon, the server or the bot."""
+    return replace(chat.stack, channels={"help": chat.channel}, rooms={"help": chat.room})

@@ -13,24 +13,24 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.mark.crosses("the author", "to_matrix", "to_discord")
-async def test_text_crosses_under_the_author_s_name(help_stack: FullStack) -> None:
-    help_stack.say("help", "hello from Discord")
-    await help_stack.until_matrix("help", lambda words: words == ["hello from Discord"])
-    await help_stack.tell("help", "hello from Matrix")
-    await help_stack.until_discord("help", lambda words: words[1:] == ["hello from Matrix"])
-    copy = (await help_stack.on_matrix("help"))[0]
+async def test_text_crosses_under_the_author_s_name(own_pair: FullStack) -> None:
+    own_pair.say("help", "hello from Discord")
+    await own_pair.until_matrix("help", lambda words: words == ["hello from Discord"])
+    await own_pair.tell("help", "hello from Matrix")
+    await own_pair.until_discord("help", lambda words: words[1:] == ["hello from Matrix"])
+    copy = (await own_pair.on_matrix("help"))[0]
     assert copy.name == "Ada"
     assert copy.body == "Ada: hello from Discord"
     assert copy.formatted_body.startswith("<strong data-mx-profile-fallback>Ada: </strong>")
-    assert help_stack.on_discord("help")[1]["author"]["username"] == "Mia"
+    assert own_pair.on_discord("help")[1]["author"]["username"] == "Mia"
 
 
 @pytest.mark.crosses("text", "to_matrix", "to_discord")
-async def test_formatting_crosses_both_ways(help_stack: FullStack) -> None:
+async def test_formatting_crosses_both_ways(own_pair: FullStack) -> None:
     markdown = "**bold** *italic* __under__ ~~gone~~ ||secret|| `code` [link](https://example.org)\nnext line"
-    help_stack.say("help", f"{markdown}\n```py\nprint(1)\n```\n> quoted")
-    await help_stack.until_matrix("help", lambda words: len(words) == 1)
-    html = (await help_stack.on_matrix("help"))[0].formatted_body
+    own_pair.say("help", f"{markdown}\n```py\nprint(1)\n```\n> quoted")
+    await own_pair.until_matrix("help", lambda words: len(words) == 1)
+    html = (await own_pair.on_matrix("help"))[0].formatted_body
     for piece in (
         "<strong>bold</strong>",
         "<em>italic</em>",
@@ -43,13 +43,13 @@ async def test_formatting_crosses_both_ways(help_stack: FullStack) -> None:
         "<blockquote>",
     ):
         assert piece in html
-    await help_stack.mia.html(
-        help_stack.rooms["help"],
+    await own_pair.mia.html(
+        own_pair.rooms["help"],
         "plain",
         "<b>bold</b> <i>italic</i> <u>under</u> <del>gone</del> <span data-mx-spoiler>secret</span> <code>code</code>"
         '<br><a href="https://example.org">link</a><pre><code class="language-py">print(1)\n</code></pre>',
     )
-    words = await help_stack.until_discord("help", lambda words: len(words) == 2)
+    words = await own_pair.until_discord("help", lambda words: len(words) == 2)
     assert words[1] == (
         "**bold** *italic* __under__ ~~gone~~ ||secret|| `code`\n[link](<https://example.org>)\n```py\nprint(1)\n```"
     ) or words[1] == (
@@ -58,39 +58,39 @@ async def test_formatting_crosses_both_ways(help_stack: FullStack) -> None:
 
 
 @pytest.mark.crosses("reply", "to_matrix", "to_discord")
-async def test_replies_are_native_on_matrix_and_quoted_with_a_jump_link_on_discord(help_stack: FullStack) -> None:
-    question = help_stack.say("help", "what is ||hidden|| here?")
-    await help_stack.until_matrix("help", lambda words: len(words) == 1)
-    copy = (await help_stack.on_matrix("help"))[0].event_id
-    await help_stack.mia.reply(help_stack.rooms["help"], copy, "nothing")
-    words = await help_stack.until_discord("help", lambda words: len(words) == 2)
+async def test_replies_are_native_on_matrix_and_quoted_with_a_jump_link_on_discord(own_pair: FullStack) -> None:
+    question = own_pair.say("help", "what is ||hidden|| here?")
+    await own_pair.until_matrix("help", lambda words: len(words) == 1)
+    copy = (await own_pair.on_matrix("help"))[0].event_id
+    await own_pair.mia.reply(own_pair.rooms["help"], copy, "nothing")
+    words = await own_pair.until_discord("help", lambda words: len(words) == 2)
     quoted, answer = words[1].split("\n", 1)
-    link = f"https://discord.com/channels/{help_stack.guild}/{help_stack.channels['help']}/{question}"
+    link = f"https://discord.com/channels/{own_pair.guild}/{own_pair.channels['help']}/{question}"
     assert quoted.startswith("> ")
     assert link in quoted
     assert "Ada" in quoted
     assert "hidden" not in quoted
     assert answer == "nothing"
-    help_stack.say("help", "thank you", reply_to=help_stack.on_discord("help")[1]["id"])
-    await help_stack.until_matrix("help", lambda words: len(words) == 3)
-    shown = await help_stack.on_matrix("help")
+    own_pair.say("help", "thank you", reply_to=own_pair.on_discord("help")[1]["id"])
+    await own_pair.until_matrix("help", lambda words: len(words) == 3)
+    shown = await own_pair.on_matrix("help")
     assert shown[2].reply_to == shown[1].event_id
 
 
 @pytest.mark.crosses("edit", "to_matrix", "to_discord")
-async def test_edits_and_deletions_follow_both_ways(help_stack: FullStack) -> None:
-    first = help_stack.say("help", "frist")
-    second = help_stack.say("help", "second")
-    event = await help_stack.tell("help", "thrid")
-    gone = await help_stack.tell("help", "fourth")
-    await help_stack.until_discord("help", lambda words: len(words) == 4)
-    await help_stack.until_matrix("help", lambda words: len(words) == 4)
-    help_stack.control.edit(help_stack.channels["help"], first, "first")
-    help_stack.control.delete(help_stack.channels["help"], second)
-    await help_stack.mia.edit(help_stack.rooms["help"], event, "third")
-    await help_stack.mia.redact(help_stack.rooms["help"], gone)
-    await help_stack.until_matrix("help", lambda words: sorted(words) == ["first", "third"])
-    await help_stack.until_discord("help", lambda words: sorted(words) == ["first", "third"])
+async def test_edits_and_deletions_follow_both_ways(own_pair: FullStack) -> None:
+    first = own_pair.say("help", "frist")
+    second = own_pair.say("help", "second")
+    event = await own_pair.tell("help", "thrid")
+    gone = await own_pair.tell("help", "fourth")
+    await own_pair.until_discord("help", lambda words: len(words) == 4)
+    await own_pair.until_matrix("help", lambda words: len(words) == 4)
+    own_pair.control.edit(own_pair.channels["help"], first, "first")
+    own_pair.control.delete(own_pair.channels["help"], second)
+    await own_pair.mia.edit(own_pair.rooms["help"], event, "third")
+    await own_pair.mia.redact(own_pair.rooms["help"], gone)
+    await own_pair.until_matrix("help", lambda words: sorted(words) == ["first", "third"])
+    await own_pair.until_discord("help", lambda words: sorted(words) == ["first", "third"])
 
 
 async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(help_stack: FullStack) -> None:
@@ -111,40 +111,40 @@ async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(help_sta
 
 
 @pytest.mark.crosses("edit", "to_matrix")
-async def test_a_bulk_deletion_takes_all_copies_along(help_stack: FullStack) -> None:
-    ids = [help_stack.say("help", f"spam {number}") for number in range(10)]
-    help_stack.say("help", "ham")
-    await help_stack.until_matrix("help", lambda words: len(words) == 11)
-    help_stack.control.bulk_delete(help_stack.channels["help"], list(ids))
-    await help_stack.until_matrix("help", lambda words: words == ["ham"])
+async def test_a_bulk_deletion_takes_all_copies_along(own_pair: FullStack) -> None:
+    ids = [own_pair.say("help", f"spam {number}") for number in range(10)]
+    own_pair.say("help", "ham")
+    await own_pair.until_matrix("help", lambda words: len(words) == 11)
+    own_pair.control.bulk_delete(own_pair.channels["help"], list(ids))
+    await own_pair.until_matrix("help", lambda words: words == ["ham"])
 
 
 @pytest.mark.crosses("a text that is too long", "to_discord")
-async def test_a_long_message_is_split_and_its_edits_follow(help_stack: FullStack) -> None:
+async def test_a_long_message_is_split_and_its_edits_follow(own_pair: FullStack) -> None:
     words = [f"word{number:04}" for number in range(600)]
-    event = await help_stack.tell("help", " ".join(words))
-    parts = await help_stack.until_discord("help", lambda seen: len(seen) == 3)
+    event = await own_pair.tell("help", " ".join(words))
+    parts = await own_pair.until_discord("help", lambda seen: len(seen) == 3)
     assert " ".join(parts).split() == words
     assert all(len(part) <= 2000 for part in parts)
-    await help_stack.mia.edit(help_stack.rooms["help"], event, " ".join(words[:300]))
-    parts = await help_stack.until_discord("help", lambda seen: len(seen) == 2 and "word0299" in seen[1])
+    await own_pair.mia.edit(own_pair.rooms["help"], event, " ".join(words[:300]))
+    parts = await own_pair.until_discord("help", lambda seen: len(seen) == 2 and "word0299" in seen[1])
     assert " ".join(parts).split() == words[:300]
-    await help_stack.mia.edit(help_stack.rooms["help"], event, " ".join(words))
-    await help_stack.until_discord("help", lambda seen: " ".join(seen).split() == words)
-    await help_stack.mia.redact(help_stack.rooms["help"], event)
-    await help_stack.until_discord("help", lambda seen: not seen)
+    await own_pair.mia.edit(own_pair.rooms["help"], event, " ".join(words))
+    await own_pair.until_discord("help", lambda seen: " ".join(seen).split() == words)
+    await own_pair.mia.redact(own_pair.rooms["help"], event)
+    await own_pair.until_discord("help", lambda seen: not seen)
 
 
-async def test_a_very_long_message_crosses_as_a_file_under_its_first_lines(help_stack: FullStack) -> None:
+async def test_a_very_long_message_crosses_as_a_file_under_its_first_lines(own_pair: FullStack) -> None:
     text = "\n".join(f"line {number} of a very long message" for number in range(500))
-    event = await help_stack.tell("help", text)
-    seen = await help_stack.until_discord("help", lambda words: len(words) == 1)
+    event = await own_pair.tell("help", text)
+    seen = await own_pair.until_discord("help", lambda words: len(words) == 1)
     assert seen[0].startswith("line 0 of a very long message\nline 1 of")
-    (file,) = help_stack.on_discord("help")[0]["attachments"]
+    (file,) = own_pair.on_discord("help")[0]["attachments"]
     async with aiohttp.ClientSession() as session, session.get(file["url"]) as answer:
         assert await answer.text() == text
-    await help_stack.mia.edit(help_stack.rooms["help"], event, "short")
-    await help_stack.until_discord("help", lambda words: words == ["short"])
+    await own_pair.mia.edit(own_pair.rooms["help"], event, "short")
+    await own_pair.until_discord("help", lambda words: words == ["short"])
 
 
 @pytest.mark.crosses("reactions", "to_matrix", "to_discord")
@@ -178,45 +178,45 @@ async def test_reactions_and_threads_are_dropped_counted_and_told_once(help_stac
     assert len([words for words in in_the_thread if "Threads do not cross" in words]) == 1, in_the_thread
 
 
-async def test_a_bot_s_message_crosses_and_our_own_does_not_come_back(help_stack: FullStack) -> None:
-    feed = help_stack.control.create_webhook(help_stack.channels["help"], "GitHub", help_stack.people["Ben"])
-    help_stack.control.say_as_webhook(feed["id"], "a new release")
-    await help_stack.until_matrix("help", lambda words: words == ["a new release"])
-    await help_stack.tell("help", "nice")
-    await help_stack.until_discord("help", lambda words: words == ["a new release", "nice"])
-    help_stack.say("help", "indeed")
-    await help_stack.until_matrix("help", lambda words: len(words) == 3)
-    assert await help_stack.matrix_words("help") == ["a new release", "nice", "indeed"]
-    assert await help_stack.discord_words("help") == ["a new release", "nice", "indeed"]
+async def test_a_bot_s_message_crosses_and_our_own_does_not_come_back(own_pair: FullStack) -> None:
+    feed = own_pair.control.create_webhook(own_pair.channels["help"], "GitHub", own_pair.people["Ben"])
+    own_pair.control.say_as_webhook(feed["id"], "a new release")
+    await own_pair.until_matrix("help", lambda words: words == ["a new release"])
+    await own_pair.tell("help", "nice")
+    await own_pair.until_discord("help", lambda words: words == ["a new release", "nice"])
+    own_pair.say("help", "indeed")
+    await own_pair.until_matrix("help", lambda words: len(words) == 3)
+    assert await own_pair.matrix_words("help") == ["a new release", "nice", "indeed"]
+    assert await own_pair.discord_words("help") == ["a new release", "nice", "indeed"]
 
 
-async def test_what_cannot_cross_arrives_as_words(help_stack: FullStack) -> None:
+async def test_what_cannot_cross_arrives_as_words(own_pair: FullStack) -> None:
     # 10 MiB is what an unboosted server takes.
-    uri = await help_stack.mia.upload(b"x" * 10_500_000, "image/png", "cat.png")
+    uri = await own_pair.mia.upload(b"x" * 10_500_000, "image/png", "cat.png")
     info = {"size": 10_500_000, "mimetype": "image/png"}
     content = {"msgtype": "m.image", "body": "see here", "filename": "cat.png", "url": uri, "info": info}
-    event = await help_stack.mia.send(help_stack.rooms["help"], content)
-    seen = await help_stack.until_discord("help", lambda words: len(words) == 1)
+    event = await own_pair.mia.send(own_pair.rooms["help"], content)
+    seen = await own_pair.until_discord("help", lambda words: len(words) == 1)
     assert "see here" in seen[0]
     assert "cat.png" in seen[0]
     assert "10.5 MB" in seen[0]
     assert event in seen[0]
-    lottie = help_stack.control.create_sticker(help_stack.guild, "wave", 3, {"data": "e30="})
-    help_stack.say("help", "", stickers=[lottie["id"]])
-    words = await help_stack.until_matrix("help", lambda words: len(words) == 2)
+    lottie = own_pair.control.create_sticker(own_pair.guild, "wave", 3, {"data": "e30="})
+    own_pair.say("help", "", stickers=[lottie["id"]])
+    words = await own_pair.until_matrix("help", lambda words: len(words) == 2)
     assert words[1] == "*sticker:* wave.webp (impossible to draw)\nwave"
 
 
-async def test_nothing_pings_and_no_html_gets_through(help_stack: FullStack) -> None:
-    await help_stack.tell("help", f"@everyone @here <@{help_stack.people['Ada']}> **not bold** <b>x</b>")
-    await help_stack.until_discord("help", lambda words: len(words) == 1)
-    message = help_stack.on_discord("help")[0]
+async def test_nothing_pings_and_no_html_gets_through(own_pair: FullStack) -> None:
+    await own_pair.tell("help", f"@everyone @here <@{own_pair.people['Ada']}> **not bold** <b>x</b>")
+    await own_pair.until_discord("help", lambda words: len(words) == 1)
+    message = own_pair.on_discord("help")[0]
     assert not message["mention_everyone"]
     assert not message["mentions"]
     assert message["pinged"] == {"everyone": False, "users": [], "roles": []}
-    help_stack.say("help", "<script>alert(1)</script> <b>x</b> @room")
-    await help_stack.until_matrix("help", lambda words: len(words) == 2)
-    copy = (await help_stack.on_matrix("help"))[1]
+    own_pair.say("help", "<script>alert(1)</script> <b>x</b> @room")
+    await own_pair.until_matrix("help", lambda words: len(words) == 2)
+    copy = (await own_pair.on_matrix("help"))[1]
     assert "<script" not in copy.formatted_body
     assert "<b>" not in copy.formatted_body
     assert not copy.content["m.mentions"].get("room")

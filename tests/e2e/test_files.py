@@ -30,9 +30,9 @@ async def stored(url: str) -> bytes:
 
 @pytest.mark.crosses("files", "to_matrix")
 @pytest.mark.crosses("voice messages", "to_matrix")
-async def test_files_cross_to_matrix_each_as_what_it_is(help_stack: FullStack) -> None:
+async def test_files_cross_to_matrix_each_as_what_it_is(own_pair: FullStack) -> None:
     waveform = base64.b64encode(bytes([0, 128, 255])).decode()
-    help_stack.say(
+    own_pair.say(
         "help",
         "look at these",
         attachments=[
@@ -41,24 +41,24 @@ async def test_files_cross_to_matrix_each_as_what_it_is(help_stack: FullStack) -
             file("notes.pdf", b"%PDF-1.7\n", content_type="text/plain"),
         ],
     )
-    help_stack.say(
+    own_pair.say(
         "help",
         "",
         raw={"flags": 1 << 13},
         attachments=[file("voice.ogg", b"OggS" + bytes(99), duration_secs=1.5, waveform=waveform)],
     )
-    await help_stack.until_matrix("help", lambda words: len(words) == 4)
-    image, film, notes, voice = [message.content for message in await help_stack.on_matrix("help")]
+    await own_pair.until_matrix("help", lambda words: len(words) == 4)
+    image, film, notes, voice = [message.content for message in await own_pair.on_matrix("help")]
     assert image["msgtype"] == "m.image"
     assert image["body"] == "Ada: look at these\na **blue** cat"
     assert image["filename"] == "SPOILER_cat.png"
     assert image["page.codeberg.everypizza.msc4193.spoiler"] is True
     assert image["info"] == {"mimetype": "image/png", "size": len(PNG), "w": 48, "h": 48}
-    assert await help_stack.mia.download(image["url"]) == (PNG, "image/png")
+    assert await own_pair.mia.download(image["url"]) == (PNG, "image/png")
     assert film["msgtype"] == "m.video"
     assert film["body"] == "Ada: "
     still = film["info"].pop("thumbnail_url")
-    assert await help_stack.mia.download(still) == (GREY_JPEG, "image/jpeg")
+    assert await own_pair.mia.download(still) == (GREY_JPEG, "image/jpeg")
     assert film["info"].pop("thumbnail_info") == {"mimetype": "image/jpeg", "size": len(GREY_JPEG), "w": 640, "h": 360}
     assert film["info"] == {"mimetype": "video/mp4", "size": 512, "w": 640, "h": 360, "duration": 2500}
     assert notes["msgtype"] == "m.file"
@@ -70,19 +70,19 @@ async def test_files_cross_to_matrix_each_as_what_it_is(help_stack: FullStack) -
 
 @pytest.mark.crosses("files", "to_discord")
 @pytest.mark.crosses("voice messages", "to_discord")
-async def test_files_cross_to_discord(help_stack: FullStack) -> None:
-    room = help_stack.rooms["help"]
-    uri = await help_stack.mia.upload(PNG, "image/png", "cat.png")
+async def test_files_cross_to_discord(own_pair: FullStack) -> None:
+    room = own_pair.rooms["help"]
+    uri = await own_pair.mia.upload(PNG, "image/png", "cat.png")
     info = {"mimetype": "image/png", "size": len(PNG), "w": 48, "h": 48}
     captioned = {"msgtype": "m.image", "body": "my *cat*", "filename": "cat.png", "url": uri, "info": info}
-    await help_stack.mia.send(room, captioned | {"page.codeberg.everypizza.msc4193.spoiler": True})
-    audio = await help_stack.mia.upload(b"OggS" + bytes(20), "audio/ogg")
-    await help_stack.mia.send(
+    await own_pair.mia.send(room, captioned | {"page.codeberg.everypizza.msc4193.spoiler": True})
+    audio = await own_pair.mia.upload(b"OggS" + bytes(20), "audio/ogg")
+    await own_pair.mia.send(
         room, {"msgtype": "m.audio", "body": "Sprachnachricht", "url": audio, "org.matrix.msc3245.voice": {}}
     )
-    await help_stack.mia.send(room, {"body": "wave", "url": uri, "info": {"size": 7}}, kind="m.sticker")
-    await help_stack.until_discord("help", lambda words: len(words) == 3)
-    image, voice, sticker = help_stack.on_discord("help")
+    await own_pair.mia.send(room, {"body": "wave", "url": uri, "info": {"size": 7}}, kind="m.sticker")
+    await own_pair.until_discord("help", lambda words: len(words) == 3)
+    image, voice, sticker = own_pair.on_discord("help")
     assert image["content"] == "my \\*cat\\*"
     assert image["author"]["username"] == "Mia"
     assert [item["filename"] for item in image["attachments"]] == ["SPOILER_cat.png"]
@@ -93,37 +93,37 @@ async def test_files_cross_to_discord(help_stack: FullStack) -> None:
     assert sticker["attachments"][0]["description"] == "wave"
 
 
-async def test_edits_and_deletions_of_messages_with_files(help_stack: FullStack) -> None:
-    channel, room = help_stack.channels["help"], help_stack.rooms["help"]
-    message = help_stack.say("help", "before", attachments=[file("a.png", PNG), file("b.png", PNG), file("c.png", PNG)])
-    await help_stack.until_matrix("help", lambda words: len(words) == 3)
-    first, *_ = await help_stack.on_matrix("help")
-    help_stack.control.edit(channel, message, "after")
-    await help_stack.until_matrix("help", lambda words: words[0] == "after")
-    edited, *_ = await help_stack.on_matrix("help")
+async def test_edits_and_deletions_of_messages_with_files(own_pair: FullStack) -> None:
+    channel, room = own_pair.channels["help"], own_pair.rooms["help"]
+    message = own_pair.say("help", "before", attachments=[file("a.png", PNG), file("b.png", PNG), file("c.png", PNG)])
+    await own_pair.until_matrix("help", lambda words: len(words) == 3)
+    first, *_ = await own_pair.on_matrix("help")
+    own_pair.control.edit(channel, message, "after")
+    await own_pair.until_matrix("help", lambda words: words[0] == "after")
+    edited, *_ = await own_pair.on_matrix("help")
     assert (edited.event_id, edited.content["url"], edited.msgtype) == (first.event_id, first.content["url"], "m.image")
-    a, _, c = (item["id"] for item in help_stack.control.message(channel, message)["attachments"])
-    help_stack.control.edit(channel, message, keep=[a, c])
+    a, _, c = (item["id"] for item in own_pair.control.message(channel, message)["attachments"])
+    own_pair.control.edit(channel, message, keep=[a, c])
     await eventually(
-        lambda: help_stack.on_matrix("help"),
+        lambda: own_pair.on_matrix("help"),
         lambda seen: [one.content["filename"] for one in seen] == ["a.png", "c.png"],
-        what=help_stack.daemon.log,
+        what=own_pair.daemon.log,
     )
-    help_stack.control.delete(channel, message)
-    await help_stack.until_matrix("help", lambda words: not words)
+    own_pair.control.delete(channel, message)
+    await own_pair.until_matrix("help", lambda words: not words)
 
-    uri = await help_stack.mia.upload(PNG, "image/png")
+    uri = await own_pair.mia.upload(PNG, "image/png")
     content = {"msgtype": "m.image", "body": "vorher", "filename": "d.png", "url": uri, "info": {}}
-    event = await help_stack.mia.send(room, content)
-    await help_stack.until_discord("help", lambda words: words == ["vorher"])
+    event = await own_pair.mia.send(room, content)
+    await own_pair.until_discord("help", lambda words: words == ["vorher"])
     new = content | {"body": "nachher"}
-    await help_stack.mia.send(
+    await own_pair.mia.send(
         room, new | {"m.new_content": new, "m.relates_to": {"rel_type": "m.replace", "event_id": event}}
     )
-    await help_stack.until_discord("help", lambda words: words == ["nachher"])
-    assert [item["filename"] for item in help_stack.on_discord("help")[0]["attachments"]] == ["d.png"]
-    await help_stack.mia.redact(room, event)
-    await help_stack.until_discord("help", lambda words: not words)
+    await own_pair.until_discord("help", lambda words: words == ["nachher"])
+    assert [item["filename"] for item in own_pair.on_discord("help")[0]["attachments"]] == ["d.png"]
+    await own_pair.mia.redact(room, event)
+    await own_pair.until_discord("help", lambda words: not words)
 
 
 async def test_an_edit_on_matrix_that_changes_the_file_without_telling_its_size(help_stack: FullStack) -> None:
@@ -155,16 +155,16 @@ async def test_an_edit_on_matrix_that_changes_the_file_without_telling_its_size(
     assert await shown(2) == sounds[2]
 
 
-async def test_files_that_an_edit_on_discord_adds_and_takes_away(help_stack: FullStack) -> None:
-    channel = help_stack.channels["help"]
-    message = help_stack.say("help", "one")
-    await help_stack.until_matrix("help", lambda words: words == ["one"])
-    help_stack.control.edit(channel, message, "two", attachments=[file("a.png", PNG)])
+async def test_files_that_an_edit_on_discord_adds_and_takes_away(own_pair: FullStack) -> None:
+    channel = own_pair.channels["help"]
+    message = own_pair.say("help", "one")
+    await own_pair.until_matrix("help", lambda words: words == ["one"])
+    own_pair.control.edit(channel, message, "two", attachments=[file("a.png", PNG)])
 
     async def files() -> list[tuple[str, str | None]]:
-        return [(one.body, one.content.get("filename")) for one in await help_stack.on_matrix("help")]
+        return [(one.body, one.content.get("filename")) for one in await own_pair.on_matrix("help")]
 
-    await eventually(files, lambda seen: seen == [("Ada: two", "a.png")], what=help_stack.daemon.log)
+    await eventually(files, lambda seen: seen == [("Ada: two", "a.png")], what=own_pair.daemon.log)
 
 
 async def test_an_edit_on_matrix_that_changes_the_file(help_stack: FullStack) -> None:
@@ -218,9 +218,9 @@ async def test_an_expired_address_is_refreshed(homeserver: Homeserver, tmp_path:
 
 
 @pytest.mark.crosses("a file over", "to_discord")
-async def test_a_file_that_is_gone_is_named_and_the_words_cross(help_stack: FullStack) -> None:
-    room = help_stack.rooms["help"]
-    server = help_stack.mia.user_id.partition(":")[2]
+async def test_a_file_that_is_gone_is_named_and_the_words_cross(own_pair: FullStack) -> None:
+    room = own_pair.rooms["help"]
+    server = own_pair.mia.user_id.partition(":")[2]
     content = {
         "msgtype": "m.file",
         "body": "the plan",
@@ -228,41 +228,41 @@ async def test_a_file_that_is_gone_is_named_and_the_words_cross(help_stack: Full
         "url": f"mxc://{server}/nowhere",
         "info": {},
     }
-    await help_stack.mia.send(room, content)
-    seen = await help_stack.until_discord("help", lambda words: len(words) == 1)
+    await own_pair.mia.send(room, content)
+    seen = await own_pair.until_discord("help", lambda words: len(words) == 1)
     assert seen == ["the plan\n\n*file:* plan.pdf (not there any more)"]
-    await help_stack.tell("help", "goes on")
-    await help_stack.until_discord("help", lambda words: words[1:] == ["goes on"])
+    await own_pair.tell("help", "goes on")
+    await own_pair.until_discord("help", lambda words: words[1:] == ["goes on"])
 
 
-async def test_what_is_larger_than_it_says_is_stopped(help_stack: FullStack) -> None:
-    uri = await help_stack.mia.upload(os.urandom(11_000_000), "application/octet-stream")
+async def test_what_is_larger_than_it_says_is_stopped(own_pair: FullStack) -> None:
+    uri = await own_pair.mia.upload(os.urandom(11_000_000), "application/octet-stream")
     content = {"msgtype": "m.file", "body": "liar.bin", "url": uri, "info": {"size": 10}}
-    await help_stack.mia.send(help_stack.rooms["help"], content)
-    seen = await help_stack.until_discord("help", lambda words: len(words) == 1)
+    await own_pair.mia.send(own_pair.rooms["help"], content)
+    seen = await own_pair.until_discord("help", lambda words: len(words) == 1)
     assert "liar.bin" in seen[0]
     assert "11.0 MB" in seen[0]
 
 
 @pytest.mark.crosses("stickers", "to_matrix")
 @pytest.mark.crosses("custom emoji", "to_matrix")
-async def test_stickers_emoji_and_avatars_cross_to_matrix(help_stack: FullStack) -> None:
-    emoji = help_stack.control.create_emoji(help_stack.guild, "party", {"data": base64.b64encode(PNG).decode()})
-    sticker = help_stack.control.create_sticker(help_stack.guild, "wave", 1, {"data": base64.b64encode(PNG).decode()})
-    cleo = help_stack.control.create_person("cleo", "Cleo", avatar={"data": base64.b64encode(PNG).decode()})
-    help_stack.control.join(help_stack.guild, cleo["id"])
-    channel = help_stack.channels["help"]
+async def test_stickers_emoji_and_avatars_cross_to_matrix(own_pair: FullStack) -> None:
+    emoji = own_pair.control.create_emoji(own_pair.guild, "party", {"data": base64.b64encode(PNG).decode()})
+    sticker = own_pair.control.create_sticker(own_pair.guild, "wave", 1, {"data": base64.b64encode(PNG).decode()})
+    cleo = own_pair.control.create_person("cleo", "Cleo", avatar={"data": base64.b64encode(PNG).decode()})
+    own_pair.control.join(own_pair.guild, cleo["id"])
+    channel = own_pair.channels["help"]
     for words in ("hi", "again"):
-        help_stack.control.say(channel, cleo["id"], f"{words} <:party:{emoji['id']}>")
-    help_stack.control.say(channel, cleo["id"], "", stickers=[sticker["id"]])
-    await help_stack.until_matrix("help", lambda words: len(words) == 3)
-    first, second, third = await help_stack.on_matrix("help")
+        own_pair.control.say(channel, cleo["id"], f"{words} <:party:{emoji['id']}>")
+    own_pair.control.say(channel, cleo["id"], "", stickers=[sticker["id"]])
+    await own_pair.until_matrix("help", lambda words: len(words) == 3)
+    first, second, third = await own_pair.on_matrix("help")
     sources = [message.formatted_body.partition('src="')[2].partition('"')[0] for message in (first, second)]
     assert sources[0] == sources[1]
-    assert await help_stack.mia.download(sources[0]) == (PNG, "image/png")
+    assert await own_pair.mia.download(sources[0]) == (PNG, "image/png")
     avatars = {message.content["com.beeper.per_message_profile"]["avatar_url"] for message in (first, second, third)}
     assert len(avatars) == 1
-    assert await help_stack.mia.download(avatars.pop()) == (PNG, "image/png")
+    assert await own_pair.mia.download(avatars.pop()) == (PNG, "image/png")
     assert third.msgtype == "m.image"
     assert third.content["info"] == {"mimetype": "image/png", "size": len(PNG), "w": 160, "h": 160}
 
@@ -330,17 +330,17 @@ async def test_files_cross_once_through_a_kill(help_stack: FullStack) -> None:
     assert [name for name in names if name != "cat.png"] == [f"{n}.{end}" for n in range(8) for end in ("png", "txt")]
 
 
-async def test_a_bot_that_speaks_for_all_attaches_files_where_it_may(help_stack: FullStack) -> None:
-    channel = help_stack.channels["help"]
-    uri = await help_stack.mia.upload(PNG, "image/png", "cat.png")
+async def test_a_bot_that_speaks_for_all_attaches_files_where_it_may(own_pair: FullStack) -> None:
+    channel = own_pair.channels["help"]
+    uri = await own_pair.mia.upload(PNG, "image/png", "cat.png")
     content = {"msgtype": "m.image", "body": "look", "filename": "cat.png", "url": uri, "info": {"size": len(PNG)}}
-    help_stack.control.set_channel_permissions(channel, help_stack.bot, deny=["MANAGE_WEBHOOKS"])
-    await help_stack.mia.send(help_stack.rooms["help"], content)
-    await help_stack.until_discord("help", lambda words: words == ["**Mia**: look"])
-    assert [item["filename"] for item in help_stack.on_discord("help")[0]["attachments"]] == ["cat.png"]
-    help_stack.control.set_channel_permissions(channel, help_stack.bot, deny=["MANAGE_WEBHOOKS", "ATTACH_FILES"])
-    await help_stack.mia.send(help_stack.rooms["help"], content | {"body": "cat.png"})
-    words = await help_stack.until_discord("help", lambda words: len(words) == 2)
+    own_pair.control.set_channel_permissions(channel, own_pair.bot, deny=["MANAGE_WEBHOOKS"])
+    await own_pair.mia.send(own_pair.rooms["help"], content)
+    await own_pair.until_discord("help", lambda words: words == ["**Mia**: look"])
+    assert [item["filename"] for item in own_pair.on_discord("help")[0]["attachments"]] == ["cat.png"]
+    own_pair.control.set_channel_permissions(channel, own_pair.bot, deny=["MANAGE_WEBHOOKS", "ATTACH_FILES"])
+    await own_pair.mia.send(own_pair.rooms["help"], content | {"body": "cat.png"})
+    words = await own_pair.until_discord("help", lambda words: len(words) == 2)
     assert words[1].startswith("**Mia**:")
     assert "cat.png" in words[1]
     assert "matrix.to" in words[1]

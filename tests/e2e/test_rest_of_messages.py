@@ -23,8 +23,8 @@ async def matrix_copies(place: FullStack, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.crosses("bots", "to_matrix")
-async def test_a_feed_reads_well(help_stack: FullStack) -> None:
-    feed = help_stack.control.create_webhook(help_stack.channels["help"], "GitHub", help_stack.people["Ben"])
+async def test_a_feed_reads_well(own_pair: FullStack) -> None:
+    feed = own_pair.control.create_webhook(own_pair.channels["help"], "GitHub", own_pair.people["Ben"])
     push = {
         "author": {"name": "octocat", "url": "https://github.com/octocat"},
         "title": "[stash:develop] 1 new commit",
@@ -32,8 +32,8 @@ async def test_a_feed_reads_well(help_stack: FullStack) -> None:
         "description": "[`1a2b`](https://github.com/stashapp/stash/commit/1a2b) Fix the **login**",
         "fields": [{"name": "Branch", "value": "develop", "inline": True}],
     }
-    help_stack.control.say_as_webhook(feed["id"], "", embeds=[push])
-    [copy] = await matrix_copies(help_stack, 1)
+    own_pair.control.say_as_webhook(feed["id"], "", embeds=[push])
+    [copy] = await matrix_copies(own_pair, 1)
     assert copy["msgtype"] == "m.notice"
     assert copy["formatted_body"].endswith(
         '<blockquote><p><a href="https://github.com/octocat">octocat</a></p>'
@@ -45,14 +45,14 @@ async def test_a_feed_reads_well(help_stack: FullStack) -> None:
 
 
 @pytest.mark.crosses("polls", "to_matrix", "to_discord")
-async def test_polls_and_their_results(help_stack: FullStack) -> None:
-    channel, ada = help_stack.channels["help"], help_stack.people["Ada"]
-    poll = help_stack.control.say(channel, ada, "", poll=POLL)["id"]
-    [copy] = await matrix_copies(help_stack, 1)
+async def test_polls_and_their_results(own_pair: FullStack) -> None:
+    channel, ada = own_pair.channels["help"], own_pair.people["Ada"]
+    poll = own_pair.control.say(channel, ada, "", poll=POLL)["id"]
+    [copy] = await matrix_copies(own_pair, 1)
     assert copy["body"].startswith("Ada: 📊 **Lunch?**\n- Soup\n- Salad\nEnds: ")
-    help_stack.control.vote(channel, poll, ada, 1)
-    help_stack.control.end_poll(channel, poll)
-    words = await help_stack.until_matrix("help", lambda seen: len(seen) == 2 and "(1)" in seen[0])
+    own_pair.control.vote(channel, poll, ada, 1)
+    own_pair.control.end_poll(channel, poll)
+    words = await own_pair.until_matrix("help", lambda seen: len(seen) == 2 and "(1)" in seen[0])
     assert words[0] == "📊 **Lunch?**\n- Soup (1)\n- Salad (0)"
     assert words[1] == "The poll has ended: **Lunch?**\n\nSoup (1 of 1 votes)"
     start = {
@@ -61,20 +61,20 @@ async def test_polls_and_their_results(help_stack: FullStack) -> None:
             "answers": [{"id": "1", "org.matrix.msc1767.text": "Yes"}, {"id": "2", "org.matrix.msc1767.text": "No"}],
         }
     }
-    await help_stack.mia.send(help_stack.rooms["help"], start, "org.matrix.msc3381.poll.start")
-    await help_stack.until_discord("help", lambda seen: "**📊 Tea?**\n1. Yes\n2. No" in seen)
+    await own_pair.mia.send(own_pair.rooms["help"], start, "org.matrix.msc3381.poll.start")
+    await own_pair.until_discord("help", lambda seen: "**📊 Tea?**\n1. Yes\n2. No" in seen)
 
 
 @pytest.mark.crosses("polls", "to_matrix")
-async def test_a_forward(help_stack: FullStack) -> None:
-    original = help_stack.say("help", "the **news**")
-    help_stack.control.say(
-        help_stack.channels["help"],
-        help_stack.people["Ben"],
+async def test_a_forward(own_pair: FullStack) -> None:
+    original = own_pair.say("help", "the **news**")
+    own_pair.control.say(
+        own_pair.channels["help"],
+        own_pair.people["Ben"],
         "",
-        forward={"channel": help_stack.channels["help"], "message": original},
+        forward={"channel": own_pair.channels["help"], "message": original},
     )
-    _, copy = await matrix_copies(help_stack, 2)
+    _, copy = await matrix_copies(own_pair, 2)
     assert copy["body"] == "Ben: *↪ Forwarded:*\n> the **news**"
 
 
@@ -96,19 +96,19 @@ async def test_system_messages_are_chosen_for_each_pair(homeserver: Homeserver, 
 @pytest.mark.crosses("bots", "to_discord")
 @pytest.mark.crosses("polls", "to_discord")
 @pytest.mark.crosses("a message of which nothing", "to_discord")
-async def test_places_emotes_notices_and_what_nobody_knows(help_stack: FullStack) -> None:
-    room, mia = help_stack.rooms["help"], help_stack.mia
+async def test_places_emotes_notices_and_what_nobody_knows(own_pair: FullStack) -> None:
+    room, mia = own_pair.rooms["help"], own_pair.mia
     await mia.send(room, {"msgtype": "m.location", "body": "the pub", "geo_uri": "geo:51.5008,-0.1247"})
     await mia.text(room, "waves", msgtype="m.emote")
     await mia.text(room, "build passed", msgtype="m.notice")
     await mia.send(room, {"msgtype": "com.example.dice", "body": "rolled a 4"})
-    words = await help_stack.until_discord("help", lambda seen: len(seen) == 4)
+    words = await own_pair.until_discord("help", lambda seen: len(seen) == 4)
     assert words[0].startswith("📍 the pub\nhttps://www.openstreetmap.org/?mlat=51.500800&mlon=-0.124700")
     assert words[1:] == ["*waves*", "build passed", "rolled a 4\n\n*(a message of the type com.example.dice)*"]
 
 
 @pytest.mark.crosses("the author", "to_discord")
-async def test_another_bridge_s_people_keep_their_names(help_stack: FullStack) -> None:
+async def test_another_bridge_s_people_keep_their_names(own_pair: FullStack) -> None:
     content = {
         "msgtype": "m.text",
         "body": "liz: hi",
@@ -116,9 +116,9 @@ async def test_another_bridge_s_people_keep_their_names(help_stack: FullStack) -
         "formatted_body": "<strong data-mx-profile-fallback>liz: </strong>hi",
         "com.beeper.per_message_profile": {"id": "irc_liz", "displayname": "liz", "has_fallback": True},
     }
-    await help_stack.mia.send(help_stack.rooms["help"], content)
-    await help_stack.until_discord("help", lambda seen: seen == ["hi"])
-    assert help_stack.on_discord("help")[0]["author"]["username"] == "liz (via Mia)"
+    await own_pair.mia.send(own_pair.rooms["help"], content)
+    await own_pair.until_discord("help", lambda seen: seen == ["hi"])
+    assert own_pair.on_discord("help")[0]["author"]["username"] == "liz (via Mia)"
 
 
 @pytest.mark.crosses("the author", "to_discord")
@@ -132,17 +132,17 @@ async def test_another_bridge_s_people_keep_their_names(help_stack: FullStack) -
         ("x" * 100, "x" * 80),
     ],
 )
-async def test_no_name_deceives(help_stack: FullStack, name: str, shown: str) -> None:
+async def test_no_name_deceives(own_pair: FullStack, name: str, shown: str) -> None:
     content = {"membership": "join", "displayname": name}
-    await help_stack.mia.set_state(help_stack.rooms["help"], "m.room.member", content, help_stack.mia.user_id)
-    await help_stack.tell("help", "hi")
-    await help_stack.until_discord("help", lambda seen: seen == ["hi"])
-    assert help_stack.on_discord("help")[0]["author"]["username"] == shown
+    await own_pair.mia.set_state(own_pair.rooms["help"], "m.room.member", content, own_pair.mia.user_id)
+    await own_pair.tell("help", "hi")
+    await own_pair.until_discord("help", lambda seen: seen == ["hi"])
+    assert own_pair.on_discord("help")[0]["author"]["username"] == shown
 
 
 @pytest.mark.crosses("what only looks like markup", "to_matrix", "to_discord")
-async def test_no_text_breaks_out(help_stack: FullStack) -> None:
-    ada = help_stack.people["Ada"]
+async def test_no_text_breaks_out(own_pair: FullStack) -> None:
+    ada = own_pair.people["Ada"]
     attempts = (
         f"<@{ada}> <@&1> @everyone @here",
         f"```\n<@{ada}> @everyone",
@@ -152,15 +152,15 @@ async def test_no_text_breaks_out(help_stack: FullStack) -> None:
         f"https://example.org/@everyone <https://example.org/<@{ada}>>",
     )
     for text in attempts:
-        await help_stack.tell("help", text)
-    await help_stack.tell("help", "the end")
-    await help_stack.until_discord("help", lambda seen: "the end" in seen)
-    for message in help_stack.on_discord("help"):
+        await own_pair.tell("help", text)
+    await own_pair.tell("help", "the end")
+    await own_pair.until_discord("help", lambda seen: "the end" in seen)
+    for message in own_pair.on_discord("help"):
         assert message["pinged"] == {"everyone": False, "users": [], "roles": []}
         assert not message["mention_everyone"]
         assert not message["mentions"]
-    help_stack.say("help", "</p></blockquote><script>alert(1)</script><mx-reply>x</mx-reply> [x](javascript:alert(1))")
-    [copy] = [shown for shown in await wait_for_script(help_stack) if "script" in shown["body"]]
+    own_pair.say("help", "</p></blockquote><script>alert(1)</script><mx-reply>x</mx-reply> [x](javascript:alert(1))")
+    [copy] = [shown for shown in await wait_for_script(own_pair) if "script" in shown["body"]]
     assert "<script" not in copy["formatted_body"]
     assert "<mx-reply" not in copy["formatted_body"]
     assert "href" not in copy["formatted_body"]
