@@ -24,6 +24,8 @@ MAX_WAIT = 15.0
 # For posting messages. The lane waits instead: the core learns from that how much a channel takes, and sends the
 # messages that wait together.
 POSTING_MAX_WAIT = 0.25
+# Buckets that are remembered. Anybody can make new ones by mentioning people and channels that have to be looked up.
+_MOST_BUCKETS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,18 @@ class RateLimits:
 
     def _bucket_state(self, bucket: Bucket) -> _BucketState:
         key = (self._bucket_names.get(bucket.route, bucket.route), bucket.major)
-        return self._bucket_states.setdefault(key, _BucketState())
+        state = self._bucket_states.get(key)
+        if state is None:
+            if len(self._bucket_states) >= _MOST_BUCKETS:
+                self._forget_half()
+            state = self._bucket_states[key] = _BucketState()
+        return state
+
+    def _forget_half(self) -> None:
+        """Forget the buckets that count for nothing any more, or will soon; none with a request under way."""
+        idle = [(state.resets_at, key) for key, state in self._bucket_states.items() if not state.in_flight]
+        for _, key in sorted(idle)[: _MOST_BUCKETS // 2]:
+            del self._bucket_states[key]
 
 
 def _number(text: str | None) -> float | None:

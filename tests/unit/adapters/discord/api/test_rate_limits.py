@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.adapters.discord.api.rate_limits import INVALID_ANSWERS, Bucket, RateLimits, WaitTooLong
+from relay.adapters.discord.api.rate_limits import _MOST_BUCKETS, INVALID_ANSWERS, Bucket, RateLimits, WaitTooLong
 
 POST = Bucket("POST /channels/{channel}/messages", "1")
 
@@ -171,3 +171,18 @@ async def test_what_is_left_of_each_limit() -> None:
     assert limits.left()["requests"] == limits.left()["route"] == 1.0
     limits.limit_reached(POST, 30, everywhere=True)
     assert limits.left()["requests"] == 0.0
+
+
+async def test_however_many_are_mentioned_few_buckets_are_remembered_and_those_that_count(clock: FakeClock) -> None:
+    limits = RateLimits(clock)
+    await limits.acquire(POST)
+    limits.update(POST, 200, headers(0, 3600.0))
+    limits.release(POST)
+    under_way = Bucket("GET /channels/{channel}/messages", "2")
+    await limits.acquire(under_way)
+    for number in range(3 * _MOST_BUCKETS):
+        await waits(limits, clock, Bucket("GET /users/{user}", str(number)))
+    assert len(limits._bucket_states) <= _MOST_BUCKETS
+    assert limits._bucket_state(under_way).in_flight == 1
+    with pytest.raises(WaitTooLong):
+        limits.check(POST)
