@@ -160,15 +160,16 @@ async def measure(store: SqlStore, look_up: LookUp, numbers: list[int]) -> float
     return statistics.median(taken) * 1e6
 
 
-async def compare(stores: tuple[SqlStore, SqlStore], sizes: tuple[int, int], *, near: int) -> float:
-    """Print every look-up in both; return the worst ratio.
+async def ratios(
+    stores: tuple[SqlStore, SqlStore], sizes: tuple[int, int], *, near: int
+) -> dict[str, tuple[float, float]]:
+    """Microseconds of every look-up in both.
 
     Asked for are the last `near` messages: what people reply to, edit and delete. The whole of a map that is larger
     than memory would measure the disk.
     """
     rng = random.Random(1)
-    worst = 0.0
-    print(f"{'look-up':<28}{sizes[0]:>14,}{sizes[1]:>14,}   ratio")
+    found = {}
     for name, look_up in LOOK_UPS.items():
         medians: tuple[list[float], list[float]] = ([], [])
         for turn in range(11):
@@ -178,7 +179,15 @@ async def compare(stores: tuple[SqlStore, SqlStore], sizes: tuple[int, int], *, 
                 median = await measure(stores[which], look_up, numbers)
                 if turn:  # the first turn warms up
                     medians[which].append(median)
-        small, large = min(medians[0]), min(medians[1])  # what else the machine does only ever adds
+        found[name] = (min(medians[0]), min(medians[1]))  # what else the machine does only ever adds
+    return found
+
+
+async def compare(stores: tuple[SqlStore, SqlStore], sizes: tuple[int, int], *, near: int) -> float:
+    """Print every look-up in both; return the worst ratio."""
+    print(f"{'look-up':<28}{sizes[0]:>14,}{sizes[1]:>14,}   ratio")
+    worst = 0.0
+    for name, (small, large) in (await ratios(stores, sizes, near=near)).items():
         worst = max(worst, large / small)
         print(f"{name:<28}{small:>11.0f} us{large:>11.0f} us   {large / small:.2f}")
     return worst

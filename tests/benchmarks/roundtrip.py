@@ -114,6 +114,8 @@ class Stage:
     ears: Ears
     bare: Bare
     bare_rooms: list[str]
+    # What the bare process was told to connect.
+    wiring: dict[str, Any]
     ways: dict[str, dict[str, Callable[[str], Awaitable[object]]]] = field(default_factory=dict)
 
 
@@ -173,7 +175,7 @@ async def staged(folder: Path, homeserver: Homeserver, pairs: int) -> AsyncItera
             await place.daemon.start()
             reading = asyncio.create_task(_read(ears, homeserver, mia))
             try:
-                stage = Stage(place, ears, bare, bare_rooms)
+                stage = Stage(place, ears, bare, bare_rooms, wiring)
                 stage.ways = {
                     "relay": _ways(place, mia, place.channels["pair0"], place.people["Ada"], place.rooms["pair0"]),
                     "bare": _ways(place, mia, channel, eve, bare_rooms[0]),

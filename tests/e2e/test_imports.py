@@ -16,6 +16,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 NOT_IN_THE_DAEMON = {
     "PIL",  # only in the process that draws
     "alembic",  # only where a migration is due
+    "asyncpg",  # only where the store is a PostgreSQL
+    "pygments",
+    "rich",
+    "structlog",
     "rlottie_python",
     "relay.adapters.discord.survey",  # only for `relay check`
     "relay.adapters.matrix.survey",
