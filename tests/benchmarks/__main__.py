@@ -28,6 +28,8 @@ from tests.benchmarks.roundtrip import DIRECTIONS, Stage, bare_process, latencie
 from tests.support.payloads import cases, play
 
 _SETTLE = 5.0
+_NOTHING = 0.05
+"""Less than this cannot be divided by: the bare libraries do nothing while nothing happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Table:
 
     def line(self, what: str, unit: str, relay: float, bare: float | None, *, bar: str = "") -> None:
         """One figure."""
-        ratio = "" if bare is None else f"{relay / bare:8.2f}"
+        ratio = "" if bare is None or bare < _NOTHING else f"{relay / bare:8.2f}"
         beside = "" if bare is None else f"{bare:10.2f}"
         print(f"{what:<48}{relay:10.2f}{beside:>10}{ratio:>9}  {unit:<14}{bar}", flush=True)
 

@@ -16,13 +16,12 @@ from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import Resolver
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock
-from relay.core.status.counters import Status
+from relay.core.status.counters import Status, pause_between_glances
 from relay.core.storage import Entry, Store
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 
-_LOOK_SECONDS = 0.2
 _CHECK_SECONDS = 1.0
 
 
@@ -126,7 +125,9 @@ class Dispatcher:
         """Wake lanes when a platform is back, or when another process has queued something. Works until cancelled."""
         before, checked = self.status.sides(), 0.0
         while True:
+            began = self.clock.monotonic()
             now = self.status.sides()
+            glanced = self.clock.monotonic()
             for name, side in now.items():
                 if side.connected and not before[name].connected:
                     self.platform_is_back(Platform(name))
@@ -134,7 +135,7 @@ class Dispatcher:
             if self.clock.monotonic() - checked >= _CHECK_SECONDS:
                 checked = self.clock.monotonic()
                 await self.check_outbox()
-            await self.clock.sleep(_LOOK_SECONDS)
+            await self.clock.sleep(pause_between_glances(glanced - began))
 
     async def check_outbox(self) -> None:
         """Wake the lanes in which something waits, and end those that nothing needs any more."""

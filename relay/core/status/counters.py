@@ -20,6 +20,8 @@ from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import sentence
 
+# Between two looks at how the sides are; and how many times as long as such a look took, at least.
+_GLANCE_SECONDS, _LONGEST_GLANCE_SECONDS, _GLANCE_SHARE = 0.2, 1.0, 2000.0
 # Upper bounds of the delivery histogram, in seconds.
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -40,6 +42,11 @@ class Histogram:
         """(bound, observations up to it), the last bound being `+Inf`, as Prometheus wants it."""
         bounds = [*(str(bound) for bound in DELIVERY_BUCKETS), "+Inf"]
         return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+def pause_between_glances(took: float) -> float:
+    """Until the sides are looked at again, which `took` so many seconds: an adapter goes through all its channels."""
+    return min(_LONGEST_GLANCE_SECONDS, max(_GLANCE_SECONDS, _GLANCE_SHARE * took))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from relay.core.ports import ChannelInfo, Clock
-from relay.core.status.counters import Status
+from relay.core.status.counters import Status, pause_between_glances
 from relay.core.status.reading import read_channels
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DaemonEnd, DirectionStatus, Report, StatusRecord
 from relay.core.storage import Store
@@ -17,12 +17,11 @@ from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-_LOOK_SECONDS = 0.2
 _SAVE_SECONDS = 1.0
 # While nothing is known to have changed: what adapters are asked for (notes, names) may have.
 _IDLE_SECONDS = 10.0
 # How many times as long as a look has taken nobody looks again, at least: it takes longer with more pairs.
-_URGENT_SHARE, _SAVE_SHARE, _IDLE_SHARE = 5.0, 50.0, 400.0
+_URGENT_SHARE, _SAVE_SHARE, _IDLE_SHARE = 5.0, 50.0, 800.0
 # Between two lines about a catch-up: in its first minute, and then.
 _PROGRESS_SECONDS, _LATER_SECONDS, _FIRST_SECONDS = 10.0, 600.0, 60.0
 # Pairs in trouble that are named.
@@ -123,18 +122,20 @@ class StatusRecorder:
         ended = took = 0.0
         while True:
             began = self.clock.monotonic()
-            if self.status.conditions() != conditions:
+            now = self.status.conditions()
+            glanced = self.clock.monotonic()
+            if now != conditions:
                 pause = _URGENT_SHARE * took
             elif self.status.version() != version or self.status.has_backlog or self.status.store_problem:
                 pause = max(_SAVE_SECONDS, _SAVE_SHARE * took)
             else:
                 pause = max(_IDLE_SECONDS, _IDLE_SHARE * took)
             if began - ended >= pause:
-                conditions, version = self.status.conditions(), self.status.version()
+                conditions, version = now, self.status.version()
                 await self.look()
                 ended = self.clock.monotonic()
                 took = ended - began
-            await self.clock.sleep(_LOOK_SECONDS)
+            await self.clock.sleep(pause_between_glances(glanced - began))
 
     async def finish(self, end: DaemonEnd) -> None:
         """Save the status for the last time, with how the daemon ends. Raises `StoreError`."""
