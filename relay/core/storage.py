@@ -1,6 +1,6 @@
 """What the core needs of the store, as protocols: one transaction at a time, and its repositories.
 
-What concerns people is in `core/people/storage.py`. `relay.store` implements both on SQLite; every implementation
+What concerns people is in `core/people/storage.py`. `relay.store` implements both; every implementation
 passes `tests/contract/store`.
 """
 

@@ -1,7 +1,7 @@
-"""The store: message map, outbox and cursors in one SQLite file. `core.storage` is what the core knows of it.
+"""The store: message map, outbox and cursors, in an SQLite file or on PostgreSQL. `core.storage` is what the core needs.
 
-`repositories/` runs on a `Transaction`; `sqlite/` has the connections and transactions. Another database needs a folder
-beside it, and its own form of what is SQLite's elsewhere: in `tables` the triggers, the partial indexes, the tables
-without row ID and the packed IDs, which need a column of any type; in `pruning` and the lease's fence all SQL; and what
-`repositories/__init__` names. Only `app`, `cli` and `migrations` import this package.
+`repositories/` runs on a `Transaction`; `sqlite/` and `postgresql/` have the connections and transactions. What they
+write differently is in `portable`, the types of columns in `tables`. `lock_file`, `lease` and `backup` are for SQLite;
+PostgreSQL's lease is in its folder. Only `app`, `doctor`, `cli` and `migrations` import this package, and nothing
+imports `postgresql/` unless the URL of a store names it.
 """

@@ -34,13 +34,23 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--folder", type=Path, help="for the trace and the logs; by default a new temporary one")
     parser.add_argument("--ghosts", action="store_true", help="people of Discord have accounts on Matrix")
+    parser.add_argument("--postgresql", action="store_true", help="the store is on PostgreSQL, which is disturbed, too")
     options = parser.parse_args(arguments)
     faults = _faults(parser, options.faults)
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         parser.error(f"{folder} is not empty: a run begins with a new store")
-    plan = Plan(options.seed, options.messages, options.kills, options.pairs, faults, folder, options.ghosts)
+    plan = Plan(
+        options.seed,
+        options.messages,
+        options.kills,
+        options.pairs,
+        faults,
+        folder,
+        options.ghosts,
+        options.postgresql,
+    )
     _hush()
     command = _again(options)
     with (folder / "trace.txt").open("w") as file:
@@ -88,7 +98,7 @@ def _again(options: argparse.Namespace) -> str:
     """The command that plays the same plan once more."""
     names = ("seed", "messages", "kills", "pairs", "faults")
     return " ".join(["python -m tests.chaos", *(f"--{name} {getattr(options, name)}" for name in names)]) + (
-        " --ghosts" if options.ghosts else ""
+        (" --ghosts" if options.ghosts else "") + (" --postgresql" if options.postgresql else "")
     )
 
 

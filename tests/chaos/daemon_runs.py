@@ -91,6 +91,8 @@ class DaemonRuns:
     folder: Path
     trace: Callable[[str], None]
     relay_id: str
+    # With which a life may end by itself: a daemon that finds no database ends, and its supervisor starts it again.
+    tolerated: frozenset[int] = frozenset()
     kills: int = 0
     unrecorded: int = 0
     shortly_after: int = 0
@@ -234,6 +236,9 @@ class DaemonRuns:
     async def _ended(self, daemon: Daemon) -> None:
         status = await daemon.wait()
         if not self._dead.is_set() and self.daemon is daemon:
+            if status in self.tolerated and "this is a bug" not in daemon.log():
+                self.trace(f"ENDED by itself with {status}: no database")
+                return
             self.problems.append(f"life {self._number} ended by itself with {status}")
             self.trace(f"ENDED by itself with {status}")
 
@@ -255,7 +260,7 @@ class DaemonRuns:
         took = loop.time() - started
         if status == -signal.SIGTERM and not daemon.log():
             return  # it had not begun: nobody was there yet to hear the signal
-        if status != 0 or took > _CLEAN_EXIT:
+        if status not in {0, *self.tolerated} or took > _CLEAN_EXIT:
             self.problems.append(f"life {self._number} ended after SIGTERM with {status} in {took:.1f} s")
 
     async def _reaped(self, daemon: Daemon) -> int:

@@ -20,6 +20,12 @@ _UNTIL_TAKEN = 120.0
 _SETTLED = 2.0
 
 
+def in_file(store: Path) -> set[str]:
+    """The messages that a store on SQLite has on record."""
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        return {unpacked(row[0]) for row in connection.execute("SELECT native_id FROM message")}
+
+
 class Operator:
     """Changes the file. `ledgers`: of each side, by place. `problems` takes what should not be.
 
@@ -32,14 +38,14 @@ class Operator:
         self,
         pairs: Pairs,
         file: Path,
-        store: Path,
+        on_record: Callable[[], set[str]],
         ledgers: Sequence[dict[str, Ledger]],
         runs: DaemonRuns,
         trace: Trace,
     ) -> None:
         self._pairs = pairs
         self._file = PairsFile(file)
-        self._store = store
+        self._known = on_record
         self._ledgers = ledgers
         self._runs = runs
         self._trace = trace
@@ -122,7 +128,7 @@ class Operator:
         """Wait until the daemon has read all that was written there; False where that takes too long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_UNTIL_READ):
-                while not (await self._ready() and self._on_record(places)):  # noqa: ASYNC110 - another process
+                while not (await self._ready() and await asyncio.to_thread(self._on_record, places)):  # noqa: ASYNC110 - another process
                     await asyncio.sleep(0.2)
                 await asyncio.sleep(_SETTLED)  # edits and deletions
                 return await self._ready()
@@ -130,8 +136,7 @@ class Operator:
         return False
 
     def _on_record(self, places: set[str]) -> bool:
-        with closing(sqlite3.connect(f"file:{self._store}?mode=ro", uri=True)) as store:
-            known = {unpacked(row[0]) for row in store.execute("SELECT native_id FROM message")}
+        known = self._known()
         messages = [each for side in self._ledgers for place in places for each in side[place].written]
         return all(each.id in known for each in messages if not each.deleted)
 

@@ -13,7 +13,10 @@ from tests.chaos.check import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for. `faults`: names of `Trouble.kinds`; `ghosts`: people of Discord have accounts on Matrix."""
+    """What is asked for. `faults`: names of `Trouble.kinds`; `ghosts`: people of Discord have accounts on Matrix.
+
+    `postgresql`: the store is on a server that misbehaves, too.
+    """
 
     seed: int
     messages: int
@@ -22,6 +25,7 @@ class Plan:
     faults: tuple[str, ...]
     folder: Path
     ghosts: bool = False
+    postgresql: bool = False
 
 
 @dataclass(slots=True)

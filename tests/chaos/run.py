@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -15,8 +16,9 @@ from relay.demo.matrix_client import Person
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
 from tests.chaos.daemon_runs import DaemonRuns, deaths
+from tests.chaos.database import Database, database
 from tests.chaos.judge import Judge, Look
-from tests.chaos.operator import Operator
+from tests.chaos.operator import Operator, in_file
 from tests.chaos.outcome import Outcome, Plan, Trace
 from tests.chaos.pairs import Pairs
 from tests.chaos.proxy import Proxy
@@ -55,8 +57,19 @@ _PROVOKED_BY: dict[str, tuple[int, Act]] = {
 class Run:
     """Everything of one run."""
 
-    def __init__(self, plan: Plan, place: FullStack, proxy: Proxy, runs: DaemonRuns, noa: Person, trace: Trace) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        place: FullStack,
+        proxy: Proxy,
+        runs: DaemonRuns,
+        noa: Person,
+        trace: Trace,
+        store: Database | None,
+    ) -> None:
         self._plan = plan
+        # None: the store is a file.
+        self._database = store
         self._stack = place
         self._trace = trace
         self._runs = runs
@@ -75,6 +88,7 @@ class Run:
         self._traffic = tuple(self._people(side) for side in sides)
         ledgers = [people.ledgers for people in self._traffic]
         config = place.daemon.config
+        known = store.known if store is not None else partial(in_file, config.with_name("relay.db"))
         self._trouble = Trouble(
             stack=place,
             proxy=proxy,
@@ -82,7 +96,7 @@ class Run:
             trace=trace,
             freeze=runs.freeze,
             webhook_deleted=self._judge.webhook_deleted,
-            operator=Operator(self._led, config, config.with_name("relay.db"), ledgers, runs, trace),
+            operator=Operator(self._led, config, known, ledgers, runs, trace),
         )
         self._provoking: asyncio.Task[None] | None = None
         place.sandbox.state.listeners.append(self._on_dispatch)
@@ -109,14 +123,19 @@ class Run:
             halves = (self._plan.messages // 2, self._plan.messages - self._plan.messages // 2)
             talk = [group.create_task(people.run(half)) for people, half in zip(self._traffic, halves, strict=True)]
             trouble = group.create_task(self._trouble.run(self._plan.faults, over))
+            others = [] if self._database is None else [group.create_task(self._database.disturb())]
             await self._die_again_and_again(halves)
             await asyncio.wait(talk)
             over.set()
             await trouble
+            for task in others:
+                task.cancel()
         self._trace("TROUBLE ends")
         await self._trouble.end()
         for pair in self._pairs:
             await self._trouble.let_in(pair)
+        if self._runs.daemon is None or not self._runs.daemon.running:
+            await self._runs.start()  # it had found no database
         calm = time.monotonic()
         look = await self._until_quiet("quiet")
         drained = time.monotonic() - calm
@@ -141,7 +160,7 @@ class Run:
             unrecorded=self._runs.unrecorded,
             shortly_after=self._runs.shortly_after,
             killed_at=self._runs.killed_at,
-            faults=self._trouble.counts,
+            faults=self._trouble.counts + (Counter() if self._database is None else self._database.happened),
             problems=self._runs.problems,
             seconds=seconds,
             drained_in=drained,
@@ -251,8 +270,10 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
         homeserver = await exits.enter_async_context(plain)
         pairs = [f"p{number}" for number in range(plan.pairs)]
         limits = Limits(identify_every=0, identifies_per_day=1_000_000)
+        store = await exits.enter_async_context(database(plan.seed, trace)) if plan.postgresql else None
+        url = None if store is None else store.url
         place = await exits.enter_async_context(
-            stack(plan.folder, homeserver, pairs, limits=limits, heartbeat_interval=_HEARTBEAT)
+            stack(plan.folder, homeserver, pairs, store_url=url, limits=limits, heartbeat_interval=_HEARTBEAT)
         )
         noa_id = f"@noa-{plan.seed}:{homeserver.server_name}"
         token = await homeserver.register(f"noa-{plan.seed}", displayname="Noa")
@@ -260,14 +281,15 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
         for room in place.rooms.values():
             await noa.join(room)
             await place.mia.set_power(room, users={noa_id: 50})  # for when only the relay has to be silent
-        runs = DaemonRuns(place.daemon.config, plan.folder, trace, place.bot)
+        tolerated = frozenset((1,)) if plan.postgresql else frozenset[int]()
+        runs = DaemonRuns(place.daemon.config, plan.folder, trace, place.bot, tolerated)
         exits.push_async_callback(runs.end)
         place.sandbox.state.listeners.append(runs.on_dispatch)
         proxy = await exits.enter_async_context(Proxy(homeserver.url, runs.happened))
         place.pair_settings.update(dict.fromkeys(pairs[1::2], _BATCHED))
         config = place.write_config(extra=APPSERVICE if plan.ghosts else "")
         config.write_text(config.read_text().replace(homeserver.url, proxy.url))
-        yield Run(plan, place, proxy, runs, noa, trace)
+        yield Run(plan, place, proxy, runs, noa, trace, store)
 
 
 async def play(plan: Plan, trace: Trace) -> Outcome:

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.postgresql import Server, server, start, stop
+from tests.support.postgresql import SHORT, Server, server, start, stop
 from tests.support.stack import Daemon, FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -31,7 +31,7 @@ async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullSta
 @pytest.fixture
 def own() -> Iterator[Path]:
     """The folder of a server that no other test uses. A socket's path is short."""
-    folder = Path(tempfile.mkdtemp(prefix="relay-pg-own-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="relay-pg-own-", dir=SHORT))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -30,6 +30,9 @@ _TEMPLATE = "migrated"
 _FOLDER = "TESTS_POSTGRESQL"
 """The environment variable that names the folder of the server of this run, for pytest's workers."""
 
+SHORT = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
+"""Where folders of sockets are: a socket's path has at most 107 bytes, and nobody has to get there."""
+
 # Stops the server and removes its folder when the run has ended, however it ended.
 _KEEPER = """
     while [ -d "/proc/$1" ] || kill -0 "$1" 2>/dev/null; do sleep 1; done
@@ -40,7 +43,7 @@ _KEEPER = """
 def announce_folder() -> None:
     """Choose the folder of this run's server, before pytest starts its workers. Makes nothing yet."""
     if _FOLDER not in os.environ:
-        os.environ[_FOLDER] = f"{tempfile.gettempdir()}/relay-pg-{os.getpid()}-{secrets.token_hex(4)}:{os.getpid()}"
+        os.environ[_FOLDER] = f"{SHORT}/relay-pg-{os.getpid()}-{secrets.token_hex(4)}:{os.getpid()}"
 
 
 class Server:

@@ -1,6 +1,7 @@
 """A commit whose answer is lost: a transaction that returns was committed, and one that raises was not."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from relay.domain.ids import Platform
 from relay.errors import StoreUnavailable
 from relay.store.unit_of_work import open_store
 from tests.support.cut_line import CutLine, cut_line
-from tests.support.postgresql import Server
+from tests.support.postgresql import SHORT, Server
 from tests.support.store_contract import ANN, LANE, NOON, sending, there, waiting
 
 
@@ -27,11 +28,12 @@ class Cut:
 
 
 @pytest.fixture
-async def cut(running: Server, url: str, tmp_path: Path) -> AsyncIterator[Cut]:
-    async with cut_line(running.folder, tmp_path) as line:
-        store = await open_store(url.replace(str(running.folder), str(tmp_path)))
-        yield Cut(store, line)
-        await store.close()
+async def cut(running: Server, url: str) -> AsyncIterator[Cut]:
+    with tempfile.TemporaryDirectory(prefix="relay-line-", dir=SHORT) as folder:
+        async with cut_line(running.folder, Path(folder)) as line:
+            store = await open_store(url.replace(str(running.folder), folder))
+            yield Cut(store, line)
+            await store.close()
 
 
 async def queue(store: Store, number: int) -> None:
