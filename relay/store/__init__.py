@@ -1,4 +1,4 @@
-"""The store: message map, outbox and cursors, in an SQLite file or on PostgreSQL. `core.storage` is what the core needs.
+"""The store: message map, outbox and cursors, in an SQLite file or on PostgreSQL. `core.storage` is the core's side.
 
 `repositories/` runs on a `Transaction`; `sqlite/` and `postgresql/` have the connections and transactions. What they
 write differently is in `portable`, the types of columns in `tables`. `lock_file`, `lease` and `backup` are for SQLite;

@@ -183,6 +183,7 @@ class EntryState(StrEnum):
     DEAD = "dead"
 
 
+# Where an index is partial, it is on PostgreSQL, too: see its migrations. To say so here would import its dialect.
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -236,12 +237,11 @@ message = Table(
     Column("deleted_at", Milliseconds),
     Column("left_out_why", AnyText),  # a sentence
     UniqueConstraint("channel_id", "native_id"),
-    Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0"), postgresql_where=text("NOT deleted")),
+    Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
     Index(
         "ix_message_reply_to",
         "reply_to",
         sqlite_where=text("reply_to IS NOT NULL"),
-        postgresql_where=text("reply_to IS NOT NULL"),
     ),
 )
 
@@ -308,7 +308,6 @@ outbox = Table(
         "source_channel",
         "source_id",
         sqlite_where=text("state = 'dead'"),
-        postgresql_where=text("state = 'dead'"),
     ),
     Index(
         "ix_outbox_late_source",
@@ -316,7 +315,6 @@ outbox = Table(
         "source_channel",
         "source_id",
         sqlite_where=text(LATE_FILE_WAITS),
-        postgresql_where=text(LATE_FILE_WAITS),
     ),
     sqlite_autoincrement=True,  # delivery keys come from the ID: it must never be used again
 )
