@@ -200,7 +200,7 @@ async def test_a_store_without_tables(tmp_path: Path) -> None:
         await open_store(f"sqlite:///{tmp_path / 'relay.db'}")
 
 
-@pytest.mark.parametrize("url", ["", "relay.db", "sqlite://", "sqlite:///:memory:", "postgresql://u:secret@h/d"])
+@pytest.mark.parametrize("url", ["", "relay.db", "sqlite://", "sqlite:///:memory:", "mysql://u:secret@h/d"])
 async def test_a_url_that_names_no_file(url: str) -> None:
     with pytest.raises(StoreError, match=r"write it like sqlite:///relay\.db") as caught:
         await open_store(url)
