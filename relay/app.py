@@ -271,6 +271,7 @@ class Daemon:
                 group.create_task(self._reload_pairs(parts), name="pairs"),
                 group.create_task(core.forgetter.run(), name="forgetting"),
                 group.create_task(core.memberships.run(), name="memberships"),
+                group.create_task(core.moderation.bans.run(), name="bans"),
                 group.create_task(parts.lookups.run(), name="directory of rooms"),
                 group.create_task(core.operators.run(), name="operators"),
                 group.create_task(self._look_around(parts), name="findings"),

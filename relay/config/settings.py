@@ -193,6 +193,10 @@ class ModerationSettings(Section):
 
     # A moderator who removes a copy removes its original too, if the bot may do that there.
     deletions: bool = Field(default=False, examples=["false"])
+    # Whoever moderators ban on one side does not cross, nor do the accounts that are linked with theirs.
+    bans: bool = Field(default=False, examples=["true"])
+    # What they wrote in so many seconds before is removed from the other side, too. 0: nothing.
+    ban_removes: Seconds = Field(default=0.0, examples=['"24h"'])
     # Accounts whose messages do not cross. Text with commas in the file.
     blocked: AccountList = Field(default=(), examples=['"123456789012345678, @spam*:example.org"'])
     # Rooms of Matrix in which moderators keep rules about accounts: who is on one does not cross. Text with commas.
@@ -271,6 +275,8 @@ class PairSettings(DefaultSettings):
                 catchup_limit=self.catchup_limit,
                 system_messages=frozenset(self.system_messages),
                 moderate_deletions=self.moderation.deletions,
+                follow_bans=self.moderation.bans,
+                ban_removes=self.moderation.ban_removes,
                 blocked=tuple(
                     (Platform.MATRIX if one.startswith("@") else Platform.DISCORD, one)
                     for one in self.moderation.blocked

@@ -17,8 +17,9 @@ from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.files import Files, MediaLinks
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
+from relay.core.moderation.bans import Bans
 from relay.core.moderation.decisions import Moderation
-from relay.core.moderation.ports import PolicyListReader
+from relay.core.moderation.ports import BanReader, PolicyListReader
 from relay.core.offload import Conversions
 from relay.core.operations.operators import Operators
 from relay.core.pairs import PairDirectory
@@ -36,7 +37,16 @@ from relay.core.people.ports import (
     PictureKeeper,
     RoleReader,
 )
-from relay.core.ports import Adapter, ChannelDescriber, ChannelNotes, Clock, HistoryReader, LatestReader, LimitReader
+from relay.core.ports import (
+    Adapter,
+    ChannelDescriber,
+    ChannelNotes,
+    Clock,
+    EventBatch,
+    HistoryReader,
+    LatestReader,
+    LimitReader,
+)
 from relay.core.status.counters import Status
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, Platform, UserRef
@@ -93,7 +103,20 @@ def assemble(
     people = PeopleDirectory(store=store)
     people.declare(declared_links)
     conversions = conversions or Conversions()
+
+    async def deliver(batch: EventBatch) -> None:
+        await inbox.receive(batch)
+
+    bans = Bans(
+        store=store,
+        pairs=directory,
+        people=people,
+        clock=clock,
+        readers={platform: one for platform, one in adapters.items() if isinstance(one, BanReader)},
+        deliver=deliver,
+    )
     moderation = Moderation(
+        bans=bans,
         store=store,
         people=people,
         clock=clock,

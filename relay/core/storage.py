@@ -240,6 +240,10 @@ class MessageMap(Protocol):
         """
         ...
 
+    async def last_before(self, moment: datetime) -> int:
+        """The row ID of the last original that was received before this moment; 0 if none was."""
+        ...
+
     async def forget_author(self, message_id: int) -> None:
         """Remember an original no longer as somebody's: its author's ID is empty from now on."""
         ...

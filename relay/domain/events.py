@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, ThreadRef, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, PlaceRef, ThreadRef, UserRef
 from relay.domain.pair import SystemMessage
 
 
@@ -133,6 +133,27 @@ class PolicyListRead:
     rules: tuple[PolicyRule, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class MemberBanned:
+    """Moderators have banned somebody from a place."""
+
+    place: PlaceRef
+    # Whoever speaks: of an account that the relay has for somebody of the other side, them.
+    user: UserRef
+    # It was banned before the relay looked for the first time.
+    is_old: bool = False
+    # All that they ever wrote there is to go.
+    removes_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUnbanned:
+    """Moderators have lifted a ban."""
+
+    place: PlaceRef
+    user: UserRef
+
+
 Event = (
     MessageCreated
     | MessageEdited
@@ -142,4 +163,6 @@ Event = (
     | MemberLeft
     | PictureChanged
     | PolicyListRead
+    | MemberBanned
+    | MemberUnbanned
 )

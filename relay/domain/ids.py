@@ -63,6 +63,14 @@ class UserRef:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class PlaceRef:
+    """Where a ban holds: a Discord server (snowflake), a Matrix room (room ID)."""
+
+    platform: Platform
+    id: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class MediaRef:
     """Where a platform keeps a file: an https URL of Discord's CDN, an `mxc://` URI. Only its adapter opens it."""
 

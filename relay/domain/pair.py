@@ -30,6 +30,10 @@ class PairPolicy:
     system_messages: frozenset[SystemMessage] = frozenset(SYSTEM_MESSAGES)
     # If a moderator removes a copy, its original is removed too.
     moderate_deletions: bool = False
+    # Whoever is banned on one side does not cross.
+    follow_bans: bool = False
+    # Seconds back from a ban: what they wrote since then is removed from the other side.
+    ban_removes: float = 0.0
     # Accounts whose messages do not cross: globs, each of a platform.
     blocked: tuple[tuple[Platform, str], ...] = ()
     # Lists of such accounts that moderators elsewhere keep.

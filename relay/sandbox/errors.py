@@ -46,6 +46,7 @@ _UNKNOWN = {
     "User": 10013,
     "Emoji": 10014,
     "Webhook": 10015,
+    "Ban": 10026,
     "Sticker": 10060,
     "interaction": 10062,
     "application command": 10063,
@@ -60,6 +61,11 @@ def missing_access() -> ApiError:
 def missing_permissions() -> ApiError:
     """403: it can be seen, but this may not be done."""
     return ApiError(403, 50013, "Missing Permissions")
+
+
+def banned() -> ApiError:
+    """403: who is banned cannot join."""
+    return ApiError(403, 40007, "The user is banned from this guild.")
 
 
 def not_the_author() -> ApiError:

@@ -452,6 +452,20 @@ opted_out = Table(
     sqlite_with_rowid=False,
 )
 
+# Who is banned from where, as moderators of that place decided; the same for the accounts that were linked then.
+ban = Table(
+    "ban",
+    metadata,
+    Column("platform", AnyText, primary_key=True),
+    Column("account", AnyText, primary_key=True),
+    Column("place_platform", AnyText, primary_key=True),
+    Column("place", AnyText, primary_key=True),
+    Column("because_platform", AnyText, nullable=False),  # the account that was banned
+    Column("because", AnyText, nullable=False),
+    Index("ix_ban_place_platform_place", "place_platform", "place"),
+    sqlite_with_rowid=False,
+)
+
 # Who asked to be forgotten, while that is under way.
 forgetting = Table(
     "forgetting",

@@ -14,8 +14,17 @@ from datetime import datetime
 from relay.core.convert.references import folded
 from relay.core.ports import Cursor, Delivery, EventBatch, Inbox, SideHealth
 from relay.domain.content import Author, Capabilities, Content, Quotation
-from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.events import (
+    Event,
+    FeatureUsed,
+    HistorySkipped,
+    MemberBanned,
+    MemberUnbanned,
+    MessageCreated,
+    MessageDeleted,
+    MessageEdited,
+)
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, PlaceRef, Platform, ThreadRef, UserRef
 from relay.domain.names import REPLY_ARROW
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import ActionNeeded, Permanent, StoreUnavailable, TargetGone, Transient
@@ -72,6 +81,8 @@ class MemoryPlatform:
     wants_everybody: set[ChannelRef] = field(default_factory=set)
     # Who has left.
     departed: set[str] = field(default_factory=set)
+    # Who is banned from a channel, by name.
+    bans: dict[ChannelRef, set[str]] = field(default_factory=dict)
     # Who may read a channel, by name.
     readers: dict[ChannelRef, list[str]] = field(default_factory=dict)
 
@@ -194,6 +205,19 @@ class MemoryPlatform:
         self.messages[ref] = message
         return message
 
+    def ban(self, channel: ChannelRef, who: str, *, live: bool = True, **more: bool) -> None:
+        """A moderator bans somebody. Not `live`: nobody is told, because the relay is away, or it got lost."""
+        self.bans.setdefault(channel, set()).add(who)
+        if live:
+            place = PlaceRef(self.platform, channel.id)
+            self._happen(MemberBanned(place, UserRef(self.platform, who), **more))
+
+    def unban(self, channel: ChannelRef, who: str, *, live: bool = True) -> None:
+        """The ban is lifted."""
+        self.bans[channel].remove(who)
+        if live:
+            self._happen(MemberUnbanned(PlaceRef(self.platform, channel.id), UserRef(self.platform, who)))
+
     def _happen(self, event: Event) -> None:
         self.log.append(event)
         for listener in self.listeners:
@@ -257,6 +281,8 @@ class MemoryAdapter:
     # Whether somebody's ghost can speak now; else the relay's own account speaks for them. None: there are no ghosts.
     ghosts: Callable[[], bool] | None = None
     inbox: Inbox | None = None
+    # How often bans may have been missed.
+    missed_bans: int = 0
     # The policy lists that are followed.
     lists: frozenset[ChannelAddress] = frozenset()
     # Whose pictures are to be made ready.
@@ -427,6 +453,20 @@ class MemoryAdapter:
         """Which of these people have a role."""
         await self.before("roles")
         return frozenset(user for user in people if user.id in self.roles.get(role, ()))
+
+    def place_of(self, channel: ChannelRef) -> PlaceRef | None:
+        """See `BanReader.place_of`: the channel itself."""
+        return PlaceRef(self.platform, channel.id)
+
+    def bans_version(self, place: PlaceRef) -> int:
+        """See `BanReader.bans_version`."""
+        return self.missed_bans
+
+    async def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
+        """See `BanReader.bans`."""
+        await self.before("bans")
+        banned = self.server.bans.get(ChannelRef(self.platform, place.id), set())
+        yield [UserRef(self.platform, name) for name in sorted(banned)]
 
     async def watch_lists(self, lists: frozenset[ChannelAddress]) -> None:
         """See `PolicyListReader.watch_lists`."""

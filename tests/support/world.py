@@ -90,6 +90,7 @@ class World:
         tasks = [
             asyncio.create_task(core.dispatcher.run()),
             asyncio.create_task(core.forgetter.run()),
+            asyncio.create_task(core.moderation.bans.run()),
             asyncio.create_task(core.operators.run()),
             asyncio.create_task(discord.run(core.inbox)),
             asyncio.create_task(matrix.run(core.inbox)),

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import discord
 
 from relay.adapters.discord.api.client import RestClient
-from relay.adapters.discord.api.errors import translate_read_errors
+from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, translate_read_errors
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.commands import SlashCommands
@@ -30,6 +30,7 @@ from relay.adapters.discord.message_cache import MessageCache
 from relay.adapters.discord.outbound.body import FALLBACK_LENGTH, TEXT_LENGTH, measure, with_own_emoji
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.sender import MessageSender
+from relay.adapters.discord.permissions import NO_BANS
 from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.pictures.drawing import Pictures
 from relay.adapters.discord.webhooks import Webhooks
@@ -41,7 +42,7 @@ from relay.core.ports import ChannelInfo, Clock, Cursor, Delivery, EventBatch, I
 from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, ungrouped
@@ -109,6 +110,7 @@ class DiscordAdapter:
         )
         self._limits = limits
         self._members_intent = settings.members_intent
+        self._bans_version = 0
         self._guilds = GuildCache(clock)
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
@@ -126,6 +128,7 @@ class DiscordAdapter:
             parent_of=self._guilds.parent_of,
             private_parent_of=self._guilds.private_parent_of,
             on_gap=self._check_channels_again,
+            on_lost_ban=self._bans_may_be_missed,
         )
         self._pump = EventPump(buffers=self._buffers, translator=translator)
         self._channels = Channels(
@@ -257,6 +260,7 @@ class DiscordAdapter:
         self._webhooks.all_changed()
         self._avatars.session_started()
         self._guilds.session_started(client)
+        self._bans_may_be_missed()
         self._channels.session_started()
         self._commands.session_started(self._identity.application)
         self._health = SideHealth("ready")
@@ -271,6 +275,7 @@ class DiscordAdapter:
 
     def dispatch_lost(self) -> None:
         """See `Listener` in `gateway/connection.py`."""
+        self._bans_may_be_missed()
         self._webhooks.all_changed()
         self._channels.read_all_again()
 
@@ -294,6 +299,9 @@ class DiscordAdapter:
     def _is_about_another(self, event: str, data: Json) -> bool:
         """With the intent for members, Discord tells of everybody; only the bot's own roles matter."""
         return event == "GUILD_MEMBER_UPDATE" and str((data.get("user") or {}).get("id")) != self._identity.user
+
+    def _bans_may_be_missed(self) -> None:
+        self._bans_version += 1
 
     def _check_channels_again(self) -> None:
         self._channels.check_again()
@@ -450,6 +458,27 @@ class DiscordAdapter:
                 shown = [one for one in page if self._guilds.may_view(channel.id, one)]
                 found = [self._translator.member(buffer, one) for one in shown]
                 yield [author for author in found if author is not None]
+
+    def place_of(self, channel: ChannelRef) -> PlaceRef | None:
+        """See `BanReader.place_of`: its server."""
+        guild = self._guilds.guild_of(channel.id)
+        return None if guild is None else PlaceRef(Platform.DISCORD, guild)
+
+    def bans_version(self, place: PlaceRef) -> int:
+        """See `BanReader.bans_version`: a new session may have missed some."""
+        return self._bans_version
+
+    async def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
+        """See `BanReader.bans`."""
+        try:
+            async for page in self._members.banned(place.id):
+                yield page
+        except Refused as error:
+            if error.code not in MISSING:
+                raise Transient(f"Discord does not list the bans of server {place.id} ({error.message})") from None
+            raise ActionNeeded(NO_BANS) from None
+        except ApiError as error:
+            raise Transient(f"Discord does not list the bans of server {place.id} ({error})") from None
 
     async def departed(self, channel: ChannelRef, people: frozenset[UserRef]) -> frozenset[UserRef]:
         """See `DepartureFinder`. Without the intent for members, Discord lists nobody."""

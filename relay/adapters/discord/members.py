@@ -179,6 +179,21 @@ class Members:
                     gone.add(user)
         return frozenset(gone)
 
+    async def banned(self, guild: str) -> AsyncIterator[Sequence[UserRef]]:
+        """Who is banned from a server, a page at a time. Raises `ApiError`.
+
+        https://docs.discord.com/developers/resources/guild#get-guild-bans
+        """
+        after = "0"
+        while True:
+            query = {"limit": str(_PAGE), "after": after}
+            page = await self.rest.call(Route("GET", "/guilds/{guild}/bans", {"guild": guild}), query=query)
+            found = [str((item.get("user") or {}).get("id")) for item in page]
+            yield [UserRef(Platform.DISCORD, one) for one in found if one.isdecimal()]
+            if len(found) < _PAGE:
+                return
+            after = max(found, key=int)
+
     async def find(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """The members that go by `names`, as nickname, display name or user name. Bots count too.
 

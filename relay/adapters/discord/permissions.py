@@ -31,6 +31,14 @@ ADD_REACTIONS = Permission("Add Reactions", 1 << 6, "a message that failed canno
 SEND_IN_THREADS = Permission("Send Messages in Threads", 1 << 38, "the bot itself cannot post in threads")
 MANAGE_THREADS = Permission("Manage Threads", 1 << 34, "nothing can be posted in locked threads")
 
+BAN_MEMBERS = Permission("Ban Members", 1 << 2, "bans that are made while the relay is away are not seen")
+VIEW_AUDIT_LOG = Permission("View Audit Log", 1 << 7, "no bans are seen")
+
+NO_BANS = (
+    f"the bans of this server cannot be listed: give the bot's role {BAN_MEMBERS.name}, which it reads them with "
+    f"({VIEW_AUDIT_LOG.name} alone shows the relay those that are made while it runs)"
+)
+
 # What the invite link asks for, in the order in which people should read it.
 INVITED = (
     VIEW_CHANNEL,

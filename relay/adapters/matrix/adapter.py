@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 
-from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.cursors import GHOST_PREFIXES, cursor
 from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, parse_link, permalink, server_of
@@ -36,8 +36,8 @@ from relay.core.ports import ChannelInfo, Clock, Delivery, EventBatch, Inbox, Si
 from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
-from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.jsontext import Json
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
+from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text.nodes import RichText
 from relay.domain.text.rewrite import weight
 from relay.errors import FatalError, Permanent, StoreError, TargetGone, Transient, ungrouped
@@ -105,11 +105,14 @@ class MatrixAdapter:
             returned=self._ghosts_returned.set,
         )
         self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
+        self._responses = responses = ResponseHandler(
+            api, rooms, Backfiller(api, limit), conversions, ghosts.saw_member
+        )
         self._loop = SyncLoop(
             api=api,
             session=MatrixSession(api=api, settings=settings, load=load_session, save=save_session),
             rooms=rooms,
-            responses=ResponseHandler(api, rooms, Backfiller(api, limit), conversions, ghosts.saw_member),
+            responses=responses,
             status=self._status,
             clock=clock,
             rng=rng,
@@ -288,6 +291,28 @@ class MatrixAdapter:
         """See `PolicyListReader.own_account`."""
         return UserRef(Platform.MATRIX, self._accounts.me)
 
+    def place_of(self, channel: ChannelRef) -> PlaceRef | None:
+        """See `BanReader.place_of`: the room itself."""
+        return PlaceRef(Platform.MATRIX, channel.id) if self._rooms.is_open(channel.id) else None
+
+    def bans_version(self, place: PlaceRef) -> int:
+        """See `BanReader.bans_version`."""
+        return self._responses.bans_versions.get(place.id, 0)
+
+    async def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
+        """See `BanReader.bans`; for a ghost, whose it is."""
+        try:
+            answer = await self._api.call("GET", "rooms", place.id, "members", query={"membership": "ban"})
+        except (Refused, Unreachable) as error:
+            raise Transient(f"the bans of {place.id} cannot be listed ({error})") from None
+        events = [event for event in as_list(answer.get("chunk")) if isinstance(event, dict)]
+        users = [as_string(event.get("state_key")) for event in events if _is_ban(event)]
+        yield [
+            self._accounts.person(user) or UserRef(Platform.MATRIX, user)
+            for user in users
+            if is_user_id(user) and user != self._accounts.me
+        ]
+
     async def forget_person(self, user: UserRef) -> None:
         """See `PersonForgetter`."""
         await self._ghosts.forget(user)
@@ -371,3 +396,7 @@ class MatrixAdapter:
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._reopen(inbox), name="matrix ghosts returned")
                 group.create_task(self._media.keep_max_file_size(), name="matrix upload limit")
+
+
+def _is_ban(event: Json) -> bool:
+    return as_dict(event.get("content")).get("membership") == "ban"

@@ -16,7 +16,16 @@ from relay.core.ports import CommandCall, EventBatch, HistoryReader
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
-from relay.domain.events import Event, FeatureUsed, HistorySkipped, MemberLeft, PictureChanged, PolicyListRead
+from relay.domain.events import (
+    Event,
+    FeatureUsed,
+    HistorySkipped,
+    MemberBanned,
+    MemberLeft,
+    MemberUnbanned,
+    PictureChanged,
+    PolicyListRead,
+)
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
@@ -108,7 +117,7 @@ class CoreInbox:
                 channels, message = (event.channel,), ""
             elif isinstance(event, MemberLeft):
                 channels, message = event.channels, ""
-            elif isinstance(event, PolicyListRead):
+            elif isinstance(event, PolicyListRead | MemberBanned | MemberUnbanned):
                 channels, message = (), ""
             else:
                 # In ASCII: the ID itself may be what is wrong, and not printable.

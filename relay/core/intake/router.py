@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from relay.core.author_names import AuthorNames
+from relay.core.moderation.bans import BanAct
 from relay.core.moderation.decisions import Moderation
 from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
 from relay.core.people.commands import Commands
@@ -35,7 +36,9 @@ from relay.domain.events import (
     Feature,
     FeatureUsed,
     HistorySkipped,
+    MemberBanned,
     MemberLeft,
+    MemberUnbanned,
     MessageCreated,
     MessageDeleted,
     MessageEdited,
@@ -72,6 +75,7 @@ class _Routed:
     # Who was kept from crossing, and why.
     refused: list[tuple[Pair, UserRef, str]] = field(default_factory=list)
     policy_lists: list[PolicyListRead] = field(default_factory=list)
+    bans: list[BanAct] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -110,6 +114,8 @@ class Router:
                 keeper.expect(author)
         for pair, user, why in routed.refused:
             self.moderation.tell(pair, user, why)
+        for act in routed.bans:
+            self.moderation.bans.tell(act)
         for read in routed.policy_lists:
             await self.moderation.use(read)
         return [entry for told in routed.queued if (entry := told()) is not None]
@@ -155,12 +161,8 @@ class Router:
                 routed.dropped.append((lane, event.feature))
 
     async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
-        if isinstance(event, MemberLeft):
-            await self._member_left(uow, event, routed)
-            return
-        if isinstance(event, PolicyListRead):
-            await self.moderation.save(uow, event)
-            routed.policy_lists.append(event)
+        if isinstance(event, MemberLeft | PolicyListRead | MemberBanned | MemberUnbanned):
+            await self._in_no_channel(uow, event, routed)
             return
         if isinstance(event, FeatureUsed):
             self._feature_used(event, routed)
@@ -191,6 +193,19 @@ class Router:
             case PictureChanged(author=author) if not author.is_self:
                 if not await self._is_unwanted(uow, pair, lane, author.user):
                     routed.pictures.append((lane.destination.platform, author))
+
+    async def _in_no_channel(
+        self, uow: UnitOfWork, event: MemberLeft | PolicyListRead | MemberBanned | MemberUnbanned, routed: _Routed
+    ) -> None:
+        match event:
+            case MemberLeft():
+                await self._member_left(uow, event, routed)
+            case PolicyListRead():
+                await self.moderation.save(uow, event)
+                routed.policy_lists.append(event)
+            case MemberBanned() | MemberUnbanned():
+                if (act := await self.moderation.bans.receive(uow, event, routed.changed)) is not None:
+                    routed.bans.append(act)
 
     async def _member_left(self, uow: UnitOfWork, event: MemberLeft, routed: _Routed) -> None:
         """Behind what they said last, the account that stands for them on the other side leaves, if there is one."""

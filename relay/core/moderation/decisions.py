@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from relay.core.moderation.bans import Bans
 from relay.core.moderation.ports import PolicyListReader
 from relay.core.moderation.rules import RuleSet, from_text, to_text
 from relay.core.offload import Conversions
@@ -41,6 +42,7 @@ class Moderation:
     clock: Clock
     conversions: Conversions
     readers: Mapping[Platform, PolicyListReader]
+    bans: Bans
     # The lists that are followed, and what is known of them.
     _wanted: frozenset[ChannelAddress] = field(init=False, default=frozenset())
     _lists: dict[ChannelAddress, RuleSet] = field(init=False, default_factory=dict)
@@ -132,10 +134,14 @@ class Moderation:
         Accounts that are linked are one person. Raises `StoreUnavailable`.
         """
         policy = pair.policy
-        if not policy.blocked and not policy.policy_lists:
+        if not (policy.blocked or policy.policy_lists or policy.follow_bans):
             return None
         person = await self.people.of(user, uow)
-        return self._blocked_by_operator(pair, user, person) or self._listed(pair, lane, user, person)
+        why = self._blocked_by_operator(pair, user, person) or self._listed(pair, lane, user, person)
+        if why is None and policy.follow_bans:
+            people = [person, *[await self.people.of(one, uow) for one in person.linked.values()]]
+            why = self.bans.refusal(lane, frozenset().union(*(one.banned_from for one in people)))
+        return why
 
     def _blocked_by_operator(self, pair: Pair, user: UserRef, person: Person) -> str | None:
         if not pair.policy.blocked:
@@ -179,7 +185,7 @@ class Moderation:
                 found.append(f"{rules.unused} rules of {address.value} are too long, or too many, to be used.")
             if self._ignored.get(address):
                 found.append(f"{self._ignored[address]} rules of {address.value} are about the relay itself: not used.")
-        return tuple(found)
+        return (*found, *self.bans.notes(pair))
 
     def tell(self, pair: Pair, user: UserRef, why: str) -> None:
         """Log that somebody was kept from crossing: once, and again after an hour, however much they write."""

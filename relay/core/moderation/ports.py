@@ -1,8 +1,9 @@
 """What an adapter may be able to do for moderators, as protocols: an adapter that is no instance cannot."""
 
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from relay.domain.ids import ChannelAddress, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, PlaceRef, UserRef
 
 
 @runtime_checkable
@@ -31,4 +32,21 @@ class PolicyListReader(Protocol):
     @property
     def own_account(self) -> UserRef:
         """The relay's own."""
+        ...
+
+
+@runtime_checkable
+class BanReader(Protocol):
+    """An adapter that tells of bans, as `MemberBanned` and `MemberUnbanned`, and can list them."""
+
+    def place_of(self, channel: ChannelRef) -> PlaceRef | None:
+        """Where a ban from `channel` holds; None while the channel is not open. No I/O."""
+        ...
+
+    def bans_version(self, place: PlaceRef) -> int:
+        """Changes when bans may have been missed, so that they have to be listed again. No I/O."""
+        ...
+
+    def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
+        """Who is banned from a place, a page at a time. Raises a `DeliveryError`."""
         ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from relay.core.storage import Store, UnitOfWork
-from relay.domain.ids import Platform, UserRef
+from relay.domain.ids import PlaceRef, Platform, UserRef
 
 _REMEMBERED = 10_000
 """Accounts that are kept in memory."""
@@ -20,6 +20,8 @@ class Person:
     """What is known of an account."""
 
     has_opted_out: bool = False
+    # Where moderators have banned the account.
+    banned_from: frozenset[PlaceRef] = frozenset()
     # Other accounts of the same person.
     linked: Mapping[Platform, UserRef] = field(default_factory=lambda: _NOBODY)
 
@@ -95,7 +97,8 @@ class PeopleDirectory:
         }
         if (declared := self._declared.get(user)) is not None:
             linked[declared.platform] = declared
-        return Person(await uow.people.has_opted_out(user), linked or _NOBODY)
+        opted_out, banned_from = await uow.people.has_opted_out(user), await uow.people.banned_from(user)
+        return Person(opted_out, banned_from, linked or _NOBODY)
 
     def change(self, users: Iterable[UserRef], changed: set[UserRef]) -> None:
         """A transaction changes something about these accounts. `changed`: of the transaction; for `settle`."""

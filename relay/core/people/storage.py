@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
+from relay.domain.ids import ChannelRef, MediaRef, PlaceRef, Platform, UserRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,22 @@ class People(Protocol):
 
     async def opt_in(self, user: UserRef) -> None:
         """What this account writes crosses again."""
+        ...
+
+    async def ban(self, place: PlaceRef, user: UserRef, because: UserRef) -> bool:
+        """This account is banned from a place, because `because` is, who is the same person; False if it was."""
+        ...
+
+    async def unban(self, place: PlaceRef, because: UserRef) -> Sequence[UserRef]:
+        """Forget the bans from a place because of an account; whose they were."""
+        ...
+
+    async def banned_from(self, user: UserRef) -> frozenset[PlaceRef]:
+        """From where an account is banned."""
+        ...
+
+    async def banned(self, place: PlaceRef) -> frozenset[UserRef]:
+        """Who is banned from a place by themselves."""
         ...
 
     async def put_request(self, request: ForgetRequest) -> None:

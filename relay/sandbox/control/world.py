@@ -5,7 +5,8 @@ from relay.sandbox.control.base import ControlBase, Id
 from relay.sandbox.rest.avatars import avatar_view
 from relay.sandbox.world import permissions, render
 from relay.sandbox.world.dispatch import Dispatch, Intent
-from relay.sandbox.world.models import Json, Overwrite
+from relay.sandbox.world.models import DISCORD_EPOCH_MS, Guild, Json, Overwrite, User
+from relay.sandbox.world.permissions import Permission
 from relay.sandbox.world.pictures import read_picture
 from relay.sandbox.world.state import new_token
 
@@ -83,6 +84,8 @@ class WorldControl(ControlBase):
 
     def join(self, guild: Id, user: Id, nick: str | None = None, announce_in: Id | None = None) -> Json:
         """A person joins a guild; Discord welcomes them in the channel `announce_in`. Returns the member."""
+        if self._user(user).id in self._guild(guild).bans:
+            raise errors.banned()
         member = self._state.add_member(self._guild(guild), self._user(user), nick=nick)
         if announce_in is not None:
             self._parts.messages.system(self._channel(announce_in), member.user, 7)
@@ -101,6 +104,39 @@ class WorldControl(ControlBase):
             self._state.emit_fixed("GUILD_ROLE_DELETE", Intent.GUILDS, where.id, gone_role)
         body_left: Json = {"guild_id": str(where.id), "user": render.user(gone)}
         self._state.emit_fixed("GUILD_MEMBER_REMOVE", Intent.GUILD_MEMBERS, where.id, body_left)
+
+    def ban(self, guild: Id, user: Id, reason: str | None = None, delete_seconds: int = 0) -> None:
+        """A moderator bans somebody, member or not, and deletes what they wrote last."""
+        where, gone = self._guild(guild), self._user(user)
+        if gone.id in where.members:
+            self.kick(guild, user)
+        where.bans[gone.id] = reason
+        self._tell_of_ban("GUILD_BAN_ADD", where, gone)
+        since = self._state.clock() - delete_seconds
+        for channel in [*where.channels.values(), *where.threads.values()] if delete_seconds else []:
+            theirs = (one.id for one in channel.messages.values() if one.author_id == gone.id)
+            if written := [one for one in theirs if _sent(one) >= since]:
+                self._parts.messages.remove(channel, written)
+
+    def unban(self, guild: Id, user: Id) -> None:
+        """The ban is lifted. Whoever it was may join again."""
+        where, freed = self._guild(guild), self._user(user)
+        if freed.id not in where.bans:
+            raise errors.unknown("Ban")
+        del where.bans[freed.id]
+        self._tell_of_ban("GUILD_BAN_REMOVE", where, freed)
+
+    def _tell_of_ban(self, event: str, guild: Guild, user: User) -> None:
+        """Only bots hear of it that may ban, or read the audit log.
+
+        https://discord.com/developers/docs/events/gateway-events#guild-ban-add
+        """
+        body: Json = {"guild_id": str(guild.id), "user": render.user(user)}
+        for member in guild.members.values():
+            may = self._state.guild_permissions(guild, member.user.id)
+            if member.user.bot and may & (Permission.BAN_MEMBERS | Permission.VIEW_AUDIT_LOG):
+                told = member.user.id
+                self._state.emit(Dispatch(event, Intent.GUILD_MODERATION, guild.id, lambda _: dict(body), None, told))
 
     def rename(
         self, user: Id, guild: Id | None = None, nick: str | None = None, display_name: str | None = None
@@ -280,3 +316,8 @@ def _bits(names: list[str] | None) -> permissions.Permission:
         return permissions.parse(names)
     except KeyError as error:
         raise errors.ApiError(400, 0, f"no such permission: {error.args[0]}") from None
+
+
+def _sent(message: int) -> float:
+    """When a message was sent, in seconds since 1970."""
+    return ((message >> 22) + DISCORD_EPOCH_MS) / 1000

@@ -10,7 +10,8 @@ from relay.sandbox.messages.forms import Form
 from relay.sandbox.rest.api import Api
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world import render
-from relay.sandbox.world.models import Emoji
+from relay.sandbox.world.models import Emoji, Guild, Json
+from relay.sandbox.world.permissions import Permission
 
 
 class GuildRoutes:
@@ -28,6 +29,8 @@ class GuildRoutes:
         add(router, "GET", "/guilds/{guild_id}/members", self.members)
         add(router, "GET", "/guilds/{guild_id}/members/search", self.search)
         add(router, "GET", "/guilds/{guild_id}/members/{user_id}", self.member)
+        add(router, "GET", "/guilds/{guild_id}/bans", self.bans)
+        add(router, "GET", "/guilds/{guild_id}/bans/{user_id}", self.ban)
         add(router, "GET", "/guilds/{guild_id}/roles", self.roles)
         add(router, "GET", "/guilds/{guild_id}/roles/{role_id}", self.role)
         add(router, "GET", "/guilds/{guild_id}/emojis", self.emojis)
@@ -82,6 +85,34 @@ class GuildRoutes:
         if user_id not in guild.members:
             raise errors.unknown("Member")
         return render.member(guild.members[user_id])
+
+    async def bans(self, call: Call) -> Any:
+        """A page of bans by user ID, at most 1,000; only for bots that may ban."""
+        guild = self._may_ban(call)
+        query = Form(dict(call.request.query))
+        limit = query.integer("limit", least=1, most=1000, default=1000)
+        after, before = query.snowflake("after") or 0, query.snowflake("before")
+        query.check()
+        ids = sorted(user_id for user_id in guild.bans if user_id > after and (before is None or user_id < before))
+        # `before` gives the last of them, and both together only `after`'s.
+        found = ids[-limit:] if before is not None and not after else ids[:limit]
+        return [self._ban(guild, user_id) for user_id in found]
+
+    async def ban(self, call: Call) -> Any:
+        """One ban."""
+        guild, user_id = self._may_ban(call), call.id("user_id")
+        if user_id not in guild.bans:
+            raise errors.unknown("Ban")
+        return self._ban(guild, user_id)
+
+    def _may_ban(self, call: Call) -> Guild:
+        guild = call.guild()
+        if not self.state.guild_permissions(guild, call.user.id) & Permission.BAN_MEMBERS:
+            raise errors.missing_permissions()
+        return guild
+
+    def _ban(self, guild: Guild, user_id: int) -> Json:
+        return {"reason": guild.bans[user_id], "user": render.user(self.state.user(user_id))}
 
     async def roles(self, call: Call) -> Any:
         """All roles."""

@@ -283,6 +283,8 @@ class Guild:
     threads: dict[int, Channel] = field(default_factory=dict)
     emojis: dict[int, Emoji] = field(default_factory=dict)
     stickers: dict[int, Sticker] = field(default_factory=dict)
+    # Who is banned, and why.
+    bans: dict[int, str | None] = field(default_factory=dict)
 
 
 class Snowflakes:

@@ -176,6 +176,8 @@ _RECENT = (
 )
 # By the row's number: an index of authors would cost as much as the rest of the row.
 _next_rows = select(_m.id).where(_m.id > bindparam("after")).order_by(_m.id).limit(bindparam("at_most")).subquery()
+_NEWEST = select(func.max(_m.id).label("id"))
+_RECEIVED_NEXT = select(_m.id, _m.received_at).where(_m.id > bindparam("after")).order_by(_m.id).limit(1)
 _LAST_OF_NEXT = select(func.max(_next_rows.c.id).label("id"))
 _WRITTEN_BY = (
     select(message, channel.c.native_id.label("channel"))
@@ -307,6 +309,19 @@ class SqlMessageMap:
         values = {"after": after, "last": row.id, "of_author": author.id, "platform": author.platform}
         rows = await self.transaction.all(_WRITTEN_BY, values)
         return row.id, tuple(original_of(found, ChannelRef(author.platform, found.channel)) for found in rows)
+
+    async def last_before(self, moment: datetime) -> int:
+        """See `MessageMap.last_before`. Rows are in the order of receipt, so twenty looks are enough for a million."""
+        newest = await self.transaction.first(_NEWEST, {})
+        low, high = 0, (newest.id or 0) if newest is not None else 0
+        while low < high:
+            middle = (low + high) // 2
+            row = await self.transaction.first(_RECEIVED_NEXT, {"after": middle})
+            if row is not None and (row.received_at is None or row.received_at < moment):
+                low = row.id
+            else:
+                high = middle
+        return low
 
     async def forget_author(self, message_id: int) -> None:
         """See `MessageMap.forget_author`."""

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, delete, literal, or_, select, tuple_
 
 from relay.core.people.storage import ForgetRequest, LinkCode
-from relay.domain.ids import Platform, UserRef
+from relay.domain.ids import PlaceRef, Platform, UserRef
 from relay.store.portable import insert
-from relay.store.tables import forgetting, link_code, opted_out, person_link
+from relay.store.tables import ban, forgetting, link_code, opted_out, person_link
 from relay.store.transaction import Transaction
 
 _PLATFORMS = frozenset(map(str, Platform))
@@ -42,6 +42,17 @@ _has_opted_out = and_(_o.platform == bindparam("of_platform"), _o.account == bin
 _HAS_OPTED_OUT = select(_o.account).where(_has_opted_out)
 _OPT_IN = delete(opted_out).where(_has_opted_out)
 _OPT_OUT = insert(opted_out).values({column.name: bindparam(column.name) for column in _o}).or_ignore().inline()
+
+_b = ban.c
+_of_banned = and_(_b.platform == bindparam("of_platform"), _b.account == bindparam("of_account"))
+_in_place = and_(_b.place_platform == bindparam("in_platform"), _b.place == bindparam("in_place"))
+_is_because = and_(_b.because_platform == bindparam("of_platform"), _b.because == bindparam("of_account"))
+_BANNED_FROM = select(_b.place_platform, _b.place).where(_of_banned)
+_BAN_OF = select(_b.because_platform, _b.because).where(_of_banned, _in_place)
+_BANNED = select(_b.platform, _b.account).where(_in_place, _b.because_platform == _b.platform, _b.because == _b.account)
+_BANNED_BECAUSE = select(_b.platform, _b.account).where(_in_place, _is_because)
+_UNBAN = delete(ban).where(_in_place, _is_because)
+_BAN = insert(ban).values({column.name: bindparam(column.name) for column in _b}).or_replace().inline()
 
 _f = forgetting.c
 _PUT_REQUEST = insert(forgetting).values({column.name: bindparam(column.name) for column in _f}).or_replace().inline()
@@ -121,6 +132,35 @@ class SqlPeople:
         """See `People.opt_in`."""
         await self.transaction.defer(_OPT_IN, _of(user))
 
+    async def ban(self, place: PlaceRef, user: UserRef, because: UserRef) -> bool:
+        """See `People.ban`."""
+        row = await self.transaction.first(_BAN_OF, {**_of(user), **_in(place)})
+        if row is not None and (user != because or _user(row.because_platform, row.because) == because):
+            return False
+        values = {"place_platform": place.platform, "place": place.id}
+        values |= {"because_platform": because.platform, "because": because.id}
+        await self.transaction.defer(_BAN, {**_is(user), **values})
+        return True
+
+    async def unban(self, place: PlaceRef, because: UserRef) -> Sequence[UserRef]:
+        """See `People.unban`."""
+        values = {**_of(because), **_in(place)}
+        rows = await self.transaction.all(_BANNED_BECAUSE, values)
+        await self.transaction.defer(_UNBAN, values)
+        return tuple(user for row in rows if (user := _user(row.platform, row.account)) is not None)
+
+    async def banned_from(self, user: UserRef) -> frozenset[PlaceRef]:
+        """See `People.banned_from`."""
+        rows = await self.transaction.all(_BANNED_FROM, _of(user))
+        return frozenset(
+            PlaceRef(Platform(row.place_platform), row.place) for row in rows if row.place_platform in _PLATFORMS
+        )
+
+    async def banned(self, place: PlaceRef) -> frozenset[UserRef]:
+        """See `People.banned`."""
+        rows = await self.transaction.all(_BANNED, _in(place))
+        return frozenset(user for row in rows if (user := _user(row.platform, row.account)) is not None)
+
     async def put_request(self, request: ForgetRequest) -> None:
         """See `People.put_request`."""
         values = {"copies": request.copies, "position": request.position}
@@ -148,6 +188,10 @@ def _is(user: UserRef) -> dict[str, Any]:
 
 def _of(user: UserRef) -> dict[str, Any]:
     return {"of_platform": user.platform, "of_account": user.id}
+
+
+def _in(place: PlaceRef) -> dict[str, Any]:
+    return {"in_platform": place.platform, "in_place": place.id}
 
 
 def _user(platform: str, account: str) -> UserRef | None:

@@ -21,7 +21,7 @@ _log = get_logger(__name__)
 
 MAX_ACTIVE_THREADS = 100
 
-Kind = Literal["create", "update", "delete", "feature", "leave"]
+Kind = Literal["create", "update", "delete", "feature", "leave", "ban", "unban"]
 
 _KINDS: Mapping[str, Kind] = {
     "MESSAGE_CREATE": "create",
@@ -31,6 +31,7 @@ _KINDS: Mapping[str, Kind] = {
     "MESSAGE_REACTION_ADD": "feature",
     "TYPING_START": "feature",
 }
+_BANS: Mapping[str, Kind] = {"GUILD_BAN_ADD": "ban", "GUILD_BAN_REMOVE": "unban"}
 _FEATURES: Mapping[str, Feature] = {"MESSAGE_REACTION_ADD": "reaction", "TYPING_START": "typing"}
 
 
@@ -85,6 +86,8 @@ class ChannelBuffers:
     private_parent_of: Callable[[str], str | None]
     # Called when a channel that was up to date no longer is.
     on_gap: Callable[[], None]
+    # Called when a ban or its end was dropped.
+    on_lost_ban: Callable[[], None] = lambda: None
     # How many events the queue, and each channel, may hold, and how many bytes they may take.
     queue_limit: int = 10_000
     held_limit: int = 1_000
@@ -146,6 +149,9 @@ class ChannelBuffers:
         if name == "GUILD_MEMBER_REMOVE":
             self._put_leave(str(data["guild_id"]), str(data["user"]["id"]))
             return
+        if name in _BANS:
+            self._put_ban(_BANS[name], str(data["guild_id"]), str(data["user"]["id"]))
+            return
         kind = _KINDS.get(name)
         if kind is None:
             return
@@ -165,6 +171,12 @@ class ChannelBuffers:
         if there:
             channels = [buffer.channel.id for buffer in there]
             self._put(there[0], GatewayEvent("leave", channels[0], {"user": user, "channels": channels}))
+
+    def _put_ban(self, kind: Kind, guild: str, user: str) -> None:
+        """Behind what was said before, in the queue of one channel: bans are the server's."""
+        there = next((buffer for buffer in self._buffers.values() if buffer.access.guild == guild), None)
+        if there is not None:
+            self._put(there, GatewayEvent(kind, there.channel.id, {"guild": guild, "user": user}))
 
     async def take(self, limit: int) -> list[tuple[ChannelBuffer, GatewayEvent]]:
         """Remove and return the oldest events. Waits for the first one."""
@@ -186,6 +198,8 @@ class ChannelBuffers:
             self._queue.append((buffer, event))
             self._queued_size += event.size
             self._filled.set()
+        elif event.kind in {"ban", "unban"}:
+            self.on_lost_ban()
         elif event.kind not in {"feature", "leave"}:
             _log.warning("discord queue full", channel=buffer.channel.id)
             buffer.behind = True

@@ -51,6 +51,8 @@ RAW_EVENTS = frozenset(
         "TYPING_START",
         "GUILD_STICKERS_UPDATE",
         "WEBHOOKS_UPDATE",
+        "GUILD_BAN_ADD",
+        "GUILD_BAN_REMOVE",
         "INTERACTION_CREATE",
     }
 )
@@ -126,13 +128,14 @@ async def check_token(rest: RestClient) -> None:
 
 
 def intents(*, members: bool = False) -> discord.Intents:
-    """The intents that are needed. Reactions and typing are only counted; no presences.
+    """The intents that are needed. Reactions and typing are only counted; bans are told; no presences.
 
     `members`: also who leaves. Of what else that one tells nothing is kept.
     """
     return discord.Intents(
         members=members,
         guilds=True,
+        moderation=True,
         emojis_and_stickers=True,
         webhooks=True,
         guild_messages=True,

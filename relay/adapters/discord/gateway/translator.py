@@ -14,8 +14,17 @@ from relay.core.clock import ServerTime
 from relay.core.offload import LONG
 from relay.core.ports import Cursor, EventBatch
 from relay.domain.content import Author, Content
-from relay.domain.events import Event, FeatureUsed, MemberLeft, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.events import (
+    Event,
+    FeatureUsed,
+    MemberBanned,
+    MemberLeft,
+    MemberUnbanned,
+    MessageCreated,
+    MessageDeleted,
+    MessageEdited,
+)
+from relay.domain.ids import ChannelRef, MessageRef, PlaceRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
 from relay.logs import get_logger
@@ -115,6 +124,10 @@ class Translator:
                 case "leave":
                     left = tuple(ChannelRef(Platform.DISCORD, channel) for channel in dispatch.data["channels"])
                     return [MemberLeft(left, UserRef(Platform.DISCORD, snowflake(dispatch.data["user"])))]
+                case "ban" | "unban" as kind:
+                    place = PlaceRef(Platform.DISCORD, snowflake(dispatch.data["guild"]))
+                    user = UserRef(Platform.DISCORD, snowflake(dispatch.data["user"]))
+                    return [MemberBanned(place, user) if kind == "ban" else MemberUnbanned(place, user)]
                 case "feature" if dispatch.feature is not None:
                     is_self = dispatch.data.get("user_id") == self.identity.user
                     return [FeatureUsed(buffer.channel, dispatch.feature, user_is_self=is_self)]

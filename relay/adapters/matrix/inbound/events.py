@@ -25,12 +25,14 @@ from relay.domain.events import (
     Event,
     Feature,
     FeatureUsed,
+    MemberBanned,
+    MemberUnbanned,
     MessageCreated,
     MessageDeleted,
     MessageEdited,
     PictureChanged,
 )
-from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.names import shortened, visible, with_suffix, without_reply_arrow
 from relay.domain.text.nodes import RichText, plain_text
@@ -110,6 +112,21 @@ def changed_picture(event: Json, room: ChannelRef, me: str, names: NameLookup) -
         handle=_handle(user_id),
     )
     return PictureChanged(room, author)
+
+
+def ban_event(event: Json, state: RoomState, user: UserRef) -> MemberBanned | MemberUnbanned | None:
+    """What a membership event says about a ban of `user`, whose account it is about; None if nothing."""
+    content = event.get("content")
+    if not isinstance(content, dict):
+        return None
+    place = PlaceRef(Platform.MATRIX, state.room_id)
+    before = as_dict(_unsigned(event).get("prev_content")).get("membership")
+    if content.get("membership") != "ban":
+        return MemberUnbanned(place, user) if before == "ban" else None
+    # Not every homeserver does it, and none sends redactions for it:
+    # https://github.com/matrix-org/matrix-spec-proposals/pull/4293
+    asked = any(content.get(key) is True for key in ("redact_events", "org.matrix.msc4293.redact_events"))
+    return MemberBanned(place, user, removes_all=asked and state.may_redact(as_string(event.get("sender"))))
 
 
 def is_message(event: Json) -> bool:

@@ -14,15 +14,24 @@ from typing import Any
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, gap_stream, is_inside, room_stream, tombstone_stream
-from relay.adapters.matrix.inbound.events import changed_picture, convert, ephemeral_events, is_message
+from relay.adapters.matrix.identifiers import is_user_id
+from relay.adapters.matrix.inbound.events import ban_event, changed_picture, convert, ephemeral_events, is_message
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
 from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last
 from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
-from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelRef, Platform
+from relay.domain.events import (
+    Event,
+    FeatureUsed,
+    HistorySkipped,
+    MemberBanned,
+    MemberUnbanned,
+    MessageDeleted,
+    MessageEdited,
+)
+from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text.rewrite import weight
 from relay.logs import get_logger
@@ -94,6 +103,8 @@ class ResponseHandler:
         self._backfiller = backfiller
         self._positions: dict[str, str] = {}
         self._typing: dict[str, frozenset[str]] = {}
+        # Changes when bans of a room may have been missed.
+        self.bans_versions: dict[str, int] = {}
 
     async def handle(self, response: Json, request: SyncRequest, inbox: RetryingInbox) -> None:
         """Hand over one whole response. To do it again does no harm.
@@ -131,6 +142,9 @@ class ResponseHandler:
         since = request.since
         update, limited = self._update(room_id, section)
         self._rooms.mark_joined(room_id, complete=request.full)
+        if limited or request.full:
+            # Of a gap sync sends the members who wrote, and no others.
+            self.bans_versions[room_id] = self.bans_versions.get(room_id, 0) + 1
         position = await self._position(room_id, inbox)
         if is_inside(position):
             update.since = since if limited else None
@@ -300,6 +314,14 @@ class ResponseHandler:
             for part in _split(Page("", update.timeline, update.members)):
                 yield part
 
+    def _ban_of(self, event: Json, state: RoomState) -> MemberBanned | MemberUnbanned | None:
+        """What a membership says of a ban; None if nothing, or if it is about the relay itself."""
+        user = as_string(event.get("state_key"))
+        if user == self._me or not is_user_id(user):
+            return None
+        person = self._rooms.accounts.person(user) or UserRef(Platform.MATRIX, user)
+        return ban_event(event, state, person)
+
     async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
         """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
         try:
@@ -339,6 +361,8 @@ class ResponseHandler:
             state.apply(event)
             if event.get("type") == "m.room.member":
                 self._saw_member(state.room_id, event)
+                if (banned := self._ban_of(event, state)) is not None:
+                    found.append(banned)
                 if (changed := changed_picture(event, channel, self._me, self._rooms.names())) is not None:
                     found.append(changed)
             if update.first_join and not _was_sent_to_us(event):
