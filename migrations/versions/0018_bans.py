@@ -8,17 +8,19 @@ down_revision = "0017"
 branch_labels = None
 depends_on = None
 
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Create the table."""
     op.create_table(
         "ban",
-        sa.Column("platform", sa.Text(), nullable=False),
-        sa.Column("account", sa.Text(), nullable=False),
-        sa.Column("place_platform", sa.Text(), nullable=False),
-        sa.Column("place", sa.Text(), nullable=False),
-        sa.Column("because_platform", sa.Text(), nullable=False),
-        sa.Column("because", sa.Text(), nullable=False),
+        sa.Column("platform", _TEXT, nullable=False),
+        sa.Column("account", _TEXT, nullable=False),
+        sa.Column("place_platform", _TEXT, nullable=False),
+        sa.Column("place", _TEXT, nullable=False),
+        sa.Column("because_platform", _TEXT, nullable=False),
+        sa.Column("because", _TEXT, nullable=False),
         sa.PrimaryKeyConstraint("platform", "account", "place_platform", "place", name="pk_ban"),
         sqlite_with_rowid=False,
     )

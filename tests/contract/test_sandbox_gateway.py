@@ -78,7 +78,8 @@ class Place:
         self.sandbox, self.control = sandbox, sandbox.control
         made = self.control.bootstrap()
         self.guild, self.bot, self.token = made["guild"], made["bot"], made["token"]
-        self.channel, self.ada = made["channels"]["general"], made["people"]["Ada"]
+        self.channel, people = made["channels"]["general"], made["people"]
+        self.ada, self.ben = people["Ada"], people["Ben"]
 
     def socket(self, query: str = "v=10&encoding=json", token: str | None = None) -> Socket:
         return Socket(self.sandbox, token or self.token, query)
@@ -374,3 +375,33 @@ async def test_the_control_interface_remembers_what_the_gateway_did(place: Place
     history = place.control.statistics()["gateway"]["history"]
     assert [(item["what"], item.get("session")) for item in history] == [("identified", session), ("closed", session)]
     assert not place.control.connected(place.bot)
+
+
+@pytest.mark.parametrize(
+    ("permissions", "intents", "told"),
+    [
+        (["BAN_MEMBERS"], Intent.GUILD_MODERATION, True),
+        (["VIEW_AUDIT_LOG"], Intent.GUILD_MODERATION, True),
+        (["ADMINISTRATOR"], Intent.GUILD_MODERATION, True),
+        (["MANAGE_MESSAGES"], Intent.GUILD_MODERATION, False),
+        (["BAN_MEMBERS"], Intent.GUILD_MESSAGES, False),
+    ],
+)
+async def test_bans_are_told_to_bots_that_may_know_and_ask_for_them(
+    place: Place, permissions: list[str], intents: Intent, told: bool
+) -> None:
+    place.control.set_bot_permissions(place.bot, place.guild, [*permissions, "VIEW_CHANNEL", "READ_MESSAGE_HISTORY"])
+    async with Socket(place.sandbox, place.token) as socket:
+        await socket.ready(int(Intent.GUILDS | Intent.GUILD_MESSAGES | intents))
+        said = place.control.say(place.channel, place.ben, "spam")["id"]
+        await socket.until("MESSAGE_CREATE")
+        place.control.ban(place.guild, place.ben, delete_seconds=3600)
+        place.control.unban(place.guild, place.ben)
+        place.control.say(place.channel, place.ada, "hello")
+        found = await socket.until("MESSAGE_CREATE")
+    kinds = [payload["t"] for payload in found]
+    assert [kind for kind in kinds if kind.startswith("GUILD_BAN")] == (
+        ["GUILD_BAN_ADD", "GUILD_BAN_REMOVE"] if told else []
+    )
+    assert "MESSAGE_DELETE" in kinds or "MESSAGE_DELETE_BULK" in kinds
+    assert said in str(found)

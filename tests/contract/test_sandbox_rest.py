@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from relay.sandbox.errors import ApiError
 from relay.sandbox.world.models import at
 from tests.support.discord_bot import raw
 from tests.support.sandbox import Place, form_error
@@ -53,6 +54,29 @@ async def test_what_discord_py_asks_for_at_login(place: Place) -> None:
 async def test_what_does_not_exist_is_404(place: Place, path: str, code: int, message: str) -> None:
     path = path.format(channel=f"/channels/{place.channel}", guild=f"/guilds/{place.guild}", bot=place.bot)
     assert await place.call("GET", path) == (404, {"message": message, "code": code})
+
+
+async def test_bans_are_listed_to_bots_that_may_ban(place: Place) -> None:
+    path = f"/guilds/{place.guild}/bans"
+    assert await place.call("GET", path) == (403, {"message": "Missing Permissions", "code": 50013})
+    place.control.set_bot_permissions(place.bot, place.guild, ["BAN_MEMBERS", "VIEW_CHANNEL"])
+    gone = sorted((place.control.create_person(f"gone{number}")["id"] for number in range(3)), key=int)
+    for user in gone:
+        place.control.ban(place.guild, user, reason="spam")
+    _, found = await place.call("GET", f"{path}?limit=2")
+    assert [(ban["user"]["id"], ban["reason"]) for ban in found] == [(user, "spam") for user in gone[:2]]
+    _, found = await place.call("GET", f"{path}?limit=2&after={gone[1]}")
+    assert [ban["user"]["id"] for ban in found] == gone[2:]
+    _, found = await place.call("GET", f"{path}?limit=1&before={gone[2]}")
+    assert [ban["user"]["id"] for ban in found] == [gone[1]]
+    assert (await place.call("GET", f"{path}?limit=1001"))[0] == 400
+    assert (await place.call("GET", f"{path}/{gone[0]}"))[1]["user"]["id"] == gone[0]
+    place.control.unban(place.guild, gone[0])
+    assert await place.call("GET", f"{path}/{gone[0]}") == (404, {"message": "Unknown Ban", "code": 10026})
+    with pytest.raises(ApiError, match="Unknown Ban"):
+        place.control.unban(place.guild, gone[0])
+    with pytest.raises(ApiError, match="banned"):
+        place.control.join(place.guild, gone[1])
 
 
 async def test_a_path_that_is_no_snowflake(place: Place) -> None:

@@ -106,6 +106,9 @@ async def test_whoever_is_blocked_or_on_a_policy_list_does_not_cross(homeserver:
         async with another(homeserver, "mal", *place.rooms.values()) as mal:
             await place.daemon.start()
             await until_logged(place, "policy list read", added=1)
+            _, told = await place.daemon.relay("check", "--json")
+            [finding] = [one for one in json.loads(told)["findings"] if one["subject"] == f"policy list {bans}"]
+            assert (finding["state"], finding["pair"]) == ("ok", "help")
             for pair in place.rooms:
                 await mal.text(place.rooms[pair], "spam on Matrix")
                 place.say(pair, "spam on Discord", who="Ben")
@@ -133,8 +136,8 @@ async def test_whoever_is_blocked_or_on_a_policy_list_does_not_cross(homeserver:
             await until_logged(place, "policy list read", removed=1)
             await mal.text(place.rooms["help"], "sorry")
             await place.until_discord("help", partial(contains, "sorry"))
-            told = [text for text in await place.discord_words("help") if "spam" in text]
-            assert told == ["spam on Discord"]  # Ben's own words, where he wrote them
+            spam = [text for text in await place.discord_words("help") if "spam" in text]
+            assert spam == ["spam on Discord"]  # Ben's own words, where he wrote them
 
             # A reload takes the list out, and what the operator has blocked is another matter.
             await place.mia.set_state(bans, "m.policy.rule.user", rule, "mal")
@@ -169,3 +172,67 @@ async def another(homeserver: Homeserver, name: str, *rooms: str) -> AsyncIterat
         for room in rooms:
             await person.join(room)
         yield person
+
+
+async def test_bans_of_either_side_follow_and_remove_what_was_written_last(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    async with stack(tmp_path, homeserver, ("help", "free")) as place:
+        guild, ben = place.guild, place.people["Ben"]
+        place.pair_settings["help"] = 'moderation.bans = true\nmoderation.ban_removes = "1h"'
+        place.write_config()
+        async with another(homeserver, "mal", *place.rooms.values()) as mal:
+            place.write_config(extra=f'[[people]]\ndiscord = {ben}\nmatrix = "{mal.user_id}"')
+            await place.daemon.start()
+            # The bot may not list the bans of the server, and says so.
+            await until_logged(place, "bans cannot be listed")
+            await until_logged(place, "bans listed", platform="matrix")
+            status = await place.daemon.status()
+            assert "Ban Members" in next(found["note"] for found in status["pairs"] if found["name"] == "help")
+            found, told = await place.daemon.relay("check")
+            assert found == 1
+            assert "give the bot's role Ban Members" in " ".join(told.split())
+            role = place.control.create_role(guild, "moderators", ["BAN_MEMBERS"])["id"]
+            place.control.set_role(guild, place.bot, role)
+            await until_logged(place, "bans listed", platform="discord")
+            _, told = await place.daemon.relay("check")
+            assert "Ban Members" not in told
+            assert "they can be listed" in " ".join(told.split())
+            for pair in place.rooms:
+                await mal.text(place.rooms[pair], "spam on Matrix")
+                place.say(pair, "hello")
+                await place.until_discord(pair, partial(contains, "spam on Matrix"))
+                await place.until_matrix(pair, partial(contains, "hello"))
+            await place.mia.ban(place.rooms["help"], mal.user_id)
+            await until_logged(place, "ban followed", user=mal.user_id, linked=ben)
+            await place.until_discord("help", partial(lacks, "spam on Matrix"))
+            # The same person's other account is not heard there either; elsewhere nothing has changed.
+            for pair in place.rooms:
+                place.say(pair, "spam on Discord", who="Ben")
+                place.say(pair, "after that")
+                await place.until_matrix(pair, partial(contains, "after that"))
+            assert "spam on Discord" not in await place.matrix_words("help")
+            assert "spam on Discord" in await place.matrix_words("free")
+            assert "spam on Matrix" in await place.discord_words("free")
+            await place.mia.unban(place.rooms["help"], mal.user_id)
+            await until_logged(place, "ban lifted", user=mal.user_id)
+            place.say("help", "sorry", who="Ben")
+            await place.until_matrix("help", partial(contains, "sorry"))
+
+            # While the relay is away, somebody is banned on Discord.
+            await place.daemon.kill()
+            place.control.ban(guild, ben, reason="spam")
+            await place.daemon.start()
+            await until_logged(place, "ban followed", user=ben, linked=mal.user_id)
+            await place.until_matrix("help", partial(lacks, "sorry"))
+            await mal.join(place.rooms["help"])
+            await mal.text(place.rooms["help"], "spam once more")
+            await place.tell("help", "the end")
+            await place.until_discord("help", partial(contains, "the end"))
+            assert "spam once more" not in await place.discord_words("help")
+            # Nobody was banned by the relay.
+            assert mal.user_id in await place.mia.members(place.rooms["help"])
+            place.control.unban(guild, ben)
+            await until_logged(place, "ban lifted", user=ben)
+            await mal.text(place.rooms["help"], "back")
+            await place.until_discord("help", partial(contains, "back"))

@@ -110,7 +110,7 @@ class DiscordAdapter:
         )
         self._limits = limits
         self._members_intent = settings.members_intent
-        self._bans_version = 0
+        self._bans_version, self._bans_refused = 0, False
         self._guilds = GuildCache(clock)
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
@@ -293,6 +293,8 @@ class DiscordAdapter:
         self._guilds.update(event, data)
         self._buffers.put(event, data)
         is_about_us = event in PERMISSION_EVENTS and not self._is_about_another(event, data)
+        if is_about_us and self._bans_refused:
+            self._bans_may_be_missed()
         if is_about_us or self._guilds.is_about_declared(event, data):
             self._check_channels_again()
 
@@ -302,6 +304,7 @@ class DiscordAdapter:
 
     def _bans_may_be_missed(self) -> None:
         self._bans_version += 1
+        self._bans_refused = False
 
     def _check_channels_again(self) -> None:
         self._channels.check_again()
@@ -476,6 +479,7 @@ class DiscordAdapter:
         except Refused as error:
             if error.code not in MISSING:
                 raise Transient(f"Discord does not list the bans of server {place.id} ({error.message})") from None
+            self._bans_refused = True
             raise ActionNeeded(NO_BANS) from None
         except ApiError as error:
             raise Transient(f"Discord does not list the bans of server {place.id} ({error})") from None

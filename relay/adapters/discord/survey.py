@@ -14,6 +14,7 @@ from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.gateway.connection import PORTAL, token_refused
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.permissions import (
+    BAN_MEMBERS,
     COPY_CHANNEL_ID,
     MANAGE_WEBHOOKS,
     blocked,
@@ -270,10 +271,30 @@ class DiscordSurvey:
                 continue
             try:
                 found = await self._channel(address)
+                if pair.policy.follow_bans:
+                    found += await self._bans(address)
             except ApiError as error:
                 found = [Finding(f"channel {address}", "wrong", str(error), self._unanswered())]
             for finding in found:
                 yield replace(finding, pair=pair.name)
+
+    async def _bans(self, address: str) -> list[Finding]:
+        """Whether the bot may list the bans of the server of a channel."""
+        guild, _ = self._listed(address)
+        if guild is None:
+            return []
+        subject = f"bans of {guild.name}"
+        try:
+            await self._ask(
+                Route("GET", "/guilds/{guild}/bans", {"guild": str(guild.document["id"])}), query={"limit": "1"}
+            )
+        except Refused as error:
+            if error.code not in MISSING:
+                raise
+            words = f"without {BAN_MEMBERS.name}, {BAN_MEMBERS.without}"
+            remedy = f"give the bot's role {BAN_MEMBERS.name}, with which the relay only lists them"
+            return [Finding(subject, "wrong", words, remedy)]
+        return [Finding(subject, "ok", "they can be listed")]
 
     async def _channel(self, address: str) -> list[Finding]:
         subject = f"channel {address}"

@@ -273,8 +273,34 @@ class MatrixSurvey:
                 room = rooms.get(one.room_id)
                 inside = room is not None and not room.invited and room.removed is None
                 found = list(self._inside(one, room)) if room and inside else await self._outside(one, room)
-            for finding in found:
+            for finding in (*found, *await self._lists(one.pair)):
                 yield replace(finding, pair=one.pair.name)
+
+    async def _lists(self, pair: Pair) -> list[Finding]:
+        """Whether the account can read the policy lists that a pair follows."""
+        found = []
+        for name in (one.value for one in pair.policy.policy_lists):
+            subject, room_id = f"policy list {name}", name
+            try:
+                if name.startswith("#"):
+                    answer = await self._api.call("GET", "directory", "room", name)
+                    room_id = as_string(answer.get("room_id"))
+                joined = as_list((await self._api.call("GET", "joined_rooms")).get("joined_rooms"))
+            except (Refused, Unreachable) as error:
+                is_gone = isinstance(error, Refused) and error.status == 404
+                words = "there is no such room" if is_gone else str(error)
+                remedy = "correct moderation.policy_lists" if is_gone else "try again in a moment"
+                found.append(Finding(subject, "wrong", words, remedy))
+                continue
+            if room_id in joined:
+                found.append(Finding(subject, "ok", "it can be read"))
+                continue
+            words, user = (
+                "the account is not in its room yet: `relay run` joins it where it is let in",
+                self._api.user_id,
+            )
+            found.append(Finding(subject, "note", words, f"where it is not public, invite {user}"))
+        return found
 
     async def _resolved(self, pairs: Sequence[Pair]) -> list[_Declared]:
         """The rooms of the pairs: each alias is looked up."""

@@ -75,9 +75,9 @@ class Bans:
     readers: Mapping[Platform, BanReader]
     # Takes events as if they came from the platform.
     deliver: Callable[[EventBatch], Awaitable[None]]
-    # The version of the list that was read last of each place, and when one that could not be is asked for again.
+    # The version of the list that was read last of each place; of one that could not be read, until when it is left.
     _listed: dict[PlaceRef, int] = field(init=False, default_factory=dict)
-    _list_at: dict[PlaceRef, float] = field(init=False, default_factory=dict)
+    _failed: dict[PlaceRef, tuple[int, float]] = field(init=False, default_factory=dict)
     _problems: dict[PlaceRef, str] = field(init=False, default_factory=dict)
     # Of whom something was told live while a list is being read: that is newer than the list.
     _listing: bool = field(init=False, default=False)
@@ -202,7 +202,8 @@ class Bans:
         """Find out which bans were missed, if any may have been."""
         reader = self.readers[place.platform]
         version, now = reader.bans_version(place), self.clock.monotonic()
-        if self._listed.get(place) == version or now < self._list_at.get(place, 0.0):
+        failed, again_at = self._failed.get(place, (None, 0.0))
+        if self._listed.get(place) == version or (failed == version and now < again_at):
             return
         listed: set[UserRef] = set()
         self._told_live.clear()
@@ -211,7 +212,7 @@ class Bans:
             async for page in reader.bans(place):
                 listed.update(page)
         except DeliveryError as error:
-            self._list_at[place] = now + _LIST_AGAIN
+            self._failed[place] = version, now + _LIST_AGAIN
             if self._problems.get(place) != str(error):
                 _log.warning("bans cannot be listed", platform=str(place.platform), place=place.id, reason=str(error))
             self._problems[place] = str(error)

@@ -1,11 +1,11 @@
 """What every implementation of `core.storage.People` does, and of what the message map knows about authors."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from relay.core.people.storage import ForgetRequest, LinkCode
 from relay.core.storage import Store
-from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelRef, MessageRef, PlaceRef, Platform, UserRef
 from tests.support.store_contract import ANN, DISCORD, NOON, add, copy, here
 
 ADA, BEN = (UserRef(Platform.MATRIX, f"@{name}:example.org") for name in ("ada", "ben"))
@@ -111,3 +111,34 @@ async def test_what_somebody_wrote_is_found_in_steps_and_is_nobodys_then(store: 
         assert forgotten is not None
         assert forgotten.author == UserRef(Platform.DISCORD, "")
         assert [copy.ref for copy in await unit.messages.copies(forgotten.id, here(1).channel)] == [here(10)]
+
+
+async def test_bans_hold_where_they_were_made_until_they_end(store: Store) -> None:
+    place, other = PlaceRef(Platform.DISCORD, "1"), PlaceRef(Platform.MATRIX, "!a:b")
+    async with store.write() as unit:
+        assert await unit.people.ban(place, ANN, because=ANN)
+        assert not await unit.people.ban(place, ANN, because=ANN)
+        assert await unit.people.ban(place, ADA, because=ANN)
+        assert await unit.people.ban(other, ADA, because=ADA)
+        assert await unit.people.ban(place, BEN, because=ANN)
+        assert await unit.people.ban(place, BEN, because=BEN)  # a ban of their own
+        assert not await unit.people.ban(place, BEN, because=ANN)
+    async with store.read() as unit:
+        assert await unit.people.banned_from(ADA) == {place, other}
+        assert await unit.people.banned_from(BOB) == frozenset()
+        assert await unit.people.banned(place) == {ANN, BEN}
+        assert await unit.people.banned(other) == {ADA}
+    async with store.write() as unit:
+        assert set(await unit.people.unban(place, because=ANN)) == {ANN, ADA}
+        assert await unit.people.unban(place, because=ANN) == ()
+        assert await unit.people.banned_from(ADA) == {other}
+        assert await unit.people.banned_from(BEN) == {place}
+
+
+async def test_what_was_received_before_a_moment(store: Store) -> None:
+    async with store.read() as unit:
+        assert await unit.messages.last_before(datetime.now(UTC)) == 0
+    ids = [await add(store, number) for number in range(9)]
+    async with store.read() as unit:
+        assert await unit.messages.last_before(datetime.now(UTC) + timedelta(minutes=1)) == ids[-1]
+        assert await unit.messages.last_before(datetime.now(UTC) - timedelta(minutes=1)) == 0

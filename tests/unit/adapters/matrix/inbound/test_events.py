@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.identifiers import OwnAccounts
-from relay.adapters.matrix.inbound.events import changed_picture, convert, ephemeral_events, is_message
+from relay.adapters.matrix.inbound.events import ban_event, changed_picture, convert, ephemeral_events, is_message
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.content import Attachment, Author, Content
@@ -18,16 +18,19 @@ from relay.domain.events import (
     Event,
     Feature,
     FeatureUsed,
+    MemberBanned,
+    MemberUnbanned,
     MessageCreated,
     MessageDeleted,
     MessageEdited,
     PictureChanged,
 )
-from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText, UserMention, plain_text
 from relay.domain.text.rewrite import walk
 
 ROOM = ChannelRef(Platform.MATRIX, "!room")
+PLACE, EVE = PlaceRef(Platform.MATRIX, "!room:localhost"), UserRef(Platform.MATRIX, "@eve:localhost")
 ANN, ME = "@ann:example.org", "@relay:example.org"
 MXC = "mxc://example.org/abc"
 
@@ -468,3 +471,29 @@ def test_who_mentions_or_answers_a_ghost_means_its_person() -> None:
     assert isinstance(said, MessageCreated)
     assert UserMention(UserRef(Platform.DISCORD, "42"), "Ada") in list(walk(said.content.text.blocks))
     assert said.content.calls_answered
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "more", "expected"),
+    [
+        ("join", "ban", {}, MemberBanned(PLACE, EVE)),
+        (None, "ban", {"redact_events": "yes"}, MemberBanned(PLACE, EVE)),
+        # Whoever may ban, but not redact, cannot have it all removed either.
+        ("join", "ban", {"redact_events": True}, MemberBanned(PLACE, EVE)),
+        ("ban", "leave", {}, MemberUnbanned(PLACE, EVE)),
+        ("ban", "join", {}, MemberUnbanned(PLACE, EVE)),
+        ("join", "leave", {}, None),
+        (None, "join", {}, None),
+        (None, 5, {}, None),
+    ],
+)
+def test_bans_and_their_end(before: Any, after: Any, more: Any, expected: Any) -> None:
+    said: dict[str, Any] = {"type": "m.room.member", "sender": "@mod:localhost", "state_key": EVE.id}
+    said |= {"content": {"membership": after} | more, "unsigned": {"prev_content": {"membership": before}}}
+    state = RoomState(PLACE.id)
+    state.apply({"type": "m.room.power_levels", "state_key": "", "content": {"users": {"@mod:localhost": 40}}})
+    assert ban_event(said, state, EVE) == expected
+    state.apply({"type": "m.room.power_levels", "state_key": "", "content": {"users": {"@mod:localhost": 50}}})
+    if more.get("redact_events") is True:
+        assert ban_event(said, state, EVE) == MemberBanned(PLACE, EVE, removes_all=True)
+    assert ban_event(said | {"content": None}, state, EVE) is None
