@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import structlog
-
 from relay.core.moderation.ports import BanReader
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
@@ -23,8 +21,9 @@ from relay.domain.ids import ChannelRef, PlaceRef, Platform, UserRef
 from relay.domain.jsontext import as_list
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import DeliveryError, StoreUnavailable, sentence
+from relay.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _REMOVALS = "removals after bans"
 """The key under which the store has what is still to be removed."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from relay.core.moderation import bans
 from relay.domain.ids import PlaceRef, Platform, UserRef
 from relay.errors import ActionNeeded
+from tests.support.logs import captured_logs
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, pair, until, world
 
@@ -58,7 +58,7 @@ async def until_listed(bridge: World) -> None:
 async def test_a_ban_of_one_account_holds_for_those_linked_with_it(tmp_path: Path, follows: bool) -> None:
     async with world(tmp_path, pair(follow_bans=follows)) as bridge:
         here, there = bridge.channels()
-        with capture_logs() as logs:
+        with captured_logs() as logs:
             async with bridge.relay() as core:
                 core.people.declare([(MAL, OTHER)])
                 bridge.matrix.say(there, "other", "before")
