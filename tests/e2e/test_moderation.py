@@ -187,8 +187,12 @@ async def test_bans_of_either_side_follow_and_remove_what_was_written_last(
             # The bot may not list the bans of the server, and says so.
             await until_logged(place, "bans cannot be listed")
             await until_logged(place, "bans listed", platform="matrix")
-            status = await place.daemon.status()
-            assert "Ban Members" in next(found["note"] for found in status["pairs"] if found["name"] == "help")
+
+            async def noted() -> str:
+                status = await place.daemon.status()
+                return next(found["note"] or "" for found in status["pairs"] if found["name"] == "help")
+
+            await eventually(noted, lambda note: "Ban Members" in note, what=place.daemon.log)
             found, told = await place.daemon.relay("check")
             assert found == 1
             assert "give the bot's role Ban Members" in " ".join(told.split())
