@@ -14,6 +14,9 @@ from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import Settings, differing_keys
 from relay.core.bootstrap import Core, assemble
+from relay.core.claims.agreement import Claims
+from relay.core.claims.handover import Handover, claim_key
+from relay.core.claims.register import NoRegister
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
 from relay.core.operations.channel_lookups import ChannelLookups, known_channels
@@ -32,6 +35,7 @@ from relay.errors import (
     RelayError,
     StoreError,
     StoreUnavailable,
+    Transient,
     leaves,
     sentence,
     ungrouped,
@@ -41,7 +45,7 @@ from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
 from relay.media.proxy import MediaProxy, stands
 from relay.store.backup import restored_gap
-from relay.store.lease import hold, last_seen
+from relay.store.lease import claim_of, has_ended, hold, last_seen
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner
 from relay.store.unit_of_work import SqlStore, open_store
@@ -60,19 +64,31 @@ _RELOAD_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
 """Until the disks and the clock are looked at again; sooner as long as no platform has told its time."""
 
+_REST_SECONDS, _GIVE_UP_SECONDS = 1.0, 2.0
+"""How long the end waits until nothing is half received, and until the register of relays has taken our leave."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
     """What runs side by side in the daemon."""
 
     core: Core
-    adapters: tuple[Adapter, ...]
+    matrix: MatrixAdapter
+    discord: DiscordAdapter
+    # Whether another relay on the same accounts mirrors a pair.
+    claims: Claims
+    handover: Handover
     recorder: StatusRecorder
     pruner: Pruner
     web: WebServer | None
     # By how many seconds our clock is ahead of a platform's; None as long as that is not known.
     clock_skew: Callable[[], float | None]
     lookups: ChannelLookups
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Both platforms."""
+        return self.discord, self.matrix
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -86,6 +102,8 @@ class Daemon:
     reload: Callable[[], Settings]
     # Told what finds the name of a channel by its ID, for the log.
     name_channels: Callable[[Callable[[str], str | None]], None] | None = None
+    # Take over what another relay on the same accounts holds now.
+    take_over: bool = False
     _clock: Clock = field(init=False, default_factory=SystemClock)
     _rng: random.Random = field(init=False, default_factory=random.Random)
     _pairs: tuple[Pair, ...] = field(init=False, default=())
@@ -174,6 +192,10 @@ class Daemon:
             links=proxy if settings.web.avatars else None,
         )
         stack.push_async_callback(discord.close)
+
+        async def agree() -> None:
+            await claims.begin()
+
         matrix = MatrixAdapter(
             settings=settings.matrix,
             load_session=partial(_load_value, store, "matrix session"),
@@ -185,6 +207,7 @@ class Daemon:
             rng=rng,
             files=files,
             conversions=conversions,
+            before_reading=agree,
         )
         stack.push_async_callback(matrix.close)
         files.serve(discord.platform, discord)
@@ -202,7 +225,7 @@ class Daemon:
             clock=clock,
             rng=rng,
             reconcile_window=timedelta(seconds=settings.store.reconcile_window),
-            may_send=lease.valid,
+            may_send=lambda: lease.valid() and claims.valid(),
             conversions=conversions,
             declared_links=settings.declared_links(),
             operators=settings.operators.places(),
@@ -220,9 +243,26 @@ class Daemon:
                 self._latest, known_channels(core.pairs, core.status.channels(), lookups.known), known_only=True
             ),
         )
+        handover = Handover(
+            store=store, pairs=core.pairs, lanes=core.dispatcher, adapters=(discord, matrix), clock=clock
+        )
+        claims = Claims(
+            register=matrix.register,
+            switch=handover,
+            clock=clock,
+            backoff=Backoff(rng),
+            me=claim_of(lease.holder, store),
+            has_ended=has_ended,
+            take_over=self.take_over,
+            restored=gap is not None,
+            wanted=_claimed(self._pairs),
+        )
         return _Parts(
             core=core,
-            adapters=(discord, matrix),
+            matrix=matrix,
+            discord=discord,
+            claims=claims,
+            handover=handover,
             recorder=StatusRecorder(store=store, status=core.status, clock=clock),
             pruner=Pruner(
                 store=store,
@@ -278,24 +318,43 @@ class Daemon:
             ]
             if parts.web is not None:
                 others.append(group.create_task(parts.web.run(), name="web"))
-            for adapter in parts.adapters:
-                await adapter.watch(
-                    core.pairs.watched(adapter.platform), secondary=core.pairs.secondary(adapter.platform)
-                )
-                others.append(group.create_task(self._supervise(adapter, core), name=str(adapter.platform)))
+            await parts.handover.watch()
+            others += [
+                group.create_task(self._supervise(parts.matrix, core), name=str(parts.matrix.platform)),
+                group.create_task(self._supervise(parts.discord, core, parts.claims), name=str(parts.discord.platform)),
+                group.create_task(parts.claims.run(), name="claims"),
+            ]
             await self._stopped.wait()
             self._accepted_before = self._accepted(core)
             _log.info("stopping: finishing what is in flight")
-            for task in others:
-                task.cancel()
+            async with parts.handover.resting(_REST_SECONDS) as rests:
+                for task in others:
+                    task.cancel()
+                await asyncio.wait(others, timeout=_REST_SECONDS)
             core.dispatcher.stop()
             _, unfinished = await asyncio.wait((dispatcher,), timeout=_SHUTDOWN_SECONDS)
             for task in unfinished:
                 _log.warning("gave up waiting for what was in flight", seconds=_SHUTDOWN_SECONDS)
                 task.cancel()
+            if rests:
+                await self._give_up_claims(parts)
 
-    async def _supervise(self, adapter: Adapter, core: Core) -> None:
-        """Run an adapter. An unexpected error does not end the daemon: it is logged, and the adapter starts again."""
+    async def _give_up_claims(self, parts: _Parts) -> None:
+        """Let another relay that waits go on where this one ends, in all pairs in which nothing is left to do."""
+        try:
+            async with asyncio.timeout(_GIVE_UP_SECONDS):
+                keys = await parts.handover.idle(parts.claims.held)
+                await parts.claims.give_up(await parts.handover.positions(keys))
+        except (Transient, NoRegister, StoreUnavailable, TimeoutError) as error:
+            _log.info("other relays are not told that this one has ended", reason=str(error) or "no answer in time")
+
+    async def _supervise(self, adapter: Adapter, core: Core, claims: Claims | None = None) -> None:
+        """Run an adapter. An unexpected error does not end the daemon: it is logged, and the adapter starts again.
+
+        `claims`: it is not started before it is known what other relays hold.
+        """
+        if claims is not None:
+            await claims.begun.wait()
         backoff = Backoff(self._rng)
         while True:
             try:
@@ -366,7 +425,9 @@ class Daemon:
         if changed := differing_keys(before, now):
             # Only their names: some of them are secrets.
             _log.warning("settings changed; they take effect when the daemon is started again", settings=changed)
-        self._pairs = settings.declared_pairs()
+        pairs = settings.declared_pairs()
+        await parts.claims.want(_claimed(pairs))
+        self._pairs = pairs
         try:
             await core.moderation.declare(self._pairs)
         except StoreUnavailable as error:
@@ -374,8 +435,8 @@ class Daemon:
         core.inbox.declare(self._pairs)
         if core.people.declare(settings.declared_links()):
             _log.info("declared links changed", links=len(settings.people))
-        for adapter in parts.adapters:
-            await adapter.watch(core.pairs.watched(adapter.platform), secondary=core.pairs.secondary(adapter.platform))
+        await parts.handover.watch()
+        await parts.claims.drop_unwanted(_claimed(pairs))
         await core.inbox.keep_names()
         self._changed.set()
 
@@ -408,10 +469,18 @@ async def run(
     config: Path,
     reload: Callable[[], Settings],
     name_channels: Callable[[Callable[[str], str | None]], None] | None = None,
+    take_over: bool = False,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
     with ungrouped(RelayError):
-        await Daemon(settings=settings, config=config, reload=reload, name_channels=name_channels).run()
+        await Daemon(
+            settings=settings, config=config, reload=reload, name_channels=name_channels, take_over=take_over
+        ).run()
+
+
+def _claimed(pairs: Iterable[Pair]) -> frozenset[str]:
+    """The claims of these pairs; nobody mirrors an archived one."""
+    return frozenset(claim_key(pair) for pair in pairs if pair.destinations)
 
 
 def _end_of(error: Exception) -> DaemonEnd:

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from relay.config.settings import Settings
+from relay.core.claims.handover import claim_key
+from relay.core.claims.register import Claim
 from relay.core.operations.findings import Finding, Survey
 from relay.domain.pair import Pair
 from relay.errors import StoreError
@@ -49,6 +51,8 @@ class Doctor:
     # Whether a daemon runs on the store, and the session of the Matrix account that it keeps there; once that is known.
     _running: bool = field(init=False, default=False)
     _session: str | None = field(init=False, default=None)
+    # The ID of the store; "" if there is none.
+    _store_id: str = field(init=False, default="")
 
     async def run(self) -> AsyncIterator[Finding]:
         """Look at everything, and tell what is found as it is found."""
@@ -81,6 +85,8 @@ class Doctor:
             for name, skew in (("Discord's", discord.clock_skew), ("the homeserver's", matrix.clock_skew)):
                 if skew is not None:
                     yield clock_finding(name, skew)
+            if matrix.usable and (claims := await matrix.claims()) is not None:
+                yield other_relays_finding(claims, self._store_id, self.settings.declared_pairs())
             async for finding in self._pairs([survey for survey in surveys if survey.usable]):
                 yield finding
 
@@ -118,6 +124,8 @@ class Doctor:
                 async with store.read() as unit:
                     self._session = await unit.key_values.get(_SESSION)
                 self._running = await is_held(store)
+                await store.load_id()
+                self._store_id = store.id
             finally:
                 await store.close()
         except StoreError as error:
@@ -156,6 +164,17 @@ class Doctor:
         return Finding(
             subject, "wrong", words, f"have the proxy there pass on /media/ to {listen}, with its Host header"
         )
+
+
+def other_relays_finding(claims: Sequence[Claim], store: str, pairs: Sequence[Pair]) -> Finding:
+    """Whether a relay with another store than this one holds some of these pairs."""
+    subject = "other relays on the same accounts"
+    keys = frozenset(claim_key(pair) for pair in pairs if pair.destinations)
+    holders = [claim for claim in claims if claim.store != store and claim.channels & keys]
+    if not holders:
+        return Finding(subject, "ok", "none holds these pairs")
+    held = "; ".join(f"{claim} holds {len(claim.channels & keys)} of these pairs" for claim in holders)
+    return Finding(subject, "wrong", held, "stop that one, or start this one with `relay run --take-over`")
 
 
 # --- What this machine alone can tell ---------------------------------------------------------------------

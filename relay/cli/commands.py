@@ -73,11 +73,18 @@ def _show_flags_as_flags(command: Any) -> None:
         _show_flags_as_flags(inner)
 
 
-def _run(context: typer.Context, config: ConfigOption = None) -> None:
+def _run(
+    context: typer.Context,
+    config: ConfigOption = None,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Take over the pairs that another relay on the same accounts holds."),
+    ] = False,
+) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
     from relay.cli.run import run_daemon
 
-    run_daemon(invocation_of(context))
+    run_daemon(invocation_of(context), take_over=take_over)
 
 
 def _version(wanted: bool) -> None:

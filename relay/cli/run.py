@@ -9,7 +9,7 @@ from functools import partial
 from relay.cli.common import Invocation
 
 
-def run_daemon(invocation: Invocation) -> None:
+def run_daemon(invocation: Invocation, *, take_over: bool = False) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
     # Until the daemon handles the signals itself: it has nothing to finish yet, and no pairs to read again. Not by an
     # exception: it may come up in what a library does while it is imported, and some of that swallows every exception.
@@ -27,4 +27,5 @@ def run_daemon(invocation: Invocation) -> None:
     gc.freeze()
     names = invocation.channel_names
     name_channels = None if names is None else names.use
-    asyncio.run(app.run(settings, config=path, reload=partial(load, path, os.environ), name_channels=name_channels))
+    again = partial(load, path, os.environ)
+    asyncio.run(app.run(settings, config=path, reload=again, name_channels=name_channels, take_over=take_over))

@@ -37,6 +37,10 @@ class PairDirectory:
         self._predecessors: dict[ChannelRef, frozenset[ChannelRef]] = {}
         # Grows with each change, so that nobody need look through all pairs to find one.
         self.changes = 0
+        # Pairs that are left alone because another relay holds them, by one of their addresses: why.
+        self._held_back: dict[ChannelAddress, str] = {}
+        # Of pairs that are being handed over to another relay: nothing more is read in them.
+        self._leaving: frozenset[ChannelAddress] = frozenset()
         self.replace(pairs)
 
     @property
@@ -48,9 +52,24 @@ class PairDirectory:
         """The operator changed the pairs. Addresses that are still declared stay open."""
         self.changes += 1
         self._pairs = tuple(pairs)
-        self._by_address = {side: pair for pair in self._pairs if pair.destinations for side in pair.sides}
+        used = [pair for pair in self._pairs if pair.destinations and self._held_back.keys().isdisjoint(pair.sides)]
+        self._by_address = {side: pair for pair in used for side in pair.sides}
         self._addresses = {self.channel(address): address for address in self._by_address}
         self._problems = {known: text for known, text in self._problems.items() if self._is_declared(known)}
+
+    def hold_back(self, reasons: Mapping[ChannelAddress, str]) -> None:
+        """Another relay holds these pairs, and no others: treat them as not declared. The reasons are sentences."""
+        self._held_back = dict(reasons)
+        self._leaving &= reasons.keys()
+        self.replace(self._pairs)
+
+    def leave(self, addresses: Iterable[ChannelAddress]) -> None:
+        """Read no more in the pairs of these addresses. What waits for them is delivered."""
+        self._leaving |= frozenset(addresses)
+
+    def is_left(self, pair: Pair) -> bool:
+        """Whether nothing more is read in a pair."""
+        return not self._leaving.isdisjoint(pair.sides)
 
     def remember(self, known: Mapping[ChannelAddress, ChannelRef]) -> None:
         """Add what an earlier process knew; what this one knows takes precedence."""
@@ -180,4 +199,5 @@ class PairDirectory:
 
     def problems(self, pair: Pair) -> tuple[str, ...]:
         """Why a pair's channels cannot be used: a sentence for each; none if they can."""
-        return tuple(text for side in pair.sides if (text := self._problems.get(side)))
+        reasons = (self._held_back, self._problems)
+        return tuple(text for why in reasons for side in pair.sides if (text := why.get(side)))

@@ -16,7 +16,7 @@ import secrets
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol, Self
 
 from sqlalchemy import Connection, Row, bindparam, delete, inspect, select
 
+from relay.core.claims.register import Claim
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.logs import get_logger
@@ -343,6 +344,28 @@ def watch_holder(connection: Connection, path: Path, watch: Watch) -> bool:
     if verdict == "held":
         raise held(path, holder)
     return verdict == "free"
+
+
+def claim_of(holder: Holder, store: SqlStore) -> Claim:
+    """How this process, the holder of `store`, is told from relays with other stores."""
+    file = ""
+    with suppress(OSError):
+        file = "" if store.on_postgresql else str(store.path.stat().st_ino)
+    boot = holder.started.partition(" ")[0]
+    return Claim(store.id, file, holder.host, boot, holder.pid, holder.started, holder.since.isoformat())
+
+
+def has_ended(claim: Claim) -> bool:
+    """Whether the process of a claim ran on this machine and does not run any more, as far as this process can see.
+
+    Only since the machine's last boot: before, it may as well be another machine of the same name.
+    """
+    here = _surroundings()
+    if here is None or not claim.started or claim.boot != here[0]:
+        return False
+    now = datetime.now(UTC)
+    holder = Holder("", claim.host, claim.pid, claim.started, since=now, renewed_at=now)
+    return holder.process_state() == "ended"
 
 
 def held(path: Path | str, holder: Holder | None) -> StoreHeld:

@@ -43,12 +43,12 @@ class Daemon:
         self._begins = 0
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, *, ready: bool = True) -> None:
+    async def start(self, *arguments: str, ready: bool = True) -> None:
         """Start it; wait until `/readyz` answers 200."""
         with self._log.open("ab") as log:
             self._begins = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "relay", "run", "--config", str(self.config)),
+                *(sys.executable, "-m", "relay", "run", "--config", str(self.config), *arguments),
                 stdout=log,
                 stderr=log,
                 cwd=self.checkout,

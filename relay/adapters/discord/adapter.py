@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -22,7 +22,14 @@ from relay.adapters.discord.gateway.connection import Gateway, check_token
 from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
 from relay.adapters.discord.history import History
-from relay.adapters.discord.identifiers import is_snowflake, jump_url, mentioned_user, snowflake_at, webhooks_stream
+from relay.adapters.discord.identifiers import (
+    is_snowflake,
+    jump_url,
+    mentioned_user,
+    messages_stream,
+    snowflake_at,
+    webhooks_stream,
+)
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.media import MAX_FILE_SIZE, MAX_FILES, MAX_REQUEST_SIZE, Media
 from relay.adapters.discord.members import Members
@@ -39,7 +46,7 @@ from relay.core.clock import Backoff
 from relay.core.files import Files, MediaStream, PictureLinks
 from relay.core.offload import Conversions
 from relay.core.ports import ChannelInfo, Clock, Cursor, Delivery, EventBatch, Inbox, SideHealth
-from relay.core.storage import Store
+from relay.core.storage import Store, UnitOfWork
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
@@ -210,6 +217,22 @@ class DiscordAdapter:
     ) -> None:
         """See `Adapter.watch`. A channel has one ID only, so that no two of them can be the same."""
         self._channels.watch(frozenset(address for address in addresses if address.platform is Platform.DISCORD))
+
+    def reads(self) -> bool:
+        """See `ReadingPositions.reads`."""
+        return self._inbox is not None and self._channels.recorded
+
+    async def at_rest(self, action: Callable[[], Awaitable[None]]) -> None:
+        """See `ReadingPositions.at_rest`: events and their cursor are always written together."""
+        await action()
+
+    async def position(self, channel: ChannelRef, uow: UnitOfWork) -> str:
+        """See `ReadingPositions.position`."""
+        return await uow.cursors.get(Platform.DISCORD, messages_stream(channel.id)) or ""
+
+    async def read_from(self, address: ChannelAddress, position: str) -> None:
+        """See `ReadingPositions.read_from`: as if the channel had been declared before, and read up to there."""
+        await self._channels.read_from(self._connected(), address.value, position if is_snowflake(position) else "")
 
     def health(self) -> SideHealth:
         """See `Adapter.health`."""

@@ -73,6 +73,29 @@ class Channels:
         self._problems = {address: problem for address, problem in self._problems.items() if address in addresses}
         self._changed.set()
 
+    @property
+    def recorded(self) -> bool:
+        """Whether it stands on disk which channels were declared when this process began to read."""
+        return self._recorded is not None
+
+    async def read_from(self, inbox: Inbox, channel: str, position: str) -> None:
+        """Read a channel from `position` on once it is declared, although it was not ours until now; "": from then on.
+
+        Its threads are read from then on: where another relay stopped in them is not known.
+        """
+        declared = set((await inbox.cursor(Platform.DISCORD, DECLARED_STREAM) or "").split()) - {channel}
+        threads = await self._read_active_threads(inbox, channel)
+        cursors = [
+            Cursor(Platform.DISCORD, name, "") for name in (threads_stream(channel), *map(messages_stream, threads))
+        ]
+        if position:
+            declared.add(channel)
+        cursors += (
+            Cursor(Platform.DISCORD, DECLARED_STREAM, " ".join(sorted(declared))),
+            Cursor(Platform.DISCORD, messages_stream(channel), position),
+        )
+        await inbox.receive(EventBatch(cursors=tuple(cursors)))
+
     def session_started(self) -> None:
         """A new session has begun: something may have been missed in every channel."""
         self._webhooks_listed.clear()

@@ -2,15 +2,15 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
-from relay.adapters.matrix.cursors import GHOST_PREFIXES, cursor
-from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, parse_link, permalink, server_of
+from relay.adapters.matrix.cursors import GHOST_PREFIXES, OUTSIDE, SYNC, cursor, room_stream
+from relay.adapters.matrix.identifiers import OwnAccounts, is_room_id, is_user_id, parse_link, permalink, server_of
 from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.media import MediaRepository
@@ -20,6 +20,7 @@ from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
 from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.outbound.sender import MessageSender
 from relay.adapters.matrix.policy_lists import PolicyListFollower
+from relay.adapters.matrix.register import AccountRegister
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.rooms.joins import RoomJoiner
@@ -33,7 +34,7 @@ from relay.core.clock import Backoff
 from relay.core.files import Files, MediaStream
 from relay.core.offload import Conversions
 from relay.core.ports import ChannelInfo, Clock, Delivery, EventBatch, Inbox, SideHealth
-from relay.core.storage import Store
+from relay.core.storage import Store, UnitOfWork
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
@@ -44,6 +45,10 @@ from relay.errors import FatalError, Permanent, StoreError, TargetGone, Transien
 
 _LISTS_READ_WITHIN = 5.0
 """Seconds that the start waits for policy lists. What was read of them before holds in any case."""
+
+
+async def _nothing() -> None:
+    """Wait for nothing."""
 
 
 class MatrixAdapter:
@@ -69,7 +74,10 @@ class MatrixAdapter:
         # Whether a declared room has ghosts, if the homeserver can have any; asked anew each time.
         has_ghosts: Callable[[ChannelAddress], bool] = lambda _: True,
         conversions: Conversions | None = None,
+        # Awaited once the homeserver has let us in, and before anything is read.
+        before_reading: Callable[[], Awaitable[None]] = _nothing,
     ) -> None:
+        self._before_reading = before_reading
         self._conversions = conversions = conversions or Conversions()
         self._clock = clock
         self._rng = rng
@@ -105,6 +113,7 @@ class MatrixAdapter:
             returned=self._ghosts_returned.set,
         )
         self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
+        self.register = AccountRegister(api=api, clock=clock)
         self._responses = responses = ResponseHandler(
             api, rooms, Backfiller(api, limit), conversions, ghosts.saw_member
         )
@@ -113,6 +122,7 @@ class MatrixAdapter:
             session=MatrixSession(api=api, settings=settings, load=load_session, save=save_session),
             rooms=rooms,
             responses=responses,
+            register=self.register,
             status=self._status,
             clock=clock,
             rng=rng,
@@ -148,6 +158,7 @@ class MatrixAdapter:
         try:
             await self._remember_prefix(retrying)
             await self._loop.connect()
+            await self._before_reading()
             await self._work(retrying)
         except (FatalError, StoreError) as error:
             self._status.set("failed", str(error))
@@ -158,6 +169,29 @@ class MatrixAdapter:
     ) -> None:
         """See `Adapter.watch`."""
         self._rooms.declare(addresses, secondary)
+
+    def reads(self) -> bool:
+        """See `ReadingPositions.reads`."""
+        return self._status.caught_up.is_set()
+
+    async def at_rest(self, action: Callable[[], Awaitable[None]]) -> None:
+        """See `ReadingPositions.at_rest`."""
+        await self._loop.at_rest(action)
+
+    async def position(self, channel: ChannelRef, uow: UnitOfWork) -> str:
+        """See `ReadingPositions.position`: the room, which the other relay may only know by an alias, and a token."""
+        token = await uow.cursors.get(Platform.MATRIX, SYNC)
+        return f"{channel.id} {token}" if token and is_room_id(channel.id) else ""
+
+    async def read_from(self, address: ChannelAddress, position: str) -> None:
+        """See `ReadingPositions.read_from`: as if we had been out of the room since.
+
+        With no position there is nothing to do: a room that is declared again is read from the sync after that on.
+        """
+        room_id, _, token = position.partition(" ")
+        if self._inbox is not None and is_room_id(room_id) and token:
+            self._responses.forget_position(room_id)
+            await self._inbox.receive(EventBatch(cursors=(cursor(room_stream(room_id), OUTSIDE + token),)))
 
     async def close(self) -> None:
         """See `Adapter.close`."""

@@ -10,11 +10,13 @@ from relay.adapters.matrix.allowance import ROOM_TYPE, measure
 from relay.adapters.matrix.api.address import correction, look
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.register import AccountRegister
 from relay.adapters.matrix.rooms.declared import encrypted_problem, power_problem, removal_reason
 from relay.adapters.matrix.rooms.joins import join_problem, lookup_problem
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.response import learn_creators
 from relay.config.settings import MatrixSettings
+from relay.core.claims.register import Claim, NoRegister, claims_in
 from relay.core.clock import SystemClock
 from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock
@@ -189,6 +191,13 @@ class MatrixSurvey:
         if not allowed.seconds:
             return Finding(subject, "ok", f"{allowed.taken} messages in a row were taken")
         return rate_finding(self._api.user_id, allowed.seconds)
+
+    async def claims(self) -> list[Claim] | None:
+        """What relays on the account have claimed; None if that cannot be read. Call `account` first."""
+        try:
+            return claims_in(await AccountRegister(api=self._api, clock=self.clock).read())
+        except (Transient, NoRegister):
+            return None
 
     # --- Its rooms ----------------------------------------------------------------------------------------
 

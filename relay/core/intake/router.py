@@ -170,7 +170,7 @@ class Router:
         in_channel = HistorySkipped | PictureChanged
         channel = event.channel if isinstance(event, in_channel) else event.ref.channel
         pair = self.pairs.pair_of(channel)
-        if pair is None:
+        if pair is None or self.pairs.is_left(pair):
             return
         lane = self.pairs.lane_from(channel, pair)
         if isinstance(event, MessageCreated) and event.command is not None and not event.author.is_self:

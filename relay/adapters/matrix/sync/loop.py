@@ -17,6 +17,7 @@ from relay.adapters.matrix.api.address import correction
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
 from relay.adapters.matrix.cursors import SYNC
+from relay.adapters.matrix.register import REGISTER, AccountRegister
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.response import ResponseHandler, RoomsChanged, SyncRequest
@@ -69,7 +70,13 @@ class SyncLoop:
     status: ConnectionStatus
     clock: Clock
     rng: random.Random
+    # Told of each response, for what it says about other relays on the account.
+    register: AccountRegister
 
+    # What is to be done between two responses.
+    _visitors: list[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = field(
+        init=False, default_factory=list
+    )
     # Of the position, in a row.
     _refusals: int = field(init=False, default=0)
     _first_refusal: float = field(init=False, default=0.0)
@@ -121,6 +128,7 @@ class SyncLoop:
                 # As long as it is not known which room an address names, messages in it would be missed.
                 await self.rooms.looked_up()
             self.rooms.changed.clear()
+            await self._receive_visitors()
             version = self.rooms.version
             # The whole state is asked for when it is not known for some room; after that only what changes.
             request = SyncRequest(since, self.rooms.to_sync, version != synced, self.rooms.declarations)
@@ -142,6 +150,32 @@ class SyncLoop:
             self.status.set("ready")
             self.status.caught_up.set()
 
+    async def at_rest(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Call `action` between two responses: all that was received until then is on disk, and nothing else."""
+        done = asyncio.get_running_loop().create_future()
+        self._visitors.append((action, done))
+        self.interrupt()
+        await done
+
+    async def _receive_visitors(self) -> None:
+        while self._visitors:
+            action, done = self._visitors.pop(0)
+            if done.cancelled():
+                continue
+            acting = asyncio.ensure_future(action())
+            try:
+                # Whoever asked may stop waiting, and then `done` is cancelled.
+                await asyncio.wait({acting, done}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                acting.cancel()
+                await asyncio.wait({acting})
+            if done.done():
+                continue
+            if error := None if acting.cancelled() else acting.exception():
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
     def interrupt(self) -> None:
         """End the request that is waiting and make a new one: its response may never come."""
         self.rooms.changed.set()
@@ -149,6 +183,7 @@ class SyncLoop:
     async def _sync(self, request: SyncRequest) -> Json | None:
         """One sync request; None if there were other rooms to ask for before it was answered."""
         since, full = request.since, request.full
+        began = self.clock.monotonic()
         at_once = full or not self.status.caught_up.is_set()
         query: dict[str, str | list[str]] = {"set_presence": "offline"}
         query["filter"] = await self._filter_id(request.rooms)
@@ -180,6 +215,7 @@ class SyncLoop:
         response = asked.result()
         if not isinstance(response.get("next_batch"), str):
             raise Unreachable("the answer to a sync has no next_batch", sent=True)
+        self.register.synced(response, began)
         return response
 
     def _count_refusal(self, refused: Refused) -> None:
@@ -243,7 +279,7 @@ class SyncLoop:
 
 
 def _filter(rooms: frozenset[str]) -> Json:
-    """What sync sends: everything in `rooms`, with the members who write there, and nothing else.
+    """What sync sends: everything in `rooms`, with the members who write there, the register, and nothing else.
 
     Event types are not restricted, because kicks and bans have to be seen. `include_redundant_members`: each response
     has all the members that are needed to read it, whatever an earlier process was sent.
@@ -257,4 +293,4 @@ def _filter(rooms: frozenset[str]) -> Json:
         "ephemeral": {"types": ["m.typing", "m.receipt"]},
         "account_data": nothing,
     }
-    return {"room": room, "presence": nothing, "account_data": nothing}
+    return {"room": room, "presence": nothing, "account_data": {"types": [REGISTER]}}

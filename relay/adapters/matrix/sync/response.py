@@ -134,6 +134,10 @@ class ResponseHandler:
         for room_id in (*joined, *left):
             await self._rooms.report(room_id, inbox)
 
+    def forget_position(self, room_id: str) -> None:
+        """The cursor of a room has been set to another position, and is read from the store again."""
+        self._positions.pop(room_stream(room_id), None)
+
     # --- One room -----------------------------------------------------------------------------------------
 
     async def _joined(

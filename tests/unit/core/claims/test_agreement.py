@@ -1,0 +1,593 @@
+"""Several relays on the same accounts: at any moment at most one of them mirrors a pair."""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from relay.core.claims.agreement import SILENCE_SECONDS, Claims
+from relay.core.claims.register import Claim, NoRegister, Positions, claims_in
+from relay.core.clock import Backoff
+from relay.domain.jsontext import Json
+from relay.errors import Transient
+from tests.simulation.loop import VirtualLoop
+
+PAIRS = frozenset({"100", "200"})
+_POLL = 30.0
+
+
+class Clock:
+    """The virtual loop's."""
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.monotonic(), UTC)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass(slots=True)
+class Account:
+    """The account's data on the platform, and who listens."""
+
+    value: Json = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    version: int = 0
+    writes: int = 0
+    refused: bool = False
+
+
+@dataclass(slots=True)
+class Line:
+    """One relay's connection to the account; implements `Register` as the adapter does."""
+
+    account: Account
+    rng: random.Random
+    up: bool = True
+    # A process that is stopped does nothing at all.
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    confirmed: float = float("-inf")
+    # How many readings go wrong in a way that nobody has thought of.
+    faults: int = 0
+    # How often a request takes seconds.
+    slowness: float = 0.0
+    told: tuple[Json, float] | None = None
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def _travel(self) -> None:
+        await self.running.wait()
+        await asyncio.sleep(self.rng.uniform(0.001, 8.0 if self.rng.random() < self.slowness else 0.1))
+        await self.running.wait()
+        if not self.up:
+            raise Transient("cut off")
+        if self.account.refused:
+            raise NoRegister("M_UNRECOGNIZED")
+
+    async def read(self) -> Json:
+        await self._travel()
+        if self.faults:
+            self.faults -= 1
+            raise KeyError("a fault")
+        return dict(self.account.value)
+
+    async def write(self, value: Json) -> None:
+        await self._travel()
+        async with self.account.changed:
+            self.account.value, self.account.version = value, self.account.version + 1
+            self.account.writes += 1
+            self.account.changed.notify_all()
+
+    async def news(self) -> tuple[Json, float]:
+        while self.told is None:
+            await self.arrived.wait()
+            self.arrived.clear()
+        await self.running.wait()
+        return self.told
+
+    def settle(self, asked: float) -> None:
+        if self.told is not None and self.told[1] <= asked:
+            self.told = None
+        self.confirmed = max(self.confirmed, asked)
+
+    async def poll(self) -> None:
+        """Ask for changes for ever, as sync does."""
+        version = 0
+        while True:
+            asked = asyncio.get_running_loop().time()
+            try:
+                await self._travel()
+                async with self.account.changed:
+                    if self.account.version == version:
+                        try:
+                            async with asyncio.timeout(_POLL):
+                                await self.account.changed.wait()
+                        except TimeoutError:
+                            pass
+                    version, value = self.account.version, self.account.value
+                await self._travel()
+            except Transient:
+                await asyncio.sleep(5)
+                continue
+            if version and value != {}:
+                self.told = (value, asked)
+                self.arrived.set()
+            elif self.told is None:
+                self.confirmed = max(self.confirmed, asked)
+
+
+@dataclass(slots=True)
+class Switch:
+    """Notes what it is told; implements `PairSwitch`."""
+
+    name: str
+    rng: random.Random
+    started: dict[str, Positions] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    # Seconds that handing over takes at most.
+    takes: float = 5.0
+    # How far the store has read, from earlier processes.
+    known: Mapping[str, Positions] = field(default_factory=dict)
+    ready: bool = True
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    async def positions(self, keys: Collection[str]) -> Mapping[str, Positions]:
+        return {key: self.known.get(key, {}) for key in keys}
+
+    async def hold_back(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = reasons
+
+    async def hand_over(self, keys: Collection[str]) -> Mapping[str, Positions]:
+        await asyncio.sleep(self.takes if self.takes > 5 else self.rng.uniform(0, self.takes))
+        return {key: {"x": f"{self.name} {key}"} for key in keys}
+
+    async def stand_down(self, keys: Collection[str]) -> None:
+        self.set_aside += keys
+
+    async def start(self, positions: Mapping[str, Positions]) -> None:
+        # A pair that nothing holds back any more is open already, and has been read from now on.
+        assert positions.keys() <= self.reasons.keys()
+        self.started |= positions
+        self.reasons = {key: why for key, why in self.reasons.items() if key not in positions}
+
+
+@dataclass(slots=True)
+class Relay:
+    """A process with the real claims. Its store is named by the first letter of `name`."""
+
+    name: str
+    account: Account
+    rng: random.Random
+    # Processes that all can see to have ended.
+    dead: set[str] = field(default_factory=set)
+    host: str = ""
+    boot: str = ""
+    slowness: float = 0.0
+    life: int = 0
+    switch: Switch = field(init=False)
+    line: Line = field(init=False)
+    claims: Claims = field(init=False)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(
+        self, *, take_over: bool = False, wanted: frozenset[str] = PAIRS, known: Mapping[str, Positions] | None = None
+    ) -> None:
+        self.life += 1
+        self.line = Line(self.account, self.rng, slowness=self.slowness)
+        self.switch = Switch(self.name, self.rng, known=known or {})
+        self.line.running.set()
+        host = self.host or self.name
+        self.claims = Claims(
+            register=self.line,
+            switch=self.switch,
+            clock=Clock(),
+            backoff=Backoff(self.rng, first=0.5, longest=10),
+            me=Claim(self.name[0], self.name, host, self.boot, self.life, f"{self.name} {self.life}", ""),
+            has_ended=lambda claim: claim.started in self.dead,
+            take_over=take_over,
+            wanted=wanted,
+        )
+
+        async def live() -> None:
+            await self.claims.begin()
+            await self.claims.run()
+
+        self.tasks = [asyncio.ensure_future(self.line.poll()), asyncio.ensure_future(live())]
+
+    async def kill(self, *, seen: bool = False) -> None:
+        """`seen`: on the machine of the others."""
+        if seen:
+            self.dead.add(self.claims.me.started)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.tasks = []
+
+    async def stop(self) -> None:
+        await self.kill()
+        with suppress(Transient, TimeoutError):
+            async with asyncio.timeout(2):
+                await self.claims.give_up({key: {"x": f"{self.name} {key}"} for key in self.claims.held})
+
+    @property
+    def works(self) -> frozenset[str]:
+        """What it would mirror at this moment."""
+        alive = self.tasks and self.line.running.is_set() and self.claims.valid()
+        return self.claims.held if alive else frozenset()
+
+
+class Watched(VirtualLoop):
+    """Looks after each turn."""
+
+    each_step: Callable[[], None] | None = None
+
+    def _run_once(self) -> None:
+        super()._run_once()
+        if self.each_step is not None:
+            self.each_step()
+
+
+def play(story: Callable[[], Coroutine[Any, Any, None]], loop: VirtualLoop | None = None) -> None:
+    """Run a story on a virtual clock."""
+    loop = loop or VirtualLoop(1_000.0)
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(story())
+    finally:
+        if isinstance(loop, Watched):
+            loop.each_step = None
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def until(check: Callable[[], bool], seconds: float = 200) -> float:
+    """Wait; how many virtual seconds it took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while not check():
+        assert loop.time() < began + seconds, "it never happened"
+        await asyncio.sleep(0.01)
+    return loop.time() - began
+
+
+def test_the_second_one_waits_and_goes_on_where_the_first_one_ends() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start()
+        await until(second.claims.begun.is_set)
+        assert "--take-over" in second.switch.reasons["100"]
+        assert "process 1 on a" in second.switch.reasons["100"]
+        await asyncio.sleep(1_000)
+        writes = account.writes
+        await asyncio.sleep(10_000)
+        assert account.writes == writes
+        assert (first.works, second.works) == (PAIRS, frozenset())
+        await first.stop()
+        await until(lambda: second.works == PAIRS)
+        assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+        assert not second.switch.reasons
+
+    play(story)
+
+
+def test_taking_over_hands_over_what_was_read() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start(take_over=True)
+        await until(lambda: second.works == PAIRS, 20)
+        assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+        assert "process 1 on b" in first.switch.reasons["100"]
+        assert not first.switch.set_aside
+        # And back, without a word about it.
+        await second.stop()
+        await until(lambda: first.works == PAIRS, 20)
+        assert first.switch.started == {key: {"x": f"b {key}"} for key in PAIRS}
+
+    play(story)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_after_a_lost_volume_the_new_store_has_the_pairs_as_soon_as_the_old_one_can_be_dead(seen: bool) -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(1), set[str]()
+        first, second = Relay("a", account, rng, dead), Relay("b", account, rng, dead)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        await first.kill(seen=seen)
+        second.start()
+        took = await until(lambda: second.works == PAIRS)
+        assert took < 2 if seen else SILENCE_SECONDS <= took < SILENCE_SECONDS + 5
+        # Nothing is held back on the way: what is said once it is ready crosses.
+        assert not second.switch.reasons
+        assert not second.switch.set_aside
+        # And now the first one is the one that waits.
+        first.start()
+        await until(first.claims.begun.is_set)
+        assert (first.works, second.works) == (frozenset(), PAIRS)
+        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+
+    play(story)
+
+
+def test_who_waits_does_not_take_from_who_crashes() -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(1), set[str]()
+        first, second = Relay("a", account, rng, dead), Relay("b", account, rng, dead)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start()
+        await until(second.claims.begun.is_set, 5)
+        await first.kill(seen=True)
+        # It may come back at any moment, and then it reads what was missed.
+        await asyncio.sleep(3600)
+        assert second.works == frozenset()
+        first.start()
+        await until(lambda: first.works == PAIRS, 2)
+        await first.kill(seen=True)
+        await second.kill()
+        second.start()
+        await until(lambda: second.works == PAIRS, 2)
+
+    play(story)
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_store_that_was_away_does_not_read_again_what_another_one_has_read(end: str) -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(1), set[str]()
+        first, second = Relay("a", account, rng, dead), Relay("b", account, rng, dead)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        await first.stop()
+        second.start()
+        await until(lambda: second.works == PAIRS, 2)
+        await asyncio.sleep(7 * 86400)
+        await (second.stop() if end == "stopped" else second.kill())
+        first.start(known={key: {"x": f"a {key}"} for key in PAIRS})
+        first.switch.ready = False
+        await until(first.claims.begun.is_set)
+        assert first.works == frozenset()
+        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+        # Where it reads on is only written down once both sides have begun to read without these pairs.
+        await asyncio.sleep(100)
+        assert first.works == frozenset()
+        first.switch.ready = True
+        await until(lambda: first.works == PAIRS, 5)
+        assert first.switch.started == {key: {"x": f"b {key}"} if end == "stopped" else {} for key in PAIRS}
+        # What was told once is not used again.
+        await asyncio.sleep(5)
+        assert not any(claim.left for claim in claims_in(account.value))
+
+    play(story)
+
+
+def test_who_hands_over_takes_back_what_the_other_one_did_not_live_to_take() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start(take_over=True)
+        await until(lambda: any(claim.ask for claim in claims_in(account.value)))
+        await second.kill()
+        await until(lambda: first.works == frozenset())
+        await until(lambda: first.works == PAIRS, 3 * SILENCE_SECONDS)
+        assert first.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+
+    play(story)
+
+
+def test_while_it_hands_over_it_may_deliver_and_shows_that_it_lives() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 110.0
+        second.start(take_over=True)
+        await until(lambda: first.works == frozenset())
+        third.start()
+        for _ in range(100):
+            await asyncio.sleep(1)
+            assert first.claims.valid()
+            assert second.works == third.works == frozenset()
+        await until(lambda: second.works == PAIRS, 20)
+        assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+
+    play(story)
+
+
+def test_a_copied_machine_is_another_one() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        old, copy = Relay("a", account, rng, boot="1"), Relay("a", account, rng, boot="2")
+        old.start()
+        await until(lambda: old.works == PAIRS)
+        copy.start()
+        await until(copy.claims.begun.is_set)
+        assert (old.works, copy.works) == (PAIRS, frozenset())
+
+    play(story)
+
+
+def test_a_fault_in_the_register_ends_no_relay() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        relay.line.faults = 3
+        await until(lambda: relay.line.faults == 0)
+        await asyncio.sleep(60)
+        assert relay.works == PAIRS
+
+    play(story)
+
+
+def test_a_restart_on_the_same_store_waits_for_nothing() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        for _ in range(3):
+            relay.start()
+            await until(lambda: relay.works == PAIRS, 1)
+            await relay.kill()
+        relay.start()
+        await until(lambda: relay.works == PAIRS, 1)
+        await relay.stop()
+        relay.start()
+        await until(lambda: relay.works == PAIRS, 1)
+
+    play(story)
+
+
+def test_a_restored_backup_waits_only_as_long_as_the_dead_may_be_silent() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        old, new = Relay("a1", account, rng), Relay("a2", account, rng)
+        old.start()
+        await until(lambda: old.works == PAIRS)
+        await old.kill()
+        new.start()
+        assert await until(lambda: new.works == PAIRS) < SILENCE_SECONDS + 5
+
+    play(story)
+
+
+def test_a_restored_backup_does_not_disturb_the_one_that_lives() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        old, new = Relay("a1", account, rng), Relay("a2", account, rng)
+        old.start()
+        await until(lambda: old.works == PAIRS)
+        new.start()
+        await until(new.claims.begun.is_set, 5)
+        await asyncio.sleep(300)
+        assert (old.works, new.works) == (PAIRS, frozenset())
+        assert "process 1 on a1" in new.switch.reasons["100"]
+        await old.stop()
+        await until(lambda: new.works == PAIRS, 5)
+        assert new.switch.started == {key: {"x": f"a1 {key}"} for key in PAIRS}
+
+    play(story)
+
+
+def test_who_was_stopped_for_long_sends_nothing_when_it_goes_on() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.line.running.clear()
+        second.start(take_over=True)
+        await until(lambda: second.works == PAIRS)
+        first.line.running.set()
+        assert first.works == frozenset()
+        await asyncio.sleep(60)
+        assert (first.works, second.works) == (frozenset(), PAIRS)
+        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+
+    play(story)
+
+
+def test_where_the_platform_keeps_no_such_data_everything_is_ours() -> None:
+    async def story() -> None:
+        account, rng = Account(refused=True), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: relay.works == PAIRS, 1)
+        await asyncio.sleep(1_000)
+        assert relay.works == PAIRS
+
+    play(story)
+
+
+def test_what_stands_in_the_register_may_be_anything() -> None:
+    odd: list[Any] = [{}, {"relays": 1}, {"relays": [1, {"store": 2}, {"store": "x", "ask": 1, "left": {"a": 1}}]}]
+    for value in odd:
+        assert all(claim.channels == frozenset() for claim in claims_in(value))
+    claim = Claim("s", "f", "h", "b", 1, "p", "now", frozenset({"1"}), answers=frozenset({"n"}), left={"1": {"x": "y"}})
+    assert claims_in({"relays": [claim.as_json()]}) == [claim]
+
+
+def test_a_pair_that_is_added_later_is_claimed_first() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start(wanted=frozenset({"100"}))
+        second.start(wanted=frozenset({"200"}))
+        await until(lambda: first.works == {"100"} and second.works == {"200"})
+        await second.claims.want(frozenset({"100", "200", "300"}))
+        assert second.works == {"200", "300"}
+        assert "process 1 on a" in second.switch.reasons["100"]
+        await first.claims.drop_unwanted(frozenset())
+        await until(lambda: second.works == {"100", "200", "300"}, 5)
+
+    play(story)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_pair_is_ever_mirrored_twice(seed: int) -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(seed), set[str]()
+        slowness = 0.1 if seed % 2 else 0.0
+        relays = [Relay(name, account, rng, dead, slowness=slowness) for name in ("a1", "a2", "b", "c")]
+
+        def check() -> None:
+            for key in PAIRS:
+                busy = [relay.name for relay in relays if key in relay.works]
+                assert len(busy) < 2, (key, busy, account.value)
+
+        async def disturb() -> None:
+            for _ in range(60):
+                relay = rng.choice(relays)
+                if not relay.tasks:
+                    relay.start(take_over=rng.random() < 0.4)
+                else:
+                    match rng.randrange(4):
+                        case 0:
+                            await relay.kill(seen=rng.random() < 0.5)
+                        case 1:
+                            await relay.stop()
+                        case 2:
+                            relay.line.up = not relay.line.up
+                        case 3 if relay.line.running.is_set():
+                            relay.line.running.clear()
+                        case _:
+                            relay.line.running.set()
+                await asyncio.sleep(rng.choice((0.0, 0.05, 1.0, 30.0, 100.0)))
+
+        loop.each_step = check
+        await disturb()
+        # In the end one is told to take over, and does.
+        for relay in relays[1:]:
+            await relay.kill(seen=True)
+        last = relays[0]
+        await last.kill(seen=True)
+        last.start(take_over=True)
+        await until(lambda: last.works == PAIRS)
+        loop.each_step = None
+        await last.kill()
+
+    loop = Watched(1_000.0)
+    play(story, loop)
