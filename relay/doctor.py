@@ -23,7 +23,7 @@ from relay.core.claims.register import Claim
 from relay.core.operations.findings import Finding, Survey
 from relay.domain.pair import Pair
 from relay.errors import StoreError
-from relay.store.lease import is_held
+from relay.store.lease import has_ended, is_held
 from relay.store.migrate import check as check_schema
 from relay.store.unit_of_work import store_at
 from relay.web.server import listen_problem
@@ -174,7 +174,10 @@ def other_relays_finding(claims: Sequence[Claim], store: str, pairs: Sequence[Pa
     if not holders:
         return Finding(subject, "ok", "none holds these pairs")
     held = "; ".join(f"{claim} holds {len(claim.channels & keys)} of these pairs" for claim in holders)
-    return Finding(subject, "wrong", held, "stop that one, or start this one with `relay run --take-over`")
+    if all(map(has_ended, holders)):
+        return Finding(subject, "note", f"{held}, and has ended", "start this one, and it takes them")
+    remedy = "stop that one, or start this one with `relay run --take-over`; if it has ended long ago, start this one"
+    return Finding(subject, "wrong", held, remedy)
 
 
 # --- What this machine alone can tell ---------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """What `relay check` says of relays with other stores on the same accounts."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 from relay.core.claims.register import Claim
 from relay.doctor import other_relays_finding
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
+from relay.store.lease import Holder
 
 PAIRS = [
     Pair(
@@ -29,3 +33,16 @@ def test_another_relay_is_named_with_the_remedy() -> None:
 def test_our_own_claim_and_those_to_other_channels_are_no_trouble() -> None:
     assert other_relays_finding([claim("mine", "1"), claim("other", "9")], "mine", PAIRS).state == "ok"
     assert other_relays_finding([], "", PAIRS).state == "ok"
+
+
+def test_a_relay_that_has_ended_on_this_machine_is_no_trouble() -> None:
+    process = Holder.this_process("token", datetime.now(UTC))
+    boot = process.started.partition(" ")[0]
+    # The same process ID, of a process that started at another moment.
+    ended = Claim("other", "f", process.host, boot, process.pid, f"{process.started}0", "", frozenset({"1"}))
+    assert other_relays_finding([ended], "mine", PAIRS).state == "note"
+    alive = replace(ended, started=process.started)
+    assert other_relays_finding([alive], "mine", PAIRS).state == "wrong"
+    # Another machine of the same name, or this one before its last boot: nobody can tell.
+    elsewhere = replace(ended, boot="another", started=f"another {process.started.split()[1]} 1")
+    assert other_relays_finding([elsewhere], "mine", PAIRS).state == "wrong"
