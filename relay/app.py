@@ -327,12 +327,13 @@ class Daemon:
             await self._stopped.wait()
             self._accepted_before = self._accepted(core)
             _log.info("stopping: finishing what is in flight")
+            until = self._clock.monotonic() + _SHUTDOWN_SECONDS
             async with parts.handover.resting(_REST_SECONDS) as rests:
                 for task in others:
                     task.cancel()
                 await asyncio.wait(others, timeout=_REST_SECONDS)
             core.dispatcher.stop()
-            _, unfinished = await asyncio.wait((dispatcher,), timeout=_SHUTDOWN_SECONDS)
+            _, unfinished = await asyncio.wait((dispatcher,), timeout=max(0.0, until - self._clock.monotonic()))
             for task in unfinished:
                 _log.warning("gave up waiting for what was in flight", seconds=_SHUTDOWN_SECONDS)
                 task.cancel()
