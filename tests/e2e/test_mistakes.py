@@ -86,8 +86,8 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
     "a misspelt key": (instead("homeserver_url", "homeserver_ulr"), ("relay.toml:4", "homeserver_url")),
     "an unknown section": (FILE + "[matrixx]\n", ("matrixx", "no such section", "[matrix]")),
     "no TOML": ("[discord\n", ("line 1, column 9", "correct the TOML there")),
-    "postgres for the store": (
-        FILE + '[store]\nurl = "postgresql://x/y"\n',
+    "mysql for the store": (
+        FILE + '[store]\nurl = "mysql://x/y"\n',
         ("relay.toml:12", "not the address of an SQLite file", "sqlite:///relay.db"),
     ),
 }

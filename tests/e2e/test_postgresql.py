@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from relay.cli.common import existing_store
 from relay.demo.homeserver import Homeserver
+from relay.store.postgresql.lease import is_held
 from tests.support.postgresql import SHORT, Server, server, start, stop
 from tests.support.stack import Daemon, FullStack, eventually, stack
 
@@ -83,6 +85,13 @@ async def test_a_stopped_daemon_is_replaced_and_ends_once_it_goes_on(place: Full
     await place.until_matrix("help", lambda words: words == ["one"])
     place.daemon.send_signal(signal.SIGSTOP)
     place.say("help", "two")
+
+    async def held() -> bool:
+        async with existing_store(place.store_url) as store:
+            return await is_held(store)
+
+    # A process that may only be slow keeps the lease until it has missed its renewals.
+    await eventually(held, lambda it: not it)
     second = Daemon(place.daemon.config, place.folder / "second.log")
     try:
         await second.start()

@@ -107,6 +107,12 @@ async def test_while_the_store_is_locked(place: FullStack) -> None:
 
 async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
     await place.daemon.start()
+
+    async def log() -> str:
+        return place.daemon.log(10_000)
+
+    # It is ready before it has said how many pairs are.
+    await eventually(log, lambda text: "ready: 1 of 1 pairs" in text)
     place.control.add_fault("delay", method="POST", path="^/webhooks/", seconds=3.0)
     await place.tell("help", "one")
     await until_struck(place)

@@ -22,6 +22,8 @@ _SAVE_SECONDS = 1.0
 _IDLE_SECONDS = 10.0
 # How many times as long as a look has taken nobody looks again, at least: it takes longer with more pairs.
 _URGENT_SHARE, _SAVE_SHARE, _IDLE_SHARE = 5.0, 50.0, 800.0
+# But no longer than that: on a busy machine a look takes long, too, and operators wait for what it tells.
+_URGENT_LIMIT, _SAVE_LIMIT, _IDLE_LIMIT = 2.0, 10.0, 180.0
 # Between two lines about a catch-up: in its first minute, and then.
 _PROGRESS_SECONDS, _LATER_SECONDS, _FIRST_SECONDS = 10.0, 600.0, 60.0
 # Pairs in trouble that are named.
@@ -125,11 +127,11 @@ class StatusRecorder:
             now = self.status.conditions()
             glanced = self.clock.monotonic()
             if now != conditions:
-                pause = _URGENT_SHARE * took
+                pause = min(_URGENT_LIMIT, _URGENT_SHARE * took)
             elif self.status.version() != version or self.status.has_backlog or self.status.store_problem:
-                pause = max(_SAVE_SECONDS, _SAVE_SHARE * took)
+                pause = min(_SAVE_LIMIT, max(_SAVE_SECONDS, _SAVE_SHARE * took))
             else:
-                pause = max(_IDLE_SECONDS, _IDLE_SHARE * took)
+                pause = min(_IDLE_LIMIT, max(_IDLE_SECONDS, _IDLE_SHARE * took))
             if began - ended >= pause:
                 conditions, version = now, self.status.version()
                 await self.look()

@@ -21,7 +21,7 @@ from relay.core.status.recorder import StatusRecorder
 from relay.core.storage import Copy
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.store.lease import Holder, SqlLeases, hold, is_running
 from relay.store.pruning import Pruner
@@ -95,6 +95,7 @@ async def _populate(made: World) -> None:
             await unit.people.put_code(LinkCode(account, "a", UserRef(Platform.MATRIX, "ben"), "digest", NOW))
             await unit.people.opt_out(account, NOW)
             await unit.people.put_request(ForgetRequest(account, copies=True))
+            await unit.people.ban(PlaceRef(Platform.MATRIX, f"!{number}"), account, other)
             await unit.ghosts.put(Ghost(f"@_discord_{number}:x"))
             await unit.ghosts.join(f"@_discord_{number}:x", there, "digest")
             lane = LaneKey(ChannelRef(Platform.DISCORD, f"gone {number}"), there)
