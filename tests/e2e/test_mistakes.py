@@ -88,7 +88,7 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
     "no TOML": ("[discord\n", ("line 1, column 9", "correct the TOML there")),
     "mysql for the store": (
         FILE + '[store]\nurl = "mysql://x/y"\n',
-        ("relay.toml:12", "not the address of an SQLite file", "sqlite:///relay.db"),
+        ("relay.toml:12", "PostgreSQL", "sqlite:///relay.db"),
     ),
 }
 
