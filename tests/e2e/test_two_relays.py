@@ -73,7 +73,7 @@ async def test_the_second_relay_waits_and_takes_over_without_loss(place: FullSta
     await place.daemon.start()
     first = place.daemon.pid
     await second.start()
-    said = await problem(second, "help")
+    said = await eventually(lambda: problem(second, "help"), bool, what=second.log)
     assert f"process {first}" in said
     assert "--take-over" in said
     assert not await problem(place.daemon, "help")
@@ -98,7 +98,7 @@ async def test_the_second_relay_waits_and_takes_over_without_loss(place: FullSta
     place.say("help", "after it")
     await place.tell("help", "over there, too")
     await everything_crossed_once(place, [*discord, "before the end", "after it"], [*matrix, "over there, too"])
-    assert not await problem(place.daemon, "help")
+    await eventually(lambda: problem(place.daemon, "help"), lambda text: not text, what=place.daemon.log)
 
 
 async def test_who_crashed_and_was_replaced_waits_when_it_comes_back(place: FullStack, second: Daemon) -> None:
@@ -107,7 +107,9 @@ async def test_who_crashed_and_was_replaced_waits_when_it_comes_back(place: Full
     # On the same machine it is seen that a process has ended, so nobody is waited for.
     await second.start("--take-over")
     await place.daemon.start()
-    assert f"process {second.pid}" in await problem(place.daemon, "help")
+    await eventually(
+        lambda: problem(place.daemon, "help"), lambda text: f"process {second.pid}" in text, what=place.daemon.log
+    )
     place.say("help", "one")
     await place.tell("help", "two")
     await everything_crossed_once(place, ["one"], ["two"])
