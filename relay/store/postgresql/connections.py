@@ -75,6 +75,8 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
+LOCKED = ("it is locked by another process", "end that one (pg_stat_activity shows it)")
+
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: by the whole code, or its first two characters.
 _REASONS = {
     "08": ("the connection was lost", "check that the server runs and that the network holds"),
@@ -90,7 +92,7 @@ _REASONS = {
     "53100": ("the server's disk is full", "free some space there; the relay then continues by itself"),
     "53200": ("the server has no memory left", "give it more memory"),
     "53300": ("the server has no connection left", "raise max_connections there, or close others; the relay needs six"),
-    "55P03": ("it is locked by another process", "end that one (pg_stat_activity shows it)"),
+    "55P03": LOCKED,
     "57014": ("the server is too slow", "see what it is busy with (pg_stat_activity)"),
     "57": ("the server is starting or stopping", "start it; the relay then continues by itself"),
     "58": ("the server reports an error of its disk", "check its log"),

@@ -4,6 +4,7 @@ So of several that upgrade at once one does it, and the others wait and find it 
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,17 +17,18 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from relay.config.store_url import without_password
+from relay.errors import StoreUnavailable
 from relay.store import migrate
 from relay.store.lease import held
-from relay.store.postgresql.connections import connect, failure, translated
+from relay.store.postgresql.connections import LOCKED, connect, failure, translated
 from relay.store.postgresql.lease import GET_LEASE, WATCH_EVERY, SeenLease
-from relay.store.postgresql.transactions import WRITE_LOCK
+from relay.store.postgresql.transactions import END_STALE, WRITE_LOCK
 from relay.store.tables import lease
 
 _PATIENCE = 600.0
 """Seconds that a change of the tables, or the one of another process, may take."""
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:lock)").bindparams(bindparam("lock", WRITE_LOCK))
+_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)").bindparams(bindparam("lock", WRITE_LOCK))
 
 T = TypeVar("T")
 
@@ -67,13 +69,18 @@ class PostgresqlSchema:
 
     async def _until_done(self, work: Work) -> migrate.Schema:
         def under_lock(connection: Connection) -> migrate.Schema | None:
-            connection.execute(_LOCK)
+            if not connection.scalar(_LOCK):
+                connection.execute(text(END_STALE))
+                return None
             return migrate.schema_of(connection) if work(connection) else None
 
+        deadline = time.monotonic() + _PATIENCE
         # The holder of the lease needs the lock to renew it: we do not wait with the lock.
         while True:
             if (schema := await self._run(under_lock)) is not None:
                 return schema
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(self.name, *LOCKED)
             await asyncio.sleep(WATCH_EVERY)
 
     async def _run(self, work: Callable[[Connection], T]) -> T:

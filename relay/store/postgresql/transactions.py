@@ -34,6 +34,15 @@ _log = get_logger(__name__)
 READERS = 4
 # Of the advisory lock of all write transactions of one database.
 WRITE_LOCK = 0x72656C6179
+# Ends the process of the server that has the lock and has waited for its client for long: that one is stopped, or gone.
+# `idle_in_transaction_session_timeout` does so, but not within a statement, and asyncpg prepares each one by itself.
+END_STALE = """
+    SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) = 491327873401
+    AND a.wait_event = 'ClientRead' AND a.state_change < clock_timestamp() - interval '15 seconds'
+"""
 _GRACE = 2.0  # seconds that a cancelled commit may still take
 _ASK_EVERY = 0.5  # seconds
 
@@ -215,10 +224,22 @@ class Writer:
                 other = await connection.fetchrow(_HOLDER)
                 now = "nobody has it" if other is None else f"process {other['pid']} on {other['host']} has it"
                 raise StoreHeld(self._name, f"this daemon has lost its lease; {now}", "run one daemon only")
+        except asyncpg.LockNotAvailableError:
+            self._drop()
+            await self._end_stale()
+            raise
         except BaseException:
             self._drop()
             raise
         return connection
+
+    async def _end_stale(self) -> None:
+        connection = await connect(self._url, lock_timeout=self._busy_timeout)
+        try:
+            if await connection.fetch(END_STALE):
+                _log.warning("a transaction is broken off whose process is stopped")
+        finally:
+            await _close(connection)
 
     async def _roll_back(self, transaction: PostgresqlTransaction) -> None:
         connection = transaction.connection

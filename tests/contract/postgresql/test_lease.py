@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import asyncpg
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.errors import StoreHeld
+from relay.errors import StoreHeld, StoreUnavailable
+from relay.store import migrate
 from relay.store.lease import Holder, hold, is_held, last_seen
 from relay.store.postgresql import lease as leases
+from relay.store.postgresql.transactions import WRITE_LOCK
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.patience import PATIENCE
 from tests.support.postgresql import Server
 
 CLOCK = SystemClock()
@@ -106,3 +110,25 @@ def insert(server: Server, url: str, holder: Holder) -> None:
     now = "extract(epoch FROM clock_timestamp()) * 1000000"
     values = f"'{holder.token}', '{holder.host}', {holder.pid}, '{holder.started}', {now}, {now}"
     server.run(f"INSERT INTO lease VALUES (1, {values})", database(url))
+
+
+async def test_a_process_that_is_stopped_within_a_statement_does_not_keep_the_lock(store: SqlStore, url: str) -> None:
+    stopped = await asyncpg.connect(url)
+    try:
+        await stopped.execute("BEGIN")
+        await stopped.fetchrow("SELECT pg_advisory_xact_lock($1)", WRITE_LOCK)
+        # The server waits for the rest of the statement, for which it has no time-out.
+        await stopped.prepare("SELECT count(*) FROM lease WHERE slot = $1")
+
+        async def write() -> None:
+            while True:
+                try:
+                    await put(store, "a")
+                except StoreUnavailable:
+                    continue  # the lock is waited for; then the relay tries again
+                return
+
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(write(), asyncio.to_thread(migrate.upgrade, url))
+    finally:
+        stopped.terminate()
