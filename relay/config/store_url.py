@@ -3,6 +3,10 @@
 import re
 from urllib.parse import unquote, urlsplit
 
+# What stands before the host, as a URL is read: up to its last `@`, which people may forget to escape in a password.
+_PASSWORD = re.compile(r"^([a-z]+://[^/@:?#]*):([^/?#]*)@")
+_PARAMETER = re.compile(r"(?<=[?&])((?:ssl)?password)=([^&]*)")
+
 
 def names_postgresql(url: str) -> bool:
     """Whether it names a database of PostgreSQL."""
@@ -11,12 +15,12 @@ def names_postgresql(url: str) -> bool:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
-    return re.sub(r"(?<=[?&]password=)[^&]*", "…", re.sub(r"^([a-z]+://[^/@:]*):[^@]*@", r"\1@", url))
+    return _PARAMETER.sub(r"\1=…", _PASSWORD.sub(r"\1@", url))
 
 
 def passwords_of(url: str) -> tuple[str, ...]:
     """What must not be shown of it, as it is written and as it is meant."""
-    written = re.findall(r"^[a-z]+://[^/@:]*:([^@]*)@", url) + re.findall(r"[?&]password=([^&]*)", url)
+    written = [found for pattern in (_PASSWORD, _PARAMETER) for _, found in pattern.findall(url)]
     return tuple({word for one in written for word in (one, unquote(one)) if word})
 
 
