@@ -304,11 +304,8 @@ class MatrixSurvey:
             if room_id in joined:
                 found.append(Finding(subject, "ok", "it can be read"))
                 continue
-            words, user = (
-                "the account is not in its room yet: `relay run` joins it where it is let in",
-                self._api.user_id,
-            )
-            found.append(Finding(subject, "note", words, f"where it is not public, invite {user}"))
+            words = "the account is not in its room yet: `relay run` joins it where it is let in"
+            found.append(Finding(subject, "note", words, f"where it is not public, invite {self._api.user_id}"))
         return found
 
     async def _resolved(self, pairs: Sequence[Pair]) -> list[_Declared]:

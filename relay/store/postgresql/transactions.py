@@ -36,13 +36,13 @@ READERS = 4
 WRITE_LOCK = 0x72656C6179
 # Ends the process of the server that has the lock and has waited for its client for long: that one is stopped, or gone.
 # `idle_in_transaction_session_timeout` does so, but not within a statement, and asyncpg prepares each one by itself.
-END_STALE = """
+END_STALE = f"""
     SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) = 491327873401
+    AND (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) = {WRITE_LOCK}
     AND a.wait_event = 'ClientRead' AND a.state_change < clock_timestamp() - interval '15 seconds'
-"""
+"""  # noqa: S608 - a number of our own
 _GRACE = 2.0  # seconds that a cancelled commit may still take
 _ASK_EVERY = 0.5  # seconds
 
