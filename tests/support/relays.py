@@ -1,0 +1,262 @@
+"""Relays on one account, in virtual time: their lines may break, and in the end one of them has each pair."""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from relay.core.claims.agreement import Claims
+from relay.core.claims.register import Claim, NoRegister, Positions
+from relay.core.clock import Backoff
+from relay.domain.jsontext import Json
+from relay.errors import Transient
+from tests.simulation.loop import VirtualLoop
+
+PAIRS = frozenset({"100", "200"})
+_POLL = 30.0
+
+
+class Clock:
+    """The virtual loop's."""
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.monotonic(), UTC)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass(slots=True)
+class Account:
+    """The account's data on the platform, and who listens."""
+
+    value: Json = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    version: int = 0
+    writes: int = 0
+    refused: bool = False
+
+
+@dataclass(slots=True)
+class Line:
+    """One relay's connection to the account; implements `Register` as the adapter does."""
+
+    account: Account
+    rng: random.Random
+    up: bool = True
+    # A process that is stopped does nothing at all.
+    running: asyncio.Event = field(default_factory=asyncio.Event)
+    confirmed: float = float("-inf")
+    # How many readings go wrong in a way that nobody has thought of.
+    faults: int = 0
+    # How often a request takes seconds.
+    slowness: float = 0.0
+    told: tuple[Json, float] | None = None
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def _travel(self) -> None:
+        await self.running.wait()
+        await asyncio.sleep(self.rng.uniform(0.001, 8.0 if self.rng.random() < self.slowness else 0.1))
+        await self.running.wait()
+        if not self.up:
+            raise Transient("cut off")
+        if self.account.refused:
+            raise NoRegister("M_UNRECOGNIZED")
+
+    async def read(self) -> Json:
+        await self._travel()
+        if self.faults:
+            self.faults -= 1
+            raise KeyError("a fault")
+        return dict(self.account.value)
+
+    async def write(self, value: Json) -> None:
+        await self._travel()
+        async with self.account.changed:
+            self.account.value, self.account.version = value, self.account.version + 1
+            self.account.writes += 1
+            self.account.changed.notify_all()
+
+    async def news(self) -> tuple[Json, float]:
+        while self.told is None:
+            await self.arrived.wait()
+            self.arrived.clear()
+        await self.running.wait()
+        return self.told
+
+    def settle(self, asked: float) -> None:
+        if self.told is not None and self.told[1] <= asked:
+            self.told = None
+        self.confirmed = max(self.confirmed, asked)
+
+    async def poll(self) -> None:
+        """Ask for changes for ever, as sync does."""
+        version = 0
+        while True:
+            asked = asyncio.get_running_loop().time()
+            try:
+                await self._travel()
+                async with self.account.changed:
+                    if self.account.version == version:
+                        try:
+                            async with asyncio.timeout(_POLL):
+                                await self.account.changed.wait()
+                        except TimeoutError:
+                            pass
+                    version, value = self.account.version, self.account.value
+                await self._travel()
+            except Transient:
+                await asyncio.sleep(5)
+                continue
+            if version and value != {}:
+                self.told = (value, asked)
+                self.arrived.set()
+            elif self.told is None:
+                self.confirmed = max(self.confirmed, asked)
+
+
+@dataclass(slots=True)
+class Switch:
+    """Notes what it is told; implements `PairSwitch`."""
+
+    name: str
+    rng: random.Random
+    started: dict[str, Positions] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    # Seconds that handing over takes at most.
+    takes: float = 5.0
+    # How far the store has read, from earlier processes.
+    known: Mapping[str, Positions] = field(default_factory=dict)
+    ready: bool = True
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    async def positions(self, keys: Collection[str]) -> Mapping[str, Positions]:
+        return {key: self.known.get(key, {}) for key in keys}
+
+    async def hold_back(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = reasons
+
+    async def hand_over(self, keys: Collection[str]) -> Mapping[str, Positions]:
+        await asyncio.sleep(self.takes if self.takes > 5 else self.rng.uniform(0, self.takes))
+        return {key: {"x": f"{self.name} {key}"} for key in keys}
+
+    async def stand_down(self, keys: Collection[str]) -> None:
+        self.set_aside += keys
+
+    async def start(self, positions: Mapping[str, Positions]) -> None:
+        # A pair that nothing holds back any more is open already, and has been read from now on.
+        assert positions.keys() <= self.reasons.keys()
+        self.started |= positions
+        self.reasons = {key: why for key, why in self.reasons.items() if key not in positions}
+
+
+@dataclass(slots=True)
+class Relay:
+    """A process with the real claims. Its store is named by the first letter of `name`."""
+
+    name: str
+    account: Account
+    rng: random.Random
+    # Processes that all can see to have ended.
+    dead: set[str] = field(default_factory=set)
+    host: str = ""
+    boot: str = ""
+    slowness: float = 0.0
+    life: int = 0
+    switch: Switch = field(init=False)
+    line: Line = field(init=False)
+    claims: Claims = field(init=False)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def start(
+        self, *, take_over: bool = False, wanted: frozenset[str] = PAIRS, known: Mapping[str, Positions] | None = None
+    ) -> None:
+        self.life += 1
+        self.line = Line(self.account, self.rng, slowness=self.slowness)
+        self.switch = Switch(self.name, self.rng, known=known or {})
+        self.line.running.set()
+        host = self.host or self.name
+        self.claims = Claims(
+            register=self.line,
+            switch=self.switch,
+            clock=Clock(),
+            backoff=Backoff(self.rng, first=0.5, longest=10),
+            me=Claim(self.name[0], self.name, host, self.boot, self.life, f"{self.name} {self.life}", ""),
+            has_ended=lambda claim: claim.started in self.dead,
+            take_over=take_over,
+            wanted=wanted,
+        )
+
+        async def live() -> None:
+            await self.claims.begin()
+            await self.claims.run()
+
+        self.tasks = [asyncio.ensure_future(self.line.poll()), asyncio.ensure_future(live())]
+
+    async def kill(self, *, seen: bool = False) -> None:
+        """`seen`: on the machine of the others."""
+        if seen:
+            self.dead.add(self.claims.me.started)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.tasks = []
+
+    async def stop(self) -> None:
+        await self.kill()
+        with suppress(Transient, TimeoutError):
+            async with asyncio.timeout(2):
+                await self.claims.give_up({key: {"x": f"{self.name} {key}"} for key in self.claims.held})
+
+    @property
+    def works(self) -> frozenset[str]:
+        """What it would mirror at this moment."""
+        alive = self.tasks and self.line.running.is_set() and self.claims.valid()
+        return self.claims.held if alive else frozenset()
+
+
+class Watched(VirtualLoop):
+    """Looks after each turn."""
+
+    each_step: Callable[[], None] | None = None
+
+    def _run_once(self) -> None:
+        super()._run_once()
+        if self.each_step is not None:
+            self.each_step()
+
+
+def play(story: Callable[[], Coroutine[Any, Any, None]], loop: VirtualLoop | None = None) -> None:
+    """Run a story on a virtual clock."""
+    loop = loop or VirtualLoop(1_000.0)
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(story())
+    finally:
+        if isinstance(loop, Watched):
+            loop.each_step = None
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def until(check: Callable[[], bool], seconds: float = 200) -> float:
+    """Wait; how many virtual seconds it took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while not check():
+        assert loop.time() < began + seconds, "it never happened"
+        await asyncio.sleep(0.01)
+    return loop.time() - began
