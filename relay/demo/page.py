@@ -196,9 +196,9 @@ class Page:
             wanted = bool((await request.json())["ghosts"])
         except _NONSENSE:
             return web.json_response({"error": "that is not something to do"}, status=400)
-        if self._is_playing or self._switching.locked():
-            return web.json_response({"error": "not while everything is being shown, or changes"}, status=409)
         async with self._switching:
+            if self._is_playing:
+                return web.json_response({"error": "wait until everything has been shown"}, status=409)
             try:
                 await self._environment.use_ghosts(wanted)
             except TimeoutError as error:
@@ -206,9 +206,10 @@ class Page:
         return web.json_response({})
 
     async def _play(self, _request: web.Request) -> web.Response:
-        if self._is_playing or self._switching.locked():
-            return web.json_response({"error": "the script is being played already, or ghosts change"}, status=409)
-        self._playing = asyncio.create_task(self._perform(), name="demo script")
+        async with self._switching:
+            if self._is_playing:
+                return web.json_response({"error": "it is being shown already"}, status=409)
+            self._playing = asyncio.create_task(self._perform(), name="demo script")
         return web.json_response({})
 
     async def _perform(self) -> None:

@@ -12,25 +12,33 @@ const VIEWS = {
 export function createViewSwitch({ alert, choose }) {
   let ghosts = null; // whether there are any; null where there cannot be
   let view = localStorage.getItem("view") === "plain" ? "plain" : "profiles";
+  let wish = null; // what was pressed, until the relay has read the setting
+  let last = 0; // the number of the newest wish: it is the one that counts
   const note = h("p", { className: "faint", id: "view-note" });
   const options = Object.entries(VIEWS).map(([name, [label]]) => h("label", {},
     h("input", { type: "radio", name: "view", value: name, "aria-describedby": note.id, on: { change: () => pick(name) } }), label));
 
   function draw() {
-    const now = ghosts ? "ghosts" : view;
+    const now = wish ?? (ghosts ? "ghosts" : view);
     for (const option of options) {
       option.firstChild.checked = option.firstChild.value === now;
       option.hidden = option.firstChild.value === "ghosts" && ghosts === null;
     }
-    note.textContent = VIEWS[now][1];
+    const kept = ghosts === false ? " What ghosts have said stays theirs." : "";
+    note.textContent = wish ? "One moment: the relay reads the new setting." : VIEWS[now][1] + kept;
     choose(view);
   }
 
   function pick(name) {
     const wanted = name === "ghosts";
     if (!wanted) localStorage.setItem("view", view = name);
-    if (ghosts === null || ghosts === wanted) draw();
-    else post("api/ghosts", { ghosts: wanted }).catch((error) => { alert(error.message); draw(); });
+    if (ghosts === null || (ghosts === wanted && wish === null)) return draw();
+    const asked = ++last;
+    wish = name;
+    draw();
+    post("api/ghosts", { ghosts: wanted }).then(() => { ghosts = wanted; }, (error) => alert(error.message)).finally(() => {
+      if (asked === last) { wish = null; draw(); }
+    });
   }
 
   draw();
