@@ -546,13 +546,14 @@ class MemoryAdapter:
 
     async def _earlier(self, delivery: Delivery, account: str) -> MessageRef | None:
         known = self.server.by_key(delivery.channel, delivery.key, account)
-        if known is not None and (self.replays or delivery.author is None):
-            return known
+        if not self.replays and delivery.author is not None:
+            known = None  # sent without a key
         if not delivery.suspect or delivery.author is None or (self.replays and self.ghosts is None):
-            return None
+            return known
         since = delivery.after.id if delivery.after else ""
         # The lane is serial: at most one message of it is not accounted for. What it says may differ from what is
-        # to be sent now, because what a reply quotes may be gone since.
+        # to be sent now, because what a reply quotes may be gone since. The same words come before the key: that tells
+        # of one account only, and another one may have sent them since the first one's were removed.
         ours = [
             message
             for message in self.server.shown(delivery.channel)
@@ -560,10 +561,10 @@ class MemoryAdapter:
         ]
         exact = [message for message in ours if message.content == delivery.content]
         own = [message for message in ours if _own_words(message.content) == _own_words(delivery.content)]
-        for message in exact + own + (ours if delivery.alone else []):
+        for message in exact + own + (ours if delivery.alone and known is None else []):
             if not await delivery.on_record(message.ref):
                 return message.ref
-        return None
+        return known
 
     async def _open(self) -> None:
         assert self.inbox is not None
