@@ -4,9 +4,8 @@ A copy says when it was made. What crossed after that is not on record in it: th
 what is read again from then on is looked for on the other side before it is sent (`core.delivery.lookups`).
 """
 
-import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from relay.errors import StoreError, StoreHeld
 from relay.logs import get_logger
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import connect, translated
+from relay.store.sqlite.replacing import BESIDE, finish_replacing, put_in_place, remove_with_log
 
 _log = get_logger(__name__)
 
 TAKEN = "backup taken"
 _GAP = "restored gap"
-_BESIDE = ("-wal", "-shm", "-journal")
 _LOOKED_FOR = timedelta(days=7)
 """After the start on a backup: a message that waits for longer than that is not looked for any more."""
 
@@ -39,23 +38,21 @@ def back_up(store: Path, target: Path, now: datetime) -> Path:
     if target.exists():
         raise StoreError(target, "there is such a file already", "choose another name, or a folder")
     partly = target.with_name(f"{target.name}.part")
-    with suppress(FileNotFoundError):
-        partly.unlink()
+    remove_with_log(partly)
     try:
         with translated(store), closing(connect(store)) as source:
             _copy(source, partly, now)
         with translated(target):
             partly.rename(target)
     finally:
-        with suppress(OSError):
-            partly.unlink()
+        remove_with_log(partly)
     return target
 
 
 def restore(backup: Path, store: Path) -> Path | None:
     """Put a copy of `backup` in the store's place; returns where the old store is now, None if there was none.
 
-    Raises `StoreError`; then nothing has changed.
+    Raises `StoreError`; then nothing has changed. Killed at any moment, it leaves the old store or the new one.
     """
     if not backup.is_file():
         raise StoreError(backup, "there is no such file", "name a file that `relay db backup` made")
@@ -64,9 +61,10 @@ def restore(backup: Path, store: Path) -> Path | None:
             free = lock.take()
         if not free:
             raise StoreHeld(store, "a daemon is using it", "stop the daemon first")
-        fresh = store.with_name(f"{store.name}.restored")
-        with suppress(FileNotFoundError):
-            fresh.unlink()
+        with translated(store):
+            finish_replacing(store)  # an earlier restore that was killed
+        fresh = store.with_name(f"{store.name}.replacement.part")
+        remove_with_log(fresh)
         try:
             _check(backup)
             made_at = datetime.fromtimestamp(backup.stat().st_mtime, UTC)
@@ -75,12 +73,9 @@ def restore(backup: Path, store: Path) -> Path | None:
                 taken = source.execute("SELECT 1 FROM notebook WHERE name = ? AND value <> ''", (TAKEN,)).fetchone()
                 _copy(source, fresh, None if taken else made_at)
             with translated(store):
-                old = _put_aside(store)
-                fresh.rename(store)
+                return put_in_place(store, fresh)
         finally:
-            with suppress(OSError):
-                fresh.unlink()
-    return old
+            remove_with_log(fresh)
 
 
 async def restored_gap(store: Store, clock: Clock) -> RestoredGap | None:
@@ -130,7 +125,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 def _check(backup: Path) -> None:
     """Raises `StoreError` if the file is no store, or damaged."""
-    if any(backup.with_name(f"{backup.name}{suffix}").exists() for suffix in _BESIDE):
+    if any(backup.with_name(f"{backup.name}{suffix}").exists() for suffix in BESIDE):
         reason = "it has a log beside it, so it is a store that was not closed, and no backup"
         raise StoreError(backup, reason, "make a backup of it with `relay db backup`")
     with translated(backup), closing(_read_only(backup)) as connection:
@@ -139,18 +134,3 @@ def _check(backup: Path) -> None:
         tables = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not {"notebook", "lease"} <= tables:
         raise StoreError(backup, "it is no store of a relay", "name a file that `relay db backup` made")
-
-
-def _put_aside(store: Path) -> Path | None:
-    """Rename the store and its log. Raises `OSError`."""
-    if not store.exists():
-        return None
-    number = 1
-    while (aside := store.with_name(f"{store.name}.replaced-{number}")).exists():
-        number += 1
-    # The log first: beside a store that it does not belong to, it would damage it.
-    for suffix in _BESIDE:
-        with suppress(FileNotFoundError):
-            os.rename(f"{store}{suffix}", f"{aside}{suffix}")  # noqa: PTH104 - names, not paths
-    store.rename(aside)
-    return aside

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from relay.errors import StoreError, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.sqlite.driver import PipelineConnection, Step, settled
+from relay.store.sqlite.replacing import before_opening
 
 BUSY_TIMEOUT = 5.0  # seconds that a statement waits for the transaction of another process
 READERS = 4
@@ -61,6 +62,7 @@ def connect(
     A missing file is created only with `create`: if the store disappears while the daemon runs, it must not come back
     empty.
     """
+    before_opening(path)
     if create:
         _make_private(path)
     mode = "rwc" if create else "rw"

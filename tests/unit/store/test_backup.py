@@ -1,7 +1,10 @@
 """Backups: complete, of one file, for nobody else to read; and what is refused in a store's place."""
 
+import asyncio
 import os
+import shutil
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -14,7 +17,7 @@ from relay.errors import StoreError, StoreHeld
 from relay.store.backup import back_up, restore, restored_gap
 from relay.store.lease import hold
 from relay.store.migrate import check
-from relay.store.sqlite.engine import database_path
+from relay.store.sqlite.engine import connect, database_path
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.world import WrongClock
 
@@ -119,7 +122,7 @@ async def test_what_is_no_backup_changes_nothing(
     with pytest.raises(StoreError, match=reason):
         restore(made, store.path)
     assert store.path.read_bytes() == before
-    assert not list(tmp_path.glob("*.replaced-*")) + list(tmp_path.glob("*.restored*"))
+    assert not list(tmp_path.glob("*.replaced-*")) + list(tmp_path.glob("*.replacement*"))
 
 
 async def test_nothing_is_restored_under_a_daemon_and_nothing_overwritten(store: SqlStore, tmp_path: Path) -> None:
@@ -132,3 +135,54 @@ async def test_nothing_is_restored_under_a_daemon_and_nothing_overwritten(store:
     with pytest.raises(StoreError, match="does not exist yet"):
         back_up(database_path(f"sqlite:///{tmp_path}/none.db"), tmp_path / "other.db", NOW)
     assert not (tmp_path / "other.db").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+async def test_a_restore_that_is_killed_leaves_the_old_store_or_the_new_one(
+    store: SqlStore, tmp_path: Path, links: bool
+) -> None:
+    await put(store, "a", "new")
+    made = back_up(store.path, tmp_path / "copy.db", NOW)
+    (tmp_path / "killed").mkdir()
+    await put(store, "a", "old, and only in the log")
+    for file in tmp_path.glob(f"{store.path.name}*"):  # as a daemon that was killed leaves them
+        shutil.copy(file, tmp_path / "killed" / file.name)
+    await store.close()
+    tried = tmp_path / "tried"
+    arguments = [str(tmp_path / "killed" / store.path.name), str(made), str(tried), *(() if links else ("--no-links",))]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.support.killed_restores", *arguments)
+    assert await process.wait() == 0
+    outcomes = set()
+    folders = list(tried.iterdir())
+    assert len(folders) > 20
+    for folder in folders:
+        there = folder / store.path.name
+        with closing(connect(there, create=True)):
+            pass
+        outcome = value(there, "a")
+        kept = [file for file in folder.glob("*.replaced-*") if not file.name.endswith(("-wal", "-shm", "-journal"))]
+        outcomes.add(outcome)
+        if outcome == "new":
+            assert [value(file, "a") for file in kept] == ["old, and only in the log"], folder.name
+        else:
+            assert not kept, folder.name
+        if folder.name.endswith("-0"):  # the operator tries again
+            restore(made, there)
+            assert value(there, "a") == "new", folder.name
+        assert not [*folder.glob("*.replacement*"), *folder.glob("*.without-store*")], folder.name
+    assert outcomes == {"new", "old, and only in the log"}
+
+
+async def test_the_log_of_a_store_that_is_gone_does_not_damage_the_new_one(store: SqlStore, tmp_path: Path) -> None:
+    await put(store, "a", "new")
+    made = back_up(store.path, tmp_path / "copy.db", NOW)
+    await put(store, "a", "old")
+    log = store.path.with_name(f"{store.path.name}-wal")
+    kept = log.read_bytes()
+    await store.close()
+    store.path.unlink()
+    log.write_bytes(kept)
+    assert restore(made, store.path) is None
+    assert value(store.path, "a") == "new"
+    assert log.with_name(f"{store.path.name}.without-store-wal").read_bytes() == kept
