@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from relay.errors import (
     FatalError,
     RelayError,
     StoreError,
+    StoreHeld,
     StoreUnavailable,
     Transient,
     leaves,
@@ -44,9 +45,10 @@ from relay.logs import get_logger
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
 from relay.media.proxy import MediaProxy, stands
+from relay.standby import Standby, serve_when_free, stamp
 from relay.store.backup import restored_gap
-from relay.store.lease import claim_of, has_ended, hold, last_seen
-from relay.store.migrate import upgrade
+from relay.store.lease import HeldLease, claim_of, has_ended, hold, last_seen
+from relay.store.migrate import check, refuse_newer, upgrade
 from relay.store.pruning import Pruner
 from relay.store.unit_of_work import SqlStore, open_store
 from relay.web.directory import directory_of, unmirrored
@@ -59,6 +61,9 @@ _SHUTDOWN_SECONDS = 5.0
 
 _BUSY_SECONDS = 1.5
 """How long one statement waits for the transaction of another process. Several such waits must fit into a shutdown."""
+
+_HELD_SECONDS = 1.0
+"""Until a standby asks again whether the tables can be changed."""
 
 _RELOAD_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
@@ -104,6 +109,10 @@ class Daemon:
     name_channels: Callable[[Callable[[str], str | None]], None] | None = None
     # Take over what another relay on the same accounts holds now.
     take_over: bool = False
+    # Where another process holds the store, wait until it has ended, instead of ending.
+    standby: bool = False
+    # Told of settings that were read while this waited: the log must know their secrets.
+    log_with: Callable[[Settings], None] = lambda _: None
     _clock: Clock = field(init=False, default_factory=SystemClock)
     _rng: random.Random = field(init=False, default_factory=random.Random)
     _pairs: tuple[Pair, ...] = field(init=False, default=())
@@ -128,12 +137,12 @@ class Daemon:
                 _log.info("stopped before it had begun")
 
     async def _live(self) -> None:
-        await asyncio.to_thread(upgrade, self.settings.store.url)
+        await self._upgrade()
         async with AsyncExitStack() as stack:
             store = await open_store(self.settings.store.url, busy_timeout=_BUSY_SECONDS)
             stack.push_async_callback(store.close)
-            seen = await last_seen(store)
-            parts = await self._build(store, stack)
+            lease, seen = await self._take(store, stack)
+            parts = await self._build(store, lease, stack)
             if self.name_channels is not None:
                 self.name_channels(parts.core.status.label_of)
             await parts.recorder.restore(seen)
@@ -148,6 +157,48 @@ class Daemon:
                 raise
             await self._record_end(parts, STOPPED)
             _log.info("stopped", **await self._left(parts))
+
+    async def _upgrade(self) -> None:
+        """Bring the tables to this version. A standby of a newer one has to wait for that, too."""
+        tries = 0
+        while True:
+            try:
+                await asyncio.to_thread(upgrade, self.settings.store.url)
+            except StoreHeld as error:
+                if not self.standby:
+                    raise
+                tries += 1
+                _log.warning("standing by until the tables can be changed", reason=error.reason, tries=tries)
+                await self._clock.sleep(_HELD_SECONDS)
+            else:
+                return
+
+    async def _take(self, store: SqlStore, stack: AsyncExitStack) -> tuple[HeldLease, datetime | None]:
+        """The lease, until `stack` gives it back, and when the holder before was last seen. Raises `StoreHeld`."""
+        waited = False
+        while True:
+            try:
+                seen = await last_seen(store)
+                lease = await stack.enter_async_context(hold(store, self._clock))
+                if waited:
+                    # The other one may have been newer.
+                    schema = await asyncio.to_thread(check, self.settings.store.url)
+                    refuse_newer(store.name, schema)
+                return lease, seen
+            except (StoreHeld, StoreUnavailable) as error:
+                if not self.standby or (isinstance(error, StoreUnavailable) and not waited):
+                    raise
+                standby = Standby(
+                    store=store,
+                    settings=self.settings,
+                    config=self.config,
+                    reload=self.reload,
+                    log_with=self.log_with,
+                    reload_now=self._reload_now,
+                    clock=self._clock,
+                )
+                self.settings = await standby.wait()
+                waited = True
 
     async def _left(self, parts: _Parts) -> dict[str, int]:
         """What crossed while the daemon was stopping, and what waits for the next start."""
@@ -170,11 +221,10 @@ class Daemon:
 
     # --- What is built from what --------------------------------------------------------------------------
 
-    async def _build(self, store: SqlStore, stack: AsyncExitStack) -> _Parts:
+    async def _build(self, store: SqlStore, lease: HeldLease, stack: AsyncExitStack) -> _Parts:
         """Build everything. `stack` closes it in reverse order."""
         settings, clock, rng = self.settings, self._clock, self._rng
         self._pairs, self._latest = settings.declared_pairs(), settings
-        lease = await stack.enter_async_context(hold(store, clock))
         await store.recount()
         gap = await restored_gap(store, clock)
         files = Library(store=store, clock=clock)
@@ -317,7 +367,9 @@ class Daemon:
                 group.create_task(self._look_around(parts), name="findings"),
             ]
             if parts.web is not None:
-                others.append(group.create_task(parts.web.run(), name="web"))
+                # The one that this one stood by for may be stopped, and still have the address.
+                serving = serve_when_free(parts.web, self._clock) if self.standby else parts.web.run()
+                others.append(group.create_task(serving, name="web"))
             await parts.handover.watch()
             others += [
                 group.create_task(self._supervise(parts.matrix, core), name=str(parts.matrix.platform)),
@@ -392,13 +444,13 @@ class Daemon:
 
     async def _reload_pairs(self, parts: _Parts) -> None:
         """Use the pairs of the file whenever it is saved. A file with mistakes is refused, and the old pairs stay."""
-        known = seen = _stamp(self.config)
+        known = seen = stamp(self.config)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RELOAD_SECONDS):
                     await self._reload_now.wait()
             # Wait until the file stops changing. Half of a file would remove half of the pairs.
-            before, seen = seen, _stamp(self.config)
+            before, seen = seen, stamp(self.config)
             if not self._reload_now.is_set() and (seen == known or seen != before):
                 continue
             self._reload_now.clear()
@@ -464,19 +516,20 @@ class Daemon:
                 loop.remove_signal_handler(number)
 
 
-async def run(
-    settings: Settings,
-    *,
-    config: Path,
-    reload: Callable[[], Settings],
-    name_channels: Callable[[Callable[[str], str | None]], None] | None = None,
-    take_over: bool = False,
-) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
-    with ungrouped(RelayError):
-        await Daemon(
-            settings=settings, config=config, reload=reload, name_channels=name_channels, take_over=take_over
-        ).run()
+async def run(make: Callable[[], Daemon]) -> None:
+    """Run a daemon until SIGTERM or SIGINT. Raises `RelayError` for an error that ends it.
+
+    `make`: makes it, and once more each time that a standby has lost the store to another one.
+    """
+    while True:
+        daemon = make()
+        try:
+            with ungrouped(RelayError):
+                return await daemon.run()
+        except StoreHeld as error:
+            if not daemon.standby:
+                raise
+            _log.warning("another process serves now; standing by again", reason=error.reason)
 
 
 def _claimed(pairs: Iterable[Pair]) -> frozenset[str]:
@@ -527,15 +580,6 @@ def _settings_of(pair: Pair) -> Mapping[str, str]:
 
 def _written(value: object) -> str:
     return ", ".join(sorted(map(str, value))) if isinstance(value, frozenset) else str(value)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """A value that changes when somebody saves the file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 async def _load_value(store: Store, key: str) -> str | None:

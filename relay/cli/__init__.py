@@ -23,11 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words, config = without_config(sys.argv[1:] if arguments is None else arguments)
     invocation = Invocation(config)
     try:
-        if words in (["run"], ["run", "--take-over"]):
+        if words[:1] == ["run"] and set(words[1:]) <= {"--take-over", "--standby"}:
             # `--config` is known already. The daemon runs for months, without the parser in memory.
             from relay.cli.run import run_daemon
 
-            run_daemon(invocation, take_over=len(words) > 1)
+            run_daemon(invocation, take_over="--take-over" in words, standby="--standby" in words)
             sys.exit(0)
         from relay.cli.commands import command_line
 

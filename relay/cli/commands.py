@@ -80,11 +80,14 @@ def _run(
         bool,
         typer.Option("--take-over", help="Take over the pairs that another relay on the same accounts holds."),
     ] = False,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Where another daemon holds the store, wait until it has ended.")
+    ] = False,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
     from relay.cli.run import run_daemon
 
-    run_daemon(invocation_of(context), take_over=take_over)
+    run_daemon(invocation_of(context), take_over=take_over, standby=standby)
 
 
 def _version(wanted: bool) -> None:

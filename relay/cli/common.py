@@ -34,12 +34,18 @@ class Invocation:
 
         self.redact = logs.redactor(())
         settings = load(config or self.config, environ)
+        self.channel_names = logs.ChannelNames()
+        self.log_with(settings, daemon=daemon)
+        return settings
+
+    def log_with(self, settings: "Settings", *, daemon: bool) -> None:
+        """Log as these settings say, and hide their secrets."""
+        from relay import logs
+
         self.redact = logs.redactor(settings.secrets())
         level = settings.log.level if daemon or settings.log.level == "error" else "warning"
-        self.channel_names = logs.ChannelNames()
         form = settings.log.format if daemon else "console"
         logs.configure(level, form, settings.secrets(), names=self.channel_names)
-        return settings
 
 
 def without_settings() -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from relay.cli.common import Invocation
 
 
-def run_daemon(invocation: Invocation, *, take_over: bool = False) -> None:
+def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool = False) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
     # Until the daemon handles the signals itself: it has nothing to finish yet, and no pairs to read again. Not by an
     # exception: it may come up in what a library does while it is imported, and some of that swallows every exception.
@@ -26,6 +26,14 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False) -> None:
     gc.collect()
     gc.freeze()
     names = invocation.channel_names
-    name_channels = None if names is None else names.use
-    again = partial(load, path, os.environ)
-    asyncio.run(app.run(settings, config=path, reload=again, name_channels=name_channels, take_over=take_over))
+    make = partial(
+        app.Daemon,
+        settings=settings,
+        config=path,
+        reload=partial(load, path, os.environ),
+        name_channels=None if names is None else names.use,
+        take_over=take_over,
+        standby=standby,
+        log_with=partial(invocation.log_with, daemon=True),
+    )
+    asyncio.run(app.run(make))

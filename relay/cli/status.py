@@ -114,11 +114,12 @@ def _subject(invocation: "Invocation", config: "Path | None") -> tuple[_Subject,
 async def read_status(settings: "StoreSettings", pairs: "tuple[Pair, ...] | None") -> "Report":
     """What the store tells. `pairs` None: those that the daemon works with. Raises `StoreError`."""
     from relay.core.status.reading import read_report
-    from relay.store.lease import is_held, last_seen
+    from relay.store.lease import is_held, last_seen, standbys
 
     now = datetime.now(UTC)
     if settings.is_missing:
         return await read_report(None, pairs, running=False, now=now)
     async with existing_store(settings.url) as store:
         running, seen = await is_held(store), await last_seen(store)
-        return await read_report(store, pairs, running=running, now=now, seen=seen)
+        report = await read_report(store, pairs, running=running, now=now, seen=seen)
+        return replace(report, standbys=tuple(await standbys(store)))

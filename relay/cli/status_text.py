@@ -112,6 +112,8 @@ class Screen:
 
 def _head(report: "Report", width: int) -> Iterator[Line]:
     yield from _daemon(report, width)
+    for who in report.standbys:
+        yield from _wrapped(f"{printable(who).capitalize()} stands by, and goes on where that one ends.", width)
     yield from _sides(report, width)
 
 

@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -241,12 +241,18 @@ def hold(store: SqlStore, clock: Clock) -> AbstractAsyncContextManager[HeldLease
 
 async def is_held(store: SqlStore) -> bool:
     """Whether a daemon runs on the store, as far as one look can tell. Raises `StoreError`."""
-    if store.on_postgresql:
-        from relay.store.postgresql.lease import is_held
+    return await holder_of(store) is not None
 
-        return await is_held(store)
+
+async def holder_of(store: SqlStore) -> Holder | None:
+    """The daemon that runs on the store, as far as one look can tell. Raises `StoreError`."""
+    if store.on_postgresql:
+        from relay.store.postgresql.lease import holder_of
+
+        return await holder_of(store)
     async with store.read() as unit:
-        return is_running(await SqlLeases(unit.transaction).get(), store.path)
+        holder = await SqlLeases(unit.transaction).get()
+    return holder if is_running(holder, store.path) else None
 
 
 async def last_seen(store: SqlStore) -> datetime | None:
@@ -257,6 +263,47 @@ async def last_seen(store: SqlStore) -> datetime | None:
         return await last_seen(store)
     beat = LockFile(store.path).last_beat()
     return datetime.fromtimestamp(beat / 1e9, UTC) if beat else None
+
+
+# --- Standing by ------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def standing_by(store: SqlStore) -> AsyncIterator[Callable[[], Awaitable[Holder | None]]]:
+    """Let it be seen that this process waits for the lease. Gives what looks who has it; it may raise `StoreError`.
+
+    On SQLite one that waits is seen, whatever the number.
+    """
+    who = f"process {os.getpid()} on {socket.gethostname()}"
+    if store.on_postgresql:
+        from relay.store.postgresql.lease import standing_by
+
+        async with standing_by(store, who) as look:
+            yield look
+        return
+    with _standby_lock(store) as lock:
+
+        async def look() -> Holder | None:
+            with translated(store.path):
+                if lock.take():
+                    lock.sign(who)
+            return await holder_of(store)
+
+        yield look
+
+
+async def standbys(store: SqlStore) -> Sequence[str]:
+    """The processes that wait for the lease, in words. Raises `StoreError`."""
+    if store.on_postgresql:
+        from relay.store.postgresql.lease import standbys
+
+        return await standbys(store)
+    lock = _standby_lock(store)
+    return [lock.signature()] if lock.is_taken() else []
+
+
+def _standby_lock(store: SqlStore) -> LockFile:
+    return LockFile(store.path.with_name(f"{store.path.name}-standby"))
 
 
 @asynccontextmanager
@@ -348,9 +395,9 @@ def watch_holder(connection: Connection, path: Path, watch: Watch) -> bool:
 
 def claim_of(holder: Holder, store: SqlStore) -> Claim:
     """How this process, the holder of `store`, is told from relays with other stores."""
-    file = ""
+    file = store.database
     with suppress(OSError):
-        file = "" if store.on_postgresql else str(store.path.stat().st_ino)
+        file = file or str(store.path.stat().st_ino)
     boot = holder.started.partition(" ")[0]
     return Claim(store.id, file, holder.host, boot, holder.pid, holder.started, holder.since.isoformat())
 

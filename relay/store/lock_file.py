@@ -17,6 +17,7 @@ from relay.logs import get_logger
 _log = get_logger(__name__)
 
 _MODE = 0o600
+_LONGEST = 200
 _UNSUPPORTED = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL))
 
 
@@ -70,10 +71,14 @@ class LockFile:
         """Whether this holder locked the file. If so, and the file is not locked now, the holder has ended."""
         if not self._works:
             return False
+        return self.signature() == token
+
+    def signature(self) -> str:
+        """What the last one that signed it has written there."""
         try:
-            return self.path.read_text(encoding="utf-8", errors="replace") == token
+            return self.path.read_text(encoding="utf-8", errors="replace")[:_LONGEST]
         except OSError:
-            return False
+            return ""
 
     def beat(self, token: str) -> None:
         """Show that the holder is alive. Create the file again if somebody removed it. Raises `OSError`."""

@@ -90,6 +90,8 @@ class SqlStore:
         self.path = path
         # For errors.
         self.name = str(path)
+        # Tells a database on a server from all others, once it is open; "" for a file.
+        self.database = ""
         self._id = ""
         self._readers = Readers(path, busy_timeout)
         self._writer = Writer(path, busy_timeout, replaced=self._replaced)

@@ -39,7 +39,11 @@ class _ReportCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families. Each pair, direction and platform has a sample from the start: `rate` needs the first zero."""
+        standby = "1 where this relay only waits to go on where another one ends. It has no other metrics then."
+        yield GaugeMetricFamily("relay_standby", standby, value=int(bool(self._report.stands_by_for)))
         yield from self._daemon()
+        if self._report.stands_by_for:
+            return  # they are the other one's
         yield from self._platforms()
         yield from self._pairs()
         yield self._undeclared()
@@ -49,6 +53,8 @@ class _ReportCollector(Collector):
         report = self._report
         build = {"version": __version__, "python": python_platform.python_version()}
         yield InfoMetricFamily("relay_build", "Which relay this is, and which Python runs it.", value=build)
+        if report.stands_by_for:
+            return
         since = report.daemon.since
         started = None if since is None else since.timestamp()
         yield GaugeMetricFamily("relay_start_time_seconds", "When it was started, in Unix time.", value=started)

@@ -64,8 +64,11 @@ def render(report: Report, dead: Dead = Dead(), visitor: Visitor = Visitor()) ->
     wrong = any(finding.state == "wrong" for finding in report.findings)
     well = report.ready and not troubled and not wrong
     verdict = "All is well" if well else "Something needs attention" if report.ready else "Not ready"
+    tone = "good" if well else "bad"
+    if report.stands_by_for:
+        verdict, tone = f"This relay stands by for {report.stands_by_for}", "busy"
     body = (
-        _header(report, verdict, "good" if well else "bad"),
+        _header(report, verdict, tone),
         '<p id="away" role="alert" hidden></p><main id="now">',
         _sides(report),
         _findings(report),

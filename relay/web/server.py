@@ -382,6 +382,8 @@ class WebServer:
     async def _readyz(self, request: web.Request) -> web.Response:
         report = self.status.last_report()
         body: Json = {"ready": report.ready}
+        if report.stands_by_for:
+            body["standby"] = f"It stands by for {report.stands_by_for}."
         if self._access.may_see(request):
             body |= {name: side_as_json(side) for name, side in report.sides.items()}
             body["store"] = {"problem": report.store_problem}

@@ -134,7 +134,7 @@ async def ends(config: Path) -> RelayError:
     settings = load(config, {})
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(RelayError) as caught:
-            await app.run(settings, config=config, reload=partial(load, config, {}))
+            await app.run(partial(app.Daemon, settings=settings, config=config, reload=partial(load, config, {})))
     return caught.value
 
 

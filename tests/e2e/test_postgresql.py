@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from relay.cli.common import existing_store
 from relay.demo.homeserver import Homeserver
-from relay.store.postgresql.lease import is_held
+from relay.store.lease import is_held
 from tests.support.postgresql import SHORT, Server, server, start, stop
 from tests.support.stack import Daemon, FullStack, eventually, stack
 

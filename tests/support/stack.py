@@ -162,7 +162,7 @@ class Daemon:
         with self._log.open("rb") as log:
             log.seek(self._begins)
             whole, _, _ = log.read().decode(errors="replace").rpartition("\n")  # the last line may still be written
-        for line in whole.splitlines():
+        for line in reversed(whole.splitlines()):  # one that stood by had another
             if line.startswith("{") and (told := json.loads(line))["event"] == "status page is up":
                 return str(told["url"]).rstrip("/")
         raise KeyError("no web server yet")

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 
 _MOST_RELAYS = 20
+_DATABASE = "database "
 
 Positions = Mapping[str, str]
 """How far the channels of a pair were read, by platform, in the adapters' own form."""
@@ -53,7 +54,7 @@ class Ask:
 class Claim:
     """What one relay says in the register."""
 
-    # The ID of its store, and the number of that file on its disk ("" for a database).
+    # The ID of its store, and the number of that file on its disk; or which database it is, as "database …".
     store: str
     file: str
     host: str
@@ -117,10 +118,12 @@ class Claim:
         }
 
     def is_same_place(self, other: Self) -> bool:
-        """Whether both are about the same file, of which only one process at a time can be the holder.
+        """Whether both are about the same store, of which only one process at a time can be the holder.
 
-        A host's name is not enough where more is known: a copied machine has the same name, store and file.
+        Of a file: a host's name is not enough where more is known, a copied machine has the same name, store and file.
         """
+        if self.file.startswith(_DATABASE):
+            return (self.store, self.file) == (other.store, other.file)
         same_machine = self.boot == other.boot if self.boot or other.boot else self.host == other.host
         return (self.store, self.file) == (other.store, other.file) and same_machine
 

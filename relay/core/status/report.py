@@ -378,11 +378,16 @@ class Report:
     store_problem: str | None = None
     # See `StatusRecord`.
     findings: tuple[Finding, ...] = ()
+    # Who waits to go on where the daemon ends, in words.
+    standbys: tuple[str, ...] = ()
+    # This process is one of those, and waits for that one; "" for the daemon itself.
+    stands_by_for: str = ""
 
     @property
     def ready(self) -> bool:
         """Both sides are connected, and everything said from now on will cross. A pair in trouble changes nothing."""
-        return self.store_problem is None and all(side.state == "ready" for side in self.sides.values())
+        works = self.store_problem is None and not self.stands_by_for
+        return works and all(side.state == "ready" for side in self.sides.values())
 
     @property
     def catching_up(self) -> bool:
@@ -406,6 +411,7 @@ class Report:
             **{name: side_as_json(side) for name, side in self.sides.items()},
             "findings": [finding.as_json() for finding in self.findings],
             "daemon": self.daemon.as_json(),
+            "standbys": list(self.standbys),
         }
 
 

@@ -27,10 +27,20 @@ _OF_THE_LINE = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 ERRORS = (asyncpg.PostgresError, *_OF_THE_LINE, OSError)
 
 
-async def connect(url: str, *, lock_timeout: float, patience: float | None = None) -> asyncpg.Connection:
-    """A connection with our settings. `patience`: seconds that a statement may take instead. Raises `StoreError`."""
-    name = without_password(url)
-    with translated(name):
+def writer_name(token: str) -> str:
+    """What the connection is called that writes for the holder of a lease."""
+    return f"relay {token}"
+
+
+async def connect(
+    url: str, *, lock_timeout: float, patience: float | None = None, name: str = "relay"
+) -> asyncpg.Connection:
+    """A connection with our settings, called `name` there (63 bytes). Raises `StoreError`.
+
+    `patience`: seconds that a statement may take instead.
+    """
+    database = without_password(url)
+    with translated(database):
         connection = await asyncpg.connect(
             url,
             timeout=CONNECT_TIMEOUT,
@@ -38,14 +48,14 @@ async def connect(url: str, *, lock_timeout: float, patience: float | None = Non
             statement_cache_size=500,
             max_cached_statement_lifetime=0,
             server_settings={
-                "application_name": "relay",
+                "application_name": name,
                 "statement_timeout": _milliseconds(patience or STATEMENT_TIMEOUT),
                 "lock_timeout": _milliseconds(lock_timeout),
                 "idle_in_transaction_session_timeout": _milliseconds(patience or IDLE_TIMEOUT),
             },
         )
         try:
-            await _check(connection, name)
+            await _check(connection, database)
         except BaseException:
             connection.terminate()
             raise
@@ -91,7 +101,10 @@ _REASONS = {
     "42501": ("the user may not do that", "let it own the database: ALTER DATABASE relay OWNER TO relay"),
     "53100": ("the server's disk is full", "free some space there; the relay then continues by itself"),
     "53200": ("the server has no memory left", "give it more memory"),
-    "53300": ("the server has no connection left", "raise max_connections there, or close others; the relay needs six"),
+    "53300": (
+        "the server has no connection left",
+        "raise max_connections there, or close others; we need seven",
+    ),
     "55P03": LOCKED,
     "57014": ("the server is too slow", "see what it is busy with (pg_stat_activity)"),
     "57": ("the server is starting or stopping", "start it; the relay then continues by itself"),

@@ -1,10 +1,20 @@
 """The store on a PostgreSQL database."""
 
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
+from sqlalchemy import text
+
 from relay.config.store_url import without_password
+from relay.errors import StoreUnavailable
 from relay.store.postgresql.transactions import Readers, Writer
 from relay.store.unit_of_work import SqlStore
+
+_DATABASE = text(
+    "SELECT 'database ' || system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AS name FROM pg_control_system()"
+)
 
 
 class PostgresqlStore(SqlStore):
@@ -16,9 +26,19 @@ class PostgresqlStore(SqlStore):
         super().__init__(Path(), busy_timeout)  # opens nothing
         self.url = url
         self.name = without_password(url)
+        # Of the lease, when this process holds it.
+        self.token = secrets.token_hex(8)
         # The same to the base class: transactions.
         self._readers = Readers(url, busy_timeout)  # type: ignore[assignment]
-        self._writer = Writer(url, busy_timeout, replaced=self.forget_lanes)  # type: ignore[assignment]
+        self._writer = Writer(url, busy_timeout, self.forget_lanes, self.token)  # type: ignore[assignment]
+
+    async def load_id(self) -> None:
+        """See `SqlStore.load_id`; and which database it is, of which there may be copies with the same ID."""
+        await super().load_id()
+        with suppress(StoreUnavailable):  # some servers tell nobody
+            async with self.read() as unit:
+                row = await unit.transaction.first(_DATABASE, {})
+                self.database = "" if row is None else row.name
 
     def write_only_with(self, token: str | None) -> None:
         """Refuse every later write transaction unless the lease has this token. None: no longer."""

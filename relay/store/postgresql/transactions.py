@@ -22,7 +22,7 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.portable import insert
-from relay.store.postgresql.connections import ERRORS, connect, is_lost, translated
+from relay.store.postgresql.connections import ERRORS, connect, is_lost, translated, writer_name
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
 from relay.store.transaction import Chain
@@ -166,9 +166,11 @@ class PostgresqlTransaction:
 class Writer:
     """Write transactions, one at a time."""
 
-    def __init__(self, url: str, busy_timeout: float, replaced: Callable[[], None]) -> None:
+    def __init__(self, url: str, busy_timeout: float, replaced: Callable[[], None], token: str) -> None:
         # The token of the lease that we must hold to write. None: none.
         self.fence: str | None = None
+        # With the token of this process, by which whoever replaces it ends its connection.
+        self._label = writer_name(token)
         self._url, self._name = url, without_password(url)
         self._busy_timeout = busy_timeout
         self._replaced = replaced
@@ -212,7 +214,7 @@ class Writer:
     async def _open(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
             self._replaced()
-            self._connection = await connect(self._url, lock_timeout=self._busy_timeout)
+            self._connection = await connect(self._url, lock_timeout=self._busy_timeout, name=self._label)
         return self._connection
 
     async def _enter(self, connection: asyncpg.Connection) -> asyncpg.Connection:

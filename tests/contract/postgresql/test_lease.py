@@ -1,10 +1,11 @@
 """One daemon per database, by the database's clock."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -12,12 +13,14 @@ import pytest
 from relay.core.clock import SystemClock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.store import migrate
-from relay.store.lease import Holder, hold, is_held, last_seen
+from relay.store.lease import Holder, hold, is_held, last_seen, standbys, standing_by
 from relay.store.postgresql import lease as leases
+from relay.store.postgresql.connections import writer_name
 from relay.store.postgresql.transactions import WRITE_LOCK
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.patience import PATIENCE
 from tests.support.postgresql import Server
+from tests.support.stack import eventually
 
 CLOCK = SystemClock()
 
@@ -63,12 +66,48 @@ async def test_one_that_ended_on_this_machine_is_replaced_at_once(
         pass
 
 
-async def test_one_elsewhere_is_replaced_once_its_time_is_over(store: SqlStore, url: str, running: Server) -> None:
+@pytest.mark.parametrize(("connected", "length"), [(True, leases.LENGTH), (False, leases.SILENT)])
+async def test_one_elsewhere_is_replaced_once_its_time_is_over(
+    store: SqlStore, url: str, running: Server, connected: bool, length: timedelta
+) -> None:
+    session = await asyncpg.connect(url)
+    if connected:
+        await session.execute("SELECT pg_advisory_lock(hashtextextended('there', 0))")
     insert(running, url, Holder("there", "elsewhere", 1, "boot pid:[1] 1", datetime.now(UTC), datetime.now(UTC)))
     assert await is_held(store)
     began = CLOCK.monotonic()
     async with hold(store, CLOCK):
-        assert leases.LENGTH.total_seconds() * 0.8 < CLOCK.monotonic() - began
+        assert length.total_seconds() * 0.8 < CLOCK.monotonic() - began
+    await session.close()
+
+
+def test_who_is_silent_stops_sending_before_anybody_may_replace_it() -> None:
+    assert leases.RENEW_EVERY < leases.SENDS_FOR < leases.SILENT.total_seconds() < leases.LENGTH.total_seconds()
+
+
+async def test_who_replaces_one_that_is_stopped_within_a_transaction_does_not_wait_for_it(
+    store: SqlStore, url: str, running: Server
+) -> None:
+    stopped = await asyncpg.connect(url, server_settings={"application_name": writer_name("there")})
+    await stopped.execute("BEGIN")
+    await stopped.fetchrow("SELECT pg_advisory_xact_lock($1)", WRITE_LOCK)
+    insert(running, url, Holder("there", "elsewhere", 1, "boot pid:[1] 1", datetime.now(UTC), datetime.now(UTC)))
+    async with hold(store, CLOCK):  # with the time that a lock is waited for, it would raise `StoreUnavailable`
+        await put(store, "a")
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await stopped.fetchval("SELECT 1")
+
+
+async def test_who_stands_by_is_seen_until_its_connection_ends(store: SqlStore, other: SqlStore) -> None:
+    async with hold(store, CLOCK):
+        async with standing_by(other) as look:
+            holder = await look()
+            assert holder is not None
+            assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
+            assert await standbys(store) == [f"process {os.getpid()} on {socket.gethostname()}"]
+        await eventually(lambda: standbys(store), lambda found: not found)
+    async with standing_by(other) as look:
+        assert await look() is None
 
 
 async def test_one_elsewhere_that_renews_it_is_alive(store: SqlStore, url: str, running: Server) -> None:

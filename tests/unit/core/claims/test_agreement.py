@@ -338,3 +338,13 @@ def test_no_pair_is_ever_mirrored_twice(seed: int) -> None:
 
     loop = Watched(1_000.0)
     play(story, loop)
+
+
+def test_a_database_is_the_same_place_from_every_machine_and_a_copied_file_is_not() -> None:
+    def claim(file: str, boot: str) -> Claim:
+        return Claim("store", file, f"host of {boot}", boot, 1, f"{boot} 1", "2026-11-29T03:00:00+00:00")
+
+    assert claim("database 7/5", "one").is_same_place(claim("database 7/5", "other"))
+    assert not claim("database 7/5", "one").is_same_place(claim("database 8/5", "one"))
+    assert claim("12", "one").is_same_place(claim("12", "one"))
+    assert not claim("12", "one").is_same_place(claim("12", "other"))

@@ -76,6 +76,7 @@ async def test_without_a_store() -> None:
         "matrix": stopped,
         "findings": [],
         "daemon": {"running": False, "pid": None, "host": None, "since": None, "updated_at": None} | ends,
+        "standbys": [],
     }
     assert not report.well
 
