@@ -240,6 +240,7 @@ class Daemon:
             store=store,
             pictures_kept=settings.store.retention,
             links=proxy if settings.web.avatars else None,
+            may_write=lease.valid,
         )
         stack.push_async_callback(discord.close)
 
@@ -258,6 +259,7 @@ class Daemon:
             files=files,
             conversions=conversions,
             before_reading=agree,
+            may_write=lease.valid,
         )
         stack.push_async_callback(matrix.close)
         files.serve(discord.platform, discord)

@@ -18,6 +18,9 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, T
 from relay.domain.text.nodes import RichText
 from relay.errors import sentence
 
+NOT_OURS = "it is not certain that no other process serves by now"
+"""Why a process changes nothing on a platform once it may have lost the store."""
+
 
 class Clock(Protocol):
     """Time. The simulation has one of its own."""

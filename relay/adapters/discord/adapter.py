@@ -66,7 +66,7 @@ class DiscordAdapter:
     Without `files`, those of the other platform, none are posted. Without `store`, it is not remembered which pictures
     of people are already there. Pictures that were not used for `pictures_kept` seconds are deleted; None: never. With
     `links`, people's pictures are shown from there. `timeout` is in seconds, for each request, and does not include the
-    time that files take.
+    time that files take. `may_write` tells whether this process may still change anything.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class DiscordAdapter:
         store: Store | None = None,
         pictures_kept: float | None = None,
         links: PictureLinks | None = None,
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         conversions = conversions or Conversions()
         token = settings.token.get_secret_value()
@@ -100,6 +101,7 @@ class DiscordAdapter:
             timeout=timeout,
             on_refused_token=self._token_refused.set,
             conversions=conversions,
+            may_write=may_write,
         )
         cdn_url = _cdn_of(settings.api_url)
         pictures = Pictures()

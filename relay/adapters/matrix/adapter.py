@@ -76,6 +76,8 @@ class MatrixAdapter:
         conversions: Conversions | None = None,
         # Awaited once the homeserver has let us in, and before anything is read.
         before_reading: Callable[[], Awaitable[None]] = _nothing,
+        # Whether this process may still change anything.
+        may_write: Callable[[], bool] = lambda: True,
     ) -> None:
         self._before_reading = before_reading
         self._conversions = conversions = conversions or Conversions()
@@ -83,7 +85,7 @@ class MatrixAdapter:
         self._rng = rng
         self._inbox: RetryingInbox | None = None
         self._status = ConnectionStatus(detail="Not started.")
-        self._api = api = Api(settings.homeserver_url, settings.user_id, conversions)
+        self._api = api = Api(settings.homeserver_url, settings.user_id, conversions, may_write)
         appservice = settings.appservice
         self._accounts = accounts = OwnAccounts(
             me=settings.user_id, prefix=None if appservice is None or store is None else appservice.prefix

@@ -24,7 +24,7 @@ from relay.adapters.discord.api.rate_limits import MAX_WAIT, Bucket, RateLimits,
 from relay.adapters.discord.identifiers import path_segment
 from relay.core.clock import ServerTime, retry_after_seconds
 from relay.core.offload import Conversions
-from relay.core.ports import Clock
+from relay.core.ports import NOT_OURS, Clock
 from relay.domain.jsontext import Json, loads
 from relay.logs import get_logger
 
@@ -98,6 +98,8 @@ class RestClient:
     # Called when the API refuses the token.
     on_refused_token: Callable[[], None] = lambda: None
     conversions: Conversions = field(default_factory=Conversions)
+    # Whether this process may still change anything there. Looked at right before each request.
+    may_write: Callable[[], bool] = lambda: True
     # Discord's clock, as its answers tell it.
     time: ServerTime = field(init=False)
     _session: aiohttp.ClientSession | None = field(init=False, default=None)
@@ -195,6 +197,8 @@ class RestClient:
         headers = {"Authorization": f"Bot {self.token}"} if route.token else {}
         if reason is not None:
             headers["X-Audit-Log-Reason"] = quote(reason, safe=" ")
+        if route.method != "GET" and not self.may_write():
+            raise Unanswered(NOT_OURS, sent=False)
         with _unanswered():
             async with self._connect().request(
                 route.method,

@@ -6,7 +6,7 @@ only its transport is used, and answers stay JSON. Nothing is retried here: the 
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from yarl import URL
 from relay.adapters.matrix.api.redirects import ForbiddenAddress, RedirectClient
 from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
+from relay.core.ports import NOT_OURS
 from relay.domain.jsontext import Json, as_dict, as_string, loads
 
 _CLIENT = "/_matrix/client/v3/"
@@ -136,7 +137,14 @@ class _Transport(AsyncClient):
 class Api:
     """The client-server API of one account (https://spec.matrix.org/latest/client-server-api/)."""
 
-    def __init__(self, homeserver_url: str, user_id: str, conversions: Conversions | None = None) -> None:
+    def __init__(
+        self,
+        homeserver_url: str,
+        user_id: str,
+        conversions: Conversions | None = None,
+        # Whether this process may still change anything there. Looked at right before each request.
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.user_id = user_id
         self.homeserver_url = homeserver_url.rstrip("/")
         self._redirects = RedirectClient()
@@ -152,6 +160,7 @@ class Api:
             ),
         )
         self._conversions = conversions or Conversions()
+        self._may_write = may_write
         self._token = ""
 
     def use_token(self, access_token: str) -> None:
@@ -183,6 +192,8 @@ class Api:
         headers = {"Content-Type": "application/json"}
         if identity is not None:
             query = {**(query or {}), **identity.query()}
+        if method != "GET" and not self._may_write():
+            raise Unreachable(NOT_OURS, sent=False)
         with self._translated_errors(timeout):
             response = await self._client.send(
                 method, _address(root, path, query), data, self._authorised(headers, identity), None, timeout
@@ -205,6 +216,8 @@ class Api:
         """POST `size` bytes, as they arrive. Raises `Refused` or `Unreachable`."""
         timeout = _transfer_timeout(size)
         headers = {"Content-Type": content_type, "Content-Length": str(size)}
+        if not self._may_write():
+            raise Unreachable(NOT_OURS, sent=False)
         with self._translated_errors(timeout.total or 0.0):
             response = await self._client.send(
                 "POST",

@@ -1,8 +1,11 @@
 """Which answers are a homeserver's, and which come from something in front of it."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
-from relay.adapters.matrix.api.client import Refused, Unreachable, parse_response
+from relay.adapters.matrix.api.client import Api, Refused, Unreachable, parse_response
+from relay.core.ports import NOT_OURS
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 410])
@@ -46,3 +49,21 @@ def test_no_wait_is_longer_than_an_hour(told: str, seconds: float) -> None:
 
 def test_that_something_was_made_is_no_error() -> None:
     assert parse_response(201, None, b"{}") == {}
+
+
+async def test_one_that_may_have_lost_the_store_changes_nothing_and_still_reads() -> None:
+    api = Api("http://127.0.0.1:1", "@relay:example.org", may_write=lambda: False)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    try:
+        with pytest.raises(Unreachable, match=NOT_OURS) as refused:
+            await api.call("PUT", "rooms", "!a", "send", "m.room.message", "1", body={})
+        assert not refused.value.sent
+        with pytest.raises(Unreachable, match=NOT_OURS):
+            await api.upload("upload", query={}, root="/", chunks=chunks(), size=1, content_type="text/plain")
+        with pytest.raises(Unreachable, match="no connection"):
+            await api.call("GET", "sync")
+    finally:
+        await api.close()
