@@ -1,6 +1,7 @@
 """`python -m tests.simulation --seeds 2000 --from 0`: play histories, and print the ones that break the promise.
 
-`--trace SEED` plays one and prints everything that happened in it.
+`--trace SEED` plays one and prints everything that happened in it. `--postgresql`: the store is on a real server, and
+what a server and the network do to it happens, too.
 """
 
 import argparse
@@ -9,11 +10,11 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from tests.simulation.history import Report
-from tests.simulation.runner import hush, play, workshop
+from tests.simulation.runner import hush, play, play_on_own_server, workshop
 
 _CHUNK = 25
 
@@ -25,21 +26,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--from", type=int, default=0, dest="start", help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
     parser.add_argument("--trace", type=int, metavar="SEED", help="play one history and print what happened")
+    parser.add_argument("--postgresql", action="store_true", help="the store is on PostgreSQL")
     options = parser.parse_args(arguments)
     with workshop() as template:
+        play_one = play_on_own_server if options.postgresql else partial(play, template=template)
         if options.trace is not None:
             hush()
-            return _print_one(play(options.trace, template))
-        return _play_many(range(options.start, options.start + options.seeds), options.jobs, template)
+            return _print_one(play_one(options.trace))
+        return _play_many(range(options.start, options.start + options.seeds), options.jobs, play_one)
 
 
-def _play_many(seeds: range, jobs: int, template: Path) -> int:
+def _play_many(seeds: range, jobs: int, play_one: Callable[[int], Report]) -> int:
     started = time.monotonic()
     broken: list[Report] = []
     messages = kills = played = 0
     troubles: Counter[str] = Counter()
     with multiprocessing.get_context("spawn").Pool(jobs, initializer=hush, maxtasksperchild=40) as pool:
-        for report in pool.imap_unordered(partial(play, template=template), seeds, chunksize=_CHUNK):
+        for report in pool.imap_unordered(play_one, seeds, chunksize=_CHUNK):
             played += 1
             messages += report.messages
             kills += report.kills

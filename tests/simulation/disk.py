@@ -8,12 +8,16 @@ then some time passes before the caller hears of it. A kill can fall on either s
 import asyncio
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiosqlite.core
 import pytest
+
+from tests.simulation.loop import VirtualLoop
 
 Call = tuple["asyncio.Future[Any] | None", Callable[[], Any]]
 
@@ -108,6 +112,41 @@ class _NoThread:
     def __init__(self, **_: Any) -> None: ...
 
     def start(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """`Place` for a store in a file."""
+
+    path: Path
+    takes_any_bytes: bool = True
+
+    @property
+    def url(self) -> str:
+        """See `Place`."""
+        return f"sqlite:///{self.path}"
+
+    @property
+    def troubles(self) -> dict[str, int]:
+        """See `Place`: this disk always works."""
+        return {}
+
+    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """See `Place`."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            return connection.execute(sql, values).fetchall()
+
+    def change(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        """See `Place`."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.executemany(sql, rows)
+
+    @contextmanager
+    def life(self, rng: random.Random, loop: VirtualLoop) -> Iterator[Disk]:
+        """See `Place`."""
+        disk = Disk(rng)
+        with threadless(disk):
+            yield disk
 
 
 @contextmanager

@@ -2,26 +2,29 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
+from typing import TypeVar
 
 from relay.core.bootstrap import Core, assemble
 from relay.core.ports import Adapter, HistoryReader, LatestReader
 from relay.core.storage import Store
 from relay.domain.ids import Platform
-from relay.domain.pair import PairPolicy
-from relay.errors import Transient
+from relay.domain.pair import LaneKey, PairPolicy
+from relay.errors import StoreUnavailable, Transient
 from relay.store.unit_of_work import open_store
-from tests.simulation.disk import Disk, threadless
 from tests.simulation.invariant import crossed_in_secret, violations, wrongly_linked
 from tests.simulation.loop import Stuck, Undead, VirtualLoop
 from tests.simulation.operator import Operator
 from tests.simulation.people import People
+from tests.simulation.place import Life, Place
 from tests.simulation.trouble import Trouble
 from tests.support.platform import MemoryAdapter, MemoryPlatform
+
+T = TypeVar("T")
 
 _DAWN = datetime(2026, 1, 1, tzinfo=UTC)
 _QUIET_CHECKS = 5
@@ -67,7 +70,7 @@ class History:
     """The world of one seed."""
 
     seed: int
-    store: Path
+    store: Place
     clock: _Clock = field(default_factory=_Clock)
     trace: list[str] = field(default_factory=list)
     ready_at: datetime | None = None
@@ -78,11 +81,11 @@ class History:
         policy = PairPolicy(batch_when_behind=rng.choice((0.0, 0.5, 20.0)))
         platforms = tuple(MemoryPlatform(platform, self.clock.now) for platform in Platform)
         over = rng.uniform(5, 40)
-        operator = Operator.of(rng, policy, over, self._note)
-        people = People(rng, (platforms[0], platforms[1]), operator, self._note)
+        operator = Operator.of(rng, policy, over, self.note)
+        people = People(rng, (platforms[0], platforms[1]), operator, self.note)
         if rng.random() < 0.1:
             operator.grow_backlog(self.store)
-        troubles = [Trouble.of(rng, self.clock.elapsed, self._note, platform, over) for platform in Platform]
+        troubles = [Trouble.of(rng, self.clock.elapsed, self.note, platform, over) for platform in Platform]
         acts = sorted(rng.uniform(1, over) for _ in range(rng.choice((3, 8, 15, 30))))
         kills = rng.choice((0, 1, 1, 2, 4))
         found: list[str] = []
@@ -107,13 +110,13 @@ class History:
         found += violations(self.store, (platforms[0], platforms[1]), operator, people.removed, self.ready_at)
         found += crossed_in_secret(self.store, people.secret)
         found += wrongly_linked(self.store, people.is_linked(platforms[-1]))
-        counts: dict[str, int] = {}
+        counts = dict(self.store.troubles)
         for trouble in troubles:
             for what, count in trouble.counts.items():
                 counts[what] = counts.get(what, 0) + count
         return Report(self.seed, found, self.trace, people.written, kills, counts)
 
-    def _note(self, line: str) -> None:
+    def note(self, line: str) -> None:
         self.trace.append(f"{self.clock.elapsed():10.3f}  {line}")
 
     def _live(
@@ -126,27 +129,26 @@ class History:
         kill_at: int | None,
     ) -> None:
         """One life of the process: until the world is quiet, or until it is killed."""
-        disk = Disk(rng)
         loop = VirtualLoop(self.clock.seconds)
         self.clock.loop = loop
-        with threadless(disk):
+        with self.store.life(rng, loop) as life:
             main = loop.create_task(self._process(rng, adapters, people, acts, over))
             main.add_done_callback(lambda _: loop.stop())
             loop.kill_at = kill_at
             try:
                 loop.run_forever()
                 if not main.done():
-                    self._note("killed")
-                    self._bury(loop, disk, adapters, main)
+                    self.note("killed")
+                    self._bury(loop, life, adapters, main)
                 else:
                     main.result()
             finally:
                 self.clock.seconds, self.clock.loop = loop.now, None
                 loop.close()
 
-    def _bury(self, loop: VirtualLoop, disk: Disk, adapters: list[MemoryAdapter], main: "asyncio.Task[None]") -> None:
+    def _bury(self, loop: VirtualLoop, life: Life, adapters: list[MemoryAdapter], main: "asyncio.Task[None]") -> None:
         """Nothing that the dying tasks still try reaches the disk or a platform."""
-        disk.die()
+        life.die()
         for adapter in adapters:
             adapter.before = adapter.after = _dead
         main.cancel()
@@ -162,7 +164,7 @@ class History:
         acts: list[float],
         over: float,
     ) -> None:
-        store = await open_store(f"sqlite:///{self.store}")
+        store = await _insist(partial(open_store, self.store.url))
         core = assemble(
             store=store,
             pairs=people.operator.pairs(),
@@ -170,11 +172,11 @@ class History:
             clock=_WrongClock(self.clock, people.operator),
             rng=rng,
         )
-        await core.inbox.begin()
+        await _insist(core.inbox.begin)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(core.dispatcher.run())]
             for adapter in adapters:
-                await adapter.watch(core.pairs.watched(adapter.platform))
+                await _insist(partial(adapter.watch, core.pairs.watched(adapter.platform)))
                 tasks.append(group.create_task(adapter.run(core.inbox)))
             await _ready(adapters)
             self.ready_at = self.ready_at or self.clock.now()
@@ -233,7 +235,7 @@ async def _reload(core: Core, adapters: list[MemoryAdapter], operator: Operator)
         while True:
             try:
                 await adapter.watch(core.pairs.watched(adapter.platform))
-            except Transient:
+            except (Transient, StoreUnavailable):
                 await asyncio.sleep(1)
             else:
                 break
@@ -274,10 +276,23 @@ async def _quiet(store: Store, core: Core, adapters: list[MemoryAdapter], clock:
         quiet = 0
         while quiet < _QUIET_CHECKS:
             await asyncio.sleep(_QUIET_EVERY)
-            async with store.read() as uow:
-                waiting = [lane for lane in await uow.outbox.lanes() if core.pairs.carries(lane)]
+            waiting = [lane for lane in await _insist(partial(_lanes, store)) if core.pairs.carries(lane)]
             busy = waiting or clock.elapsed() < over or any(adapter.health().state != "ready" for adapter in adapters)
             quiet = 0 if busy else quiet + 1
+
+
+async def _lanes(store: Store) -> Collection[LaneKey]:
+    async with store.read() as uow:
+        return await uow.outbox.lanes()
+
+
+async def _insist(call: Callable[[], Awaitable[T]]) -> T:
+    """What a process needs at its start: without it, it ends, and its supervisor starts it again."""
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable:
+            await asyncio.sleep(1)
 
 
 def check_types(adapter: MemoryAdapter) -> tuple[Adapter, HistoryReader, LatestReader]:

@@ -1,10 +1,8 @@
 """The promise, as CONTRIBUTING states it, checked on what readers see and on the message map."""
 
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from datetime import datetime
-from pathlib import Path
 
 from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform
@@ -12,13 +10,14 @@ from relay.domain.text.nodes import plain_text
 from relay.store.tables import unpacked
 from tests.simulation.operator import Operator
 from tests.simulation.people import EVE
+from tests.simulation.place import Place
 from tests.support.platform import RELAY, MemoryPlatform, Message
 
 Copies = dict[MessageRef, list[MessageRef]]
 
 
 def violations(
-    store: Path,
+    store: Place,
     platforms: tuple[MemoryPlatform, MemoryPlatform],
     operator: Operator,
     removed: set[MessageRef],
@@ -55,16 +54,14 @@ def _was_command(ref: MessageRef, platforms: tuple[MemoryPlatform, MemoryPlatfor
     return _is_command(content)
 
 
-def crossed_in_secret(store: Path, secret: set[MessageRef]) -> list[str]:
+def crossed_in_secret(store: Place, secret: set[MessageRef]) -> list[str]:
     """What crossed although its author had opted out."""
     return [f"crossed: {ref.platform} {ref.id}, of somebody who opted out" for ref in secret & _copies(store).keys()]
 
 
-def wrongly_linked(store: Path, as_told: bool | None) -> list[str]:
+def wrongly_linked(store: Place, as_told: bool | None) -> list[str]:
     """What is wrong about links: one that nobody made, half of one, or not what Eve was told (None: she was not)."""
-    with sqlite3.connect(store) as connection:
-        links = set(connection.execute("SELECT platform, account, other_platform, other_account FROM person_link"))
-    connection.close()
+    links = set(store.rows("SELECT platform, account, other_platform, other_account FROM person_link"))
     both = {("discord", EVE, "matrix", EVE), ("matrix", EVE, "discord", EVE)}
     if links not in (set(), both):
         return [f"linked: {sorted(links)}"]
@@ -73,17 +70,15 @@ def wrongly_linked(store: Path, as_told: bool | None) -> list[str]:
     return []
 
 
-def _left_over(store: Path, operator: Operator) -> tuple[int, Counter[ChannelRef]]:
+def _left_over(store: Place, operator: Operator) -> tuple[int, Counter[ChannelRef]]:
     """How much is in the outbox that should not be: everything but rows of undeclared pairs, and damaged ones.
 
     And how many lanes lead to each channel in which something waits for an undeclared pair.
     """
-    with sqlite3.connect(store) as connection:
-        rows = connection.execute(
-            "SELECT o.state, coalesce(o.reason, ''), l.source_platform, l.source_channel, l.destination_platform,"
-            " l.destination_channel FROM outbox o JOIN lane l ON l.id = o.lane_id"
-        ).fetchall()
-    connection.close()
+    rows = store.rows(
+        "SELECT o.state, coalesce(o.reason, ''), l.source_platform, l.source_channel, l.destination_platform,"
+        " l.destination_channel FROM outbox o JOIN lane l ON l.id = o.lane_id"
+    )
     left = 0
     undeclared: set[tuple[ChannelRef, ChannelRef]] = set()
     for state, reason, *channels in rows:
@@ -232,22 +227,17 @@ def _own_words(message: Message) -> str:
     return "\n".join(lines[1:] if lines[0].startswith("↪ ") else lines)
 
 
-def _batches(store: Path) -> set[str]:
-    with sqlite3.connect(store) as connection:
-        found = {unpacked(row[0]) for row in connection.execute("SELECT native_id FROM batch")}
-    connection.close()
-    return found
+def _batches(store: Place) -> set[str]:
+    return {unpacked(row[0]) for row in store.rows("SELECT native_id FROM batch")}
 
 
-def _copies(store: Path) -> Copies:
-    with sqlite3.connect(store) as connection:
-        rows = connection.execute(
-            "SELECT f.platform, f.native_id, m.native_id, t.platform, t.native_id, c.native_id"
-            " FROM message m JOIN message_copy c ON c.message_id = m.id"
-            " JOIN channel f ON f.id = m.channel_id JOIN channel t ON t.id = c.channel_id"
-            " ORDER BY m.id, c.superseded, c.part"
-        ).fetchall()
-    connection.close()
+def _copies(store: Place) -> Copies:
+    rows = store.rows(
+        "SELECT f.platform, f.native_id, m.native_id, t.platform, t.native_id, c.native_id"
+        " FROM message m JOIN message_copy c ON c.message_id = m.id"
+        " JOIN channel f ON f.id = m.channel_id JOIN channel t ON t.id = c.channel_id"
+        " ORDER BY m.id, c.superseded, c.part"
+    )
     copies: Copies = defaultdict(list)
     for from_platform, from_channel, original, to_platform, to_channel, copy in rows:
         ref = MessageRef(ChannelRef(Platform(from_platform), from_channel), unpacked(original))

@@ -2,8 +2,10 @@
 
 import asyncio
 import selectors
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+Connect = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[tuple[asyncio.Transport, asyncio.BaseProtocol]]]
 
 
 class Stuck(Exception):
@@ -51,6 +53,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.steps = 0
         self.kill_at: int | None = None
         self.end_at: int | None = None
+        # What the sockets of a database are here. None: nobody may connect.
+        self.connect: Connect | None = None
 
     def time(self) -> float:
         return self.now
@@ -63,3 +67,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             left = (task.get_coro() for task in asyncio.all_tasks(self))
             raise Undead(", ".join(sorted(getattr(coroutine, "__qualname__", str(coroutine)) for coroutine in left)))
         super()._run_once()  # type: ignore[misc]  # not in typeshed: it is the loop's own
+
+    async def create_unix_connection(self, protocol_factory: Any, *_: Any, **__: Any) -> Any:
+        if self.connect is None:
+            raise ConnectionRefusedError("nothing is connected here")
+        return await self.connect(protocol_factory)

@@ -1,17 +1,16 @@
 """What the operator and the machine do in a history, by seed: the pairs change, the clock jumps, rows are damaged."""
 
 import random
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import Pair, PairPolicy
 from relay.domain.text.nodes import RichText
 from relay.store import codec
+from tests.simulation.place import Place
 
 GHOST = "ghost"
 """A channel and a room of a pair that was never declared in this history, for which a backlog waits."""
@@ -128,39 +127,35 @@ class Operator:
         ]
         self.trace(f"the file ({what}): {self.links}")
 
-    def damage(self, store: Path) -> None:
+    def damage(self, store: Place) -> None:
         """Put rows into the outbox that nobody can read, right behind the head of a lane or at its end.
 
         Not before the head: that is the one row that may have been sent already, and a row does not come before it.
         """
-        with sqlite3.connect(store) as connection:
-            for lane_id in [row[0] for row in connection.execute("SELECT id FROM lane").fetchall()]:
-                if self.rng.random() < 0.3:
-                    self.damaged += 1
-                    (head,) = connection.execute(
-                        "SELECT coalesce(min(position), 0) FROM outbox WHERE lane_id = ? AND state = 'waiting'",
-                        (lane_id,),
-                    ).fetchone()
-                    place = head + self.rng.choice((1, self.rng.randint(1 << 30, 1 << 40)))
-                    connection.execute(
-                        "INSERT INTO outbox (lane_id, position, state, queued_at, command)"
-                        " VALUES (?, ?, 'waiting', 1, ?)",
-                        (lane_id, place, self.rng.choice(_GARBAGE)),
-                    )
-                    self.trace(f"a row of lane {lane_id} cannot be read")
-        connection.close()
+        garbage = [each for each in _GARBAGE if store.takes_any_bytes or isinstance(each, str)]
+        for (lane_id,) in store.rows("SELECT id FROM lane"):
+            if self.rng.random() < 0.3:
+                self.damaged += 1
+                ((head,),) = store.rows(
+                    "SELECT coalesce(min(position), 0) FROM outbox WHERE lane_id = ? AND state = 'waiting'", lane_id
+                )
+                place = head + self.rng.choice((1, self.rng.randint(1 << 30, 1 << 40)))
+                store.change(
+                    "INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (?, ?, 'waiting', 1, ?)",
+                    [(lane_id, place, self.rng.choice(garbage))],
+                )
+                self.trace(f"a row of lane {lane_id} cannot be read")
 
-    def grow_backlog(self, store: Path) -> None:
+    def grow_backlog(self, store: Place) -> None:
         """Let much wait for a pair that is not declared."""
         payload = codec.encode(PostNotice(RichText.plain("nobody may ever read this")))
-        with sqlite3.connect(store) as connection:
-            (lane_id,) = connection.execute(
-                "INSERT INTO lane (source_platform, source_channel, destination_platform, destination_channel)"
-                " VALUES ('discord', ?, 'matrix', ?) RETURNING id",
-                (GHOST, GHOST),
-            ).fetchone()
-            connection.executemany(
-                "INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (?, ?, 'waiting', 1, ?)",
-                ((lane_id, number << 20, payload) for number in range(300)),
-            )
-        connection.close()
+        ((lane_id,),) = store.rows(
+            "INSERT INTO lane (source_platform, source_channel, destination_platform, destination_channel)"
+            " VALUES ('discord', ?, 'matrix', ?) RETURNING id",
+            GHOST,
+            GHOST,
+        )
+        store.change(
+            "INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (?, ?, 'waiting', 1, ?)",
+            [(lane_id, number << 20, payload) for number in range(300)],
+        )

@@ -1,5 +1,6 @@
 """Plays histories, each on a store of its own."""
 
+import atexit
 import gc
 import logging
 import os
@@ -8,11 +9,15 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 from relay.store.migrate import upgrade
+from tests.simulation.disk import File
 from tests.simulation.history import History, Report
+from tests.simulation.mishaps import Mishaps
+from tests.simulation.server import OwnServer, own_server
 
 _CRITICAL = 50
 
@@ -52,7 +57,28 @@ def play(seed: int, template: Path) -> Report:
     store = template.parent / f"{os.getpid()}-{seed}.db"
     store.write_bytes(template.read_bytes())
     try:
-        return History(seed, store).run()
+        return History(seed, File(store)).run()
     finally:
         for path in template.parent.glob(f"{store.name}*"):
             path.unlink()
+
+
+def play_on(server: OwnServer, seed: int) -> Report:
+    """One history, on a store of its own on PostgreSQL."""
+    mishaps = Mishaps.of(seed)
+    with server.place(seed, mishaps) as base:
+        history = History(seed, base)
+        mishaps.now, mishaps.trace = history.clock.elapsed, history.note
+        return history.run()
+
+
+def play_on_own_server(seed: int) -> Report:
+    """One history on the server of this process, which ends with it."""
+    return play_on(_server(), seed)
+
+
+@cache
+def _server() -> OwnServer:
+    exits = ExitStack()
+    atexit.register(exits.close)
+    return exits.enter_context(own_server())

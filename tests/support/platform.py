@@ -309,7 +309,7 @@ class MemoryAdapter:
             try:
                 await self._open()
                 await (self._replay(inbox, queue) if self.replays else self._live(inbox, queue))
-            except Transient:
+            except (Transient, StoreUnavailable):
                 self.state = SideHealth("connecting")
             finally:
                 if queue in self.server.listeners:

@@ -1,6 +1,5 @@
 """The simulator finds what it is there to find: the real core keeps the promise, one with a known fault does not."""
 
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +17,7 @@ from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import NotDeclared
 from relay.store.repositories.people import SqlPeople
-from tests.simulation.history import History, Report
-from tests.simulation.runner import workshop
+from tests.simulation.runner import play, workshop
 from tests.support.logs import quiet_logs
 from tests.support.platform import MemoryAdapter
 
@@ -39,16 +37,6 @@ def _quiet_logs() -> Iterator[None]:
 def template() -> Iterator[Path]:
     with workshop() as path:
         yield path
-
-
-def play(seed: int, template: Path) -> Report:
-    store = template.parent / f"{os.getpid()}-{seed}.db"
-    store.write_bytes(template.read_bytes())
-    try:
-        return History(seed, store).run()
-    finally:
-        for path in template.parent.glob(f"{store.name}*"):
-            path.unlink()
 
 
 def first_broken(template: Path) -> list[str]:
