@@ -1,5 +1,6 @@
 """Fixtures: a real homeserver for each worker, and the daemon between it and a sandbox."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,24 @@ import pytest_asyncio
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
 from tests.support.chat import Chat, chats
+from tests.support.preloaded import Forks, preloaded
 from tests.support.stack import FullStack, stack
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Daemons start without loading their modules again."""
+    with preloaded() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def no_daemon_is_left(forks: Forks) -> Iterator[None]:
+    """Whatever a test that fails has started ends with it."""
+    before = set(forks.running())
+    yield
+    for process in set(forks.running()) - before:
+        process.send_signal(signal.SIGKILL)
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """What is wrong from the start: one clear line that names the thing and the remedy, and the right exit status."""
 
 import sqlite3
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,8 +8,10 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.patience import PATIENCE
+from tests.support import preloaded
 from tests.support.stack import FullStack, stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 COMPLETE = """
 [discord]
@@ -28,14 +28,13 @@ matrix_room = "#one:example.org"
 SECRETS = ("secret-discord", "syt_secret_matrix")
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+async def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
     """`relay run` to its end: exit status, and the lines that are no log."""
-    command = [sys.executable, "-m", "relay", "run", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    assert not any(secret in done.stderr for secret in SECRETS)
-    return done.returncode, [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    status, output, errors = await preloaded.run("run", *arguments, folder=folder)
+    assert output == ""
+    assert "Traceback" not in errors
+    assert not any(secret in errors for secret in SECRETS)
+    return status, [line for line in errors.splitlines() if not line.startswith("{")]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +56,9 @@ def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
         (COMPLETE.replace('token = "MTk4NjIyNDgz.secret-discord"', "", 1), ("[discord] token", "RELAY_DISCORD__TOKEN")),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+async def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
     (tmp_path / "relay.toml").write_text(text)
-    status, lines = run(tmp_path)
+    status, lines = await run(tmp_path)
     assert status == 2
     (line,) = lines
     assert line.startswith("error: ")
@@ -68,36 +67,36 @@ def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, text: str, words: tup
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "not text"])
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, kind: str) -> None:
+async def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, kind: str) -> None:
     config = tmp_path / "named.toml"
     if kind == "directory":
         config.mkdir()
     elif kind == "not text":
         config.write_bytes(b"\xff\xfe\x00")
-    status, lines = run(tmp_path, "--config", str(config))
+    status, lines = await run(tmp_path, "--config", str(config))
     assert status == 2
     (line,) = lines
     assert line.startswith(f"error: {config}: ")
     assert "; " in line
 
 
-def test_a_file_that_is_no_store_is_one_line_and_stays_as_it_is(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_store_is_one_line_and_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(COMPLETE)
     (tmp_path / "relay.db").write_bytes(b"not a database, but somebody's" * 200)
-    status, lines = run(tmp_path)
+    status, lines = await run(tmp_path)
     assert status == 1
     assert lines[0].startswith(f"error: store {tmp_path}/relay.db: it is not a store")
     assert lines[0].endswith("set another file in [store] url, or move this one away")
     assert (tmp_path / "relay.db").read_bytes().startswith(b"not a database")
 
 
-def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+async def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(COMPLETE)
-    subprocess.run([sys.executable, "-m", "relay", "db", "upgrade"], cwd=tmp_path, check=True, capture_output=True)
+    assert (await preloaded.run("db", "upgrade", folder=tmp_path))[0] == 0
     with sqlite3.connect(tmp_path / "relay.db") as store:
         store.execute("UPDATE alembic_version SET version_num = '9999'")
     store.close()
-    status, (line,) = run(tmp_path)
+    status, (line,) = await run(tmp_path)
     assert status == 1
     assert line.startswith(f"error: store {tmp_path}/relay.db: it was made by a newer relay (revision 9999, ")
     assert "install that version again" in line
@@ -126,38 +125,32 @@ def rewrite(place: FullStack, old: str, new: str) -> None:
     place.daemon.config.write_text(text.replace(old, new))
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_discord_token_that_is_refused(place: FullStack) -> None:
     rewrite(place, place.bot_token, f"{place.bot_token}x")
     await refused(place, "Discord refused the bot's token", "Reset Token", "[discord] token")
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_an_intent_that_is_off(place: FullStack) -> None:
     place.control.set_intents(place.bot, message_content=False)
     await refused(place, "4014", "Message Content Intent")
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_matrix_token_that_is_refused(place: FullStack) -> None:
     rewrite(place, place.relay_token, "syt_wrong")
     await refused(place, "the homeserver refuses [matrix] access_token", "make a new one with `relay login`")
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_matrix_token_of_somebody_else(place: FullStack) -> None:
     rewrite(place, place.relay_user, "@somebody-else:localhost")
     await refused(place, "belongs to", "correct [matrix] user_id")
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_matrix_password_that_is_refused(place: FullStack) -> None:
     rewrite(place, f'access_token = "{place.relay_token}"', 'password = "hunter2-wrong"')
     await refused(place, "refuses the password", "correct [matrix] user_id and password")
     assert "hunter2" not in place.daemon.log(1000)
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_discord_token_that_is_refused_later(place: FullStack) -> None:
     await place.daemon.start()
     place.control.reset_token(place.bot)
@@ -165,7 +158,6 @@ async def test_a_discord_token_that_is_refused_later(place: FullStack) -> None:
     assert "Discord refused the bot's token (close code 4004); " in place.daemon.log(1)
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_an_intent_that_is_taken_away_later(place: FullStack) -> None:
     await place.daemon.start()
     place.control.set_intents(place.bot, message_content=False)
@@ -174,7 +166,6 @@ async def test_an_intent_that_is_taken_away_later(place: FullStack) -> None:
     assert "Message Content Intent" in place.daemon.log(1)
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_a_matrix_token_that_is_refused_later(place: FullStack) -> None:
     await place.daemon.start()
     await place.homeserver.administer("POST", f"/_synapse/admin/v1/deactivate/{place.relay_user}", {"erase": False})
@@ -182,7 +173,6 @@ async def test_a_matrix_token_that_is_refused_later(place: FullStack) -> None:
     assert "the homeserver refuses [matrix] access_token" in place.daemon.log(1)
 
 
-@pytest.mark.asyncio(loop_scope="session")
 async def test_another_final_close_code_ends_the_daemon_with_a_remedy(place: FullStack) -> None:
     # Each of the codes: tests/contract/test_discord_gateway.py.
     await place.daemon.start()

@@ -411,9 +411,9 @@ async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> Non
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("more", [[], ["--ghosts"]], ids=["bot", "ghosts"])
-def test_once_checks_every_line(tmp_path: Path, more: list[str]) -> None:
-    command = [sys.executable, "-m", "relay", "demo", "--once", *more]
+def test_once_checks_every_line(tmp_path: Path) -> None:
+    # Without ghosts the page plays it.
+    command = [sys.executable, "-m", "relay", "demo", "--once", "--ghosts"]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=300)
     rows = [line for line in done.stdout.splitlines() if line.endswith(" ms") or " ms  " in line]
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,8 @@
 """What the daemon and the command line do without: most of the daemon's memory, and of its start, are its imports."""
 
+import asyncio
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.e2e.test_cli import environment
+from tests.e2e.test_cli import ROOT, environment
+from tests.support import preloaded
+from tests.support.patience import PATIENCE
 from tests.support.stack import stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -56,6 +61,60 @@ async def test_the_daemon_loads_only_what_it_needs(
         modules = loaded(place.daemon.log(1_000_000))
     assert {"discord", "nio", "sqlalchemy", "relay.app"} <= modules
     assert modules & NOT_IN_THE_DAEMON == set()
+    # The other tests' daemons are forks of a process that has loaded this much, and no more.
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", f"import {', '.join(preloaded.LOADED)}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert loaded(done.stderr) - modules == set()
+
+
+async def test_a_fork_is_a_process_of_its_own(folder: Path) -> None:
+    told = await preloaded.run("db", "check", "--config", str(folder / "none.toml"))
+    real = subprocess.run(
+        [sys.executable, "-m", "relay", "db", "check", "--config", folder / "none.toml"], capture_output=True, text=True
+    )
+    assert told == (real.returncode, real.stdout, real.stderr)
+    with (folder / "log").open("wb") as log:
+        process = await preloaded.start("directory", "--help", output=log)
+    assert process.returncode is None or process.returncode == 0
+    assert await process.wait() == process.returncode == 0
+    process.send_signal(9)  # it has ended: this reaches nobody
+
+
+async def test_a_fork_ends_with_who_asked_for_it(homeserver: Homeserver, folder: Path) -> None:
+    async with stack(folder, homeserver) as place:
+        script = folder / "asks.py"
+        script.write_text(_ASKS.format(config=str(place.daemon.config), log=str(folder / "relay.log")))
+        asker = await asyncio.create_subprocess_exec(
+            sys.executable, script, env={"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE
+        )
+        assert asker.stdout is not None
+        daemon = int(await asker.stdout.readline())
+        watched = os.pidfd_open(daemon)
+        asker.kill()
+        await asker.wait()
+        ended, _, _ = await asyncio.to_thread(select.select, [watched], [], [], PATIENCE)
+        os.close(watched)
+    assert ended == [watched]
+
+
+_ASKS = """
+import asyncio
+from pathlib import Path
+from tests.support import preloaded
+
+async def main():
+    with Path({log!r}).open("wb") as log:
+        process = await preloaded.start("run", "--config", {config!r}, output=log)
+    print(process.pid, flush=True)
+    await process.wait()
+
+with preloaded.preloaded():
+    asyncio.run(main())
+"""
 
 
 async def test_help_loads_no_platform_and_no_store(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from relay.sandbox.control.http import Control
 from relay.sandbox.errors import ApiError
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
+from tests.support import preloaded
 from tests.support.patience import PATIENCE
 from tests.support.store import new_store
 
@@ -41,17 +41,14 @@ class Daemon:
         self._log = log
         # Where in the log the process that was started last begins.
         self._begins = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: preloaded.Process | None = None
 
     async def start(self, *arguments: str, ready: bool = True) -> None:
         """Start it; wait until `/readyz` answers 200."""
         with self._log.open("ab") as log:
             self._begins = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "relay", "run", "--config", str(self.config), *arguments),
-                stdout=log,
-                stderr=log,
-                cwd=self.checkout,
+            self._process = await preloaded.start(
+                "run", "--config", str(self.config), *arguments, output=log, checkout=self.checkout
             )
         if ready:
             await eventually(self.ready, lambda up: up, what=lambda: f"the daemon to be ready:\n{self.log()}")
@@ -117,20 +114,9 @@ class Daemon:
         return 0.0
 
     async def relay(self, *arguments: str) -> tuple[int, str]:
-        """Another command of the relay, on the same configuration; its exit status and output."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "relay",
-            *arguments,
-            "--config",
-            str(self.config),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        output, _ = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, output.decode()
+        """Another command of the relay, on the same configuration; its exit status and what it printed."""
+        status, output, errors = await preloaded.run(*arguments, "--config", str(self.config))
+        return status, output + errors
 
     async def status(self) -> dict[str, Any]:
         """What `relay status --json` prints: what the daemon wrote down last, up to a second ago. Wait for its words.
