@@ -12,6 +12,7 @@ from pathlib import Path
 
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
+from relay.adapters.matrix.allowance import rate_finding
 from relay.config.settings import Settings, differing_keys
 from relay.core.bootstrap import Core, assemble
 from relay.core.claims.agreement import Claims
@@ -283,6 +284,7 @@ class Daemon:
             operators=settings.operators.places(),
             gap=gap,
         )
+        core.status.learnt = partial(_rate_limit, core, settings.matrix.user_id)
         lookups = ChannelLookups(
             store=store, clock=clock, adapters={matrix.platform: matrix}, wanted=lambda: unmirrored(self._latest)
         )
@@ -532,6 +534,12 @@ async def run(make: Callable[[], Daemon]) -> None:
             if not daemon.standby:
                 raise
             _log.warning("another process serves now; standing by again", reason=error.reason)
+
+
+def _rate_limit(core: Core, user: str) -> tuple[Finding, ...]:
+    """How many messages the homeserver takes from the account, once it has refused some."""
+    seconds = core.dispatcher.budgets.learnt(Platform.MATRIX)
+    return (rate_finding(user, seconds),) if seconds else ()
 
 
 def _claimed(pairs: Iterable[Pair]) -> frozenset[str]:

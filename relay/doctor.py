@@ -8,19 +8,23 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from relay.adapters.matrix.allowance import RATE_LIMIT
+from relay.adapters.matrix.api.address import is_private
 from relay.config.settings import Settings
 from relay.core.claims.handover import claim_key
 from relay.core.claims.register import Claim
 from relay.core.operations.findings import Finding, Survey
+from relay.core.status.reading import read_report
+from relay.domain.ids import Platform
 from relay.domain.pair import Pair
 from relay.errors import StoreError
 from relay.store.lease import has_ended, is_held
@@ -51,6 +55,8 @@ class Doctor:
     # Whether a daemon runs on the store, and the session of the Matrix account that it keeps there; once that is known.
     _running: bool = field(init=False, default=False)
     _session: str | None = field(init=False, default=None)
+    # What the daemon has learnt about how many messages the Matrix account may send.
+    _learnt: Finding | None = field(init=False, default=None)
     # The ID of the store; "" if there is none.
     _store_id: str = field(init=False, default="")
 
@@ -82,13 +88,23 @@ class Doctor:
             for findings in await asyncio.gather(*(survey.account() for survey in surveys)):
                 for finding in findings:
                     yield finding
+            if self._running and matrix.usable:
+                yield self._learnt or Finding(RATE_LIMIT, "ok", "nothing was refused since the daemon started")
             for name, skew in (("Discord's", discord.clock_skew), ("the homeserver's", matrix.clock_skew)):
                 if skew is not None:
                     yield clock_finding(name, skew)
             if matrix.usable and (claims := await matrix.claims()) is not None:
                 yield other_relays_finding(claims, self._store_id, self.settings.declared_pairs())
+            if self.pairs is None:
+                async for finding in self._operators({Platform.DISCORD: discord, Platform.MATRIX: matrix}):
+                    yield finding
             async for finding in self._pairs([survey for survey in surveys if survey.usable]):
                 yield finding
+
+    async def _operators(self, surveys: Mapping[Platform, Survey]) -> AsyncIterator[Finding]:
+        for place in self.settings.operators.places():
+            if surveys[place.platform].usable:
+                yield await surveys[place.platform].operators(place.value)
 
     async def _pairs(self, surveys: Sequence[Survey]) -> AsyncIterator[Finding]:
         """What is found about the pairs, pair by pair."""
@@ -124,6 +140,9 @@ class Doctor:
                 async with store.read() as unit:
                     self._session = await unit.key_values.get(_SESSION)
                 self._running = await is_held(store)
+                if self._running:
+                    report = await read_report(store, None, running=True, now=datetime.now(UTC))
+                    self._learnt = next((one for one in report.findings if one.subject == RATE_LIMIT), None)
                 await store.load_id()
                 self._store_id = store.id
             finally:
@@ -142,28 +161,30 @@ class Doctor:
         url = self.settings.web.public_url
         subject = f"[web] public_url {url}"
         host = urlsplit(url).hostname or ""
-        if _is_private(host):
+        if is_private(host):
             words = "nobody outside this network can reach that address"
             return Finding(subject, "note", words, "write one that the world can open, if people elsewhere need links")
         if not self._running:
             words = "whether it leads to the relay shows only while the daemon runs"
             return Finding(subject, "note", words, "start the daemon, and check again")
-        words = ""
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=_PUBLIC_TIMEOUT) as session,
-                session.get(f"{url}/media/check") as response,
-            ):
-                if (await response.content.read(200)).decode(errors="replace").strip() != _NO_SUCH_FILE:
-                    words = f"something else than the relay answers below it (HTTP {response.status})"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            words = f"it cannot be reached from here ({type(error).__name__})"
-        if not words:
-            return Finding(subject, "ok", "it leads to the relay")
-        listen = self.settings.web.listen
-        return Finding(
-            subject, "wrong", words, f"have the proxy there pass on /media/ to {listen}, with its Host header"
-        )
+        return await public_finding(url, self.settings.web.listen)
+
+
+async def public_finding(url: str, listen: str) -> Finding:
+    """Whether an address leads to the relay, which is running and listens at `listen`."""
+    subject, words = f"[web] public_url {url}", ""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_PUBLIC_TIMEOUT) as session,
+            session.get(f"{url}/media/check") as response,
+        ):
+            if (await response.content.read(200)).decode(errors="replace").strip() != _NO_SUCH_FILE:
+                words = f"something else than the relay answers below it (HTTP {response.status})"
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        words = f"it cannot be reached from here ({type(error).__name__})"
+    if not words:
+        return Finding(subject, "ok", "it leads to the relay")
+    return Finding(subject, "wrong", words, f"have the proxy there pass on /media/ to {listen}, with its Host header")
 
 
 def other_relays_finding(claims: Sequence[Claim], store: str, pairs: Sequence[Pair]) -> Finding:
@@ -214,10 +235,11 @@ def _disks(settings: Settings) -> Iterator[Finding]:
             continue  # The store's own line tells.
         if device not in seen:
             seen.add(device)
-            yield _disk(f"the disk of {what}", folder, free)
+            yield disk_finding(f"the disk of {what}", folder, free)
 
 
-def _disk(subject: str, folder: Path, free: int) -> Finding:
+def disk_finding(subject: str, folder: Path, free: int) -> Finding:
+    """How much room is left where a folder is, in bytes."""
     words = f"{free / 1024**3:.1f} GiB free" if free >= _LITTLE else f"only {free / 1024**2:.0f} MiB free"
     if free < _LITTLE:
         return Finding(subject, "wrong" if free < _TOO_LITTLE else "note", words, f"make room on the disk of {folder}")
@@ -253,11 +275,3 @@ def clock_finding(whose: str, skew: float) -> Finding:
     words = f"it is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {whose}"
     remedy = "set it, and keep it set (timedatectl set-ntp true)"
     return Finding(subject, "wrong" if abs(skew) > _BADLY else "note", words, remedy)
-
-
-def _is_private(host: str) -> bool:
-    """Whether only this machine or its network can reach a host."""
-    try:
-        return not ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".local", ".internal", ".lan"))

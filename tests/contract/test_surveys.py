@@ -1,16 +1,29 @@
 """What the accounts can see, as `relay init` offers it."""
 
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relay.adapters.discord.permissions import INVITED, invite_link
 from relay.adapters.discord.survey import DiscordSurvey
+from relay.adapters.matrix.api.address import correction, discovery_finding
 from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.settings import MatrixSettings
+from relay.core.operations.findings import Finding
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
+from relay.doctor import clock_finding
 from tests.support.discord import discord_settings
 from tests.support.matrix import SavedState, numbers, person
+from tests.support.mistakes import redirecting, website
 from tests.support.sandbox import Place
+from tests.support.world import WrongClock
 
 pytestmark = pytest.mark.slow
 
@@ -69,3 +82,86 @@ async def test_an_account_sees_its_rooms_and_what_is_wrong_with_them(homeserver:
     assert found["Help"].problem is None
     assert "Encryption cannot be switched off again" in (found["Secret"].problem or "")
     assert (found["Waiting"].address, found["Waiting"].kind) == (invited, "room, invited")
+
+
+# --- What `relay check` says of addresses and clocks ------------------------------------------------------
+
+
+async def test_where_a_server_says_that_its_homeserver_is(homeserver: Homeserver) -> None:
+    url = homeserver.url
+
+    async def told(site: str, homeserver_url: str) -> Finding:
+        return await discovery_finding(homeserver_url, site.removeprefix("http://"), scheme="http")
+
+    # Each mistake, what is said of it, and the same site once that has been followed.
+    async with website(None) as site:
+        found = await told(site, "https://matrix.example.org")
+        assert (found.state, found.words.partition(":")[0]) == ("note", "there is none")
+        answer = found.remedy.partition(f"let {site}/.well-known/matrix/client answer ")[2]
+    async with website(None, instead=answer) as site:
+        found = await told(site, "https://matrix.example.org")
+        assert (found.state, found.words) == ("ok", "it names https://matrix.example.org")
+    for text in ("<h1>Welcome</h1>", "{}", '{"m.homeserver": {"base_url": "matrix.example.org"}}', "[" * 10_000):
+        async with website(None, instead=text) as site:
+            found = await told(site, url)
+            assert found.state == "note"
+            assert "it cannot be read" in found.words
+            assert '{"m.homeserver": {"base_url": "https://…"}}' in found.remedy
+    async with website(f"{url}/") as site:
+        assert (await told(site, url)).state == "ok"
+        found = await told(site, "https://other.example.org")
+        assert found.words == f"it names {url}, and [matrix] homeserver_url is https://other.example.org"
+        assert f'write homeserver_url = "{url}"' in found.remedy
+        # From the same machine or network the homeserver has another address.
+        assert (await told(site, "http://synapse:8008")).state == "ok"
+    async with website("http://127.0.0.1:9") as site:
+        found = await told(site, url)
+        assert "where no homeserver answers" in found.words
+        assert f"correct base_url in {site}/.well-known/matrix/client" in found.remedy
+    # A homeserver at the server's own name needs no such file.
+    assert (await told(url, url)).state == "ok"
+
+
+async def test_addresses_that_lead_elsewhere(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with redirecting(homeserver.url) as site:
+        told = await correction(site, "@relay:example.org") or ""
+        assert told == f'{site} redirects to {homeserver.url}; write homeserver_url = "{homeserver.url}"'
+    assert await correction(homeserver.url, "@relay:example.org") is None
+    async with website(None, tls=self_signed(tmp_path)) as site:
+        told = await correction(site, "@relay:example.org") or ""
+        assert told.startswith(f"the certificate of {site} is not valid (self-signed certificate); correct it"), told
+
+
+async def test_a_clock_that_is_wrong_shows_on_either_side(place: Place, homeserver: Homeserver) -> None:
+    for off, state in ((timedelta(hours=-2), "wrong"), (timedelta(), "ok")):
+        clock = WrongClock(off)
+        discord = DiscordSurvey(settings=discord_settings(place.token, place.sandbox.api_url), clock=clock)
+        sought = {"homeserver_url": homeserver.url, "user_id": "@none:localhost", "access_token": "x"}
+        matrix = MatrixSurvey(settings=MatrixSettings.model_validate(sought), load=_nothing, save=None, clock=clock)
+        try:
+            await discord.account()
+            await matrix.account()
+        finally:
+            await discord.close()
+            await matrix.close()
+        for skew in (discord.clock_skew, matrix.clock_skew):
+            assert skew is not None
+            assert clock_finding("theirs", skew).state == state
+
+
+async def _nothing() -> None:
+    return None
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A certificate that nobody has signed."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1)).sign(key, SHA256())
+    file = folder / "certificate.pem"
+    file.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context

@@ -1,8 +1,12 @@
 """`relay check`: each kind of mistake is made, its line names it, and what the line says mends it."""
 
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -10,10 +14,12 @@ import pytest_asyncio
 from relay.adapters.discord.permissions import INVITED
 from relay.config.loading import load
 from relay.core.operations.findings import Finding, State
-from relay.demo.homeserver import Homeserver
-from relay.doctor import Doctor
+from relay.demo.homeserver import Homeserver, free_port
+from relay.demo.matrix_client import Person
+from relay.doctor import Doctor, public_finding
 from relay.sandbox.rate_limits import Limits
-from tests.support.mistakes import CHANNELS, ROOMS, do, name_room, right_channel, website
+from tests.support.front import NAME, front
+from tests.support.mistakes import CHANNELS, MEGOLM, ROOMS, altered, do, name_room, right_channel, website
 from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -183,6 +189,63 @@ async def test_an_account_that_the_homeserver_refuses(place: FullStack) -> None:
     await all_is_well(place)
 
 
+async def test_a_token_without_a_device_and_what_the_homeserver_lacks(place: FullStack) -> None:
+    path = f"/_synapse/admin/v1/users/{quote(place.relay_user)}/login"
+    token = (await place.homeserver.administer("POST", path))["access_token"]
+    place.write_config()
+    rewrite(place, place.relay_token, token)
+    await told(place, "belongs to no device", "`relay login`", state="note")
+    await all_is_well(place)
+    # Each is mended on the homeserver itself.
+    url = place.homeserver.url
+    async with altered(url, {"/_matrix/client/v1/media/config": {"m.upload.size": 1024**2}}) as small:
+        place.write_config(homeserver_url=small)
+        await told(place, "it takes files of up to 1 MiB only", "max_upload_size", state="note")
+    async with altered(url, {"/_matrix/client/versions": {"versions": ["r0.5.0", "r0.6.1"]}}) as old:
+        place.write_config(homeserver_url=old)
+        await told(place, "speaks Matrix up to r0.6.1 only", "update it")
+    await all_is_well(place)
+
+
+# --- Where the operators are told -------------------------------------------------------------------------
+
+
+async def test_where_the_operators_are_told(place: FullStack) -> None:
+    channel = str(place.control.create_channel(place.guild, "operators")["id"])
+    forum = str(place.control.create_channel(place.guild, "posts", type=15)["id"])
+    room = await place.mia.create_room("Operators", public=False)
+
+    def declare(channel: str, room: str) -> None:
+        place.write_config(extra=f'[operators]\ndiscord_channel = {channel}\nmatrix_room = "{room}"')
+
+    declare(channel, room)
+    await told(place, "[operators] ", room, "cannot be found", f"invite {place.relay_user} into it")
+    await place.mia.invite(room, place.relay_user)
+    assert wanting(await look(place)) == []
+    async with Person(place.homeserver.url, place.relay_user, place.relay_token) as relay:
+        await relay.join(room)
+    await place.mia.set_power(room, events_default=10)
+    await told(place, "[operators] Operators", "may not write in", "give it the power level 10 there")
+    await place.mia.set_power(room, events_default=0)
+    place.control.set_channel_permissions(channel, place.bot, deny=["SEND_MESSAGES"])
+    await told(place, "[operators] #operators on ", "may not write in #operators", "give its role Send Messages there")
+    place.control.set_channel_permissions(channel, place.bot)
+    assert wanting(await look(place)) == []
+    declare(forum, room)
+    await told(place, "[operators] #posts on ", "is a forum", "name a text channel")
+    declare(place.guild, room)
+    await told(place, "[operators] channel ", "it is the ID of the server Sandbox", "Copy Channel ID")
+    declare(channel, f"#none-{place.bot}:localhost")
+    await told(place, "[operators] #none", "No room has the alias", "correct matrix_room")
+    declare(channel, room)
+    found = await look(place)
+    assert wanting(found) == []
+    assert {"[operators] #operators on Sandbox: the bot may write there"} <= {str(one) for one in found}
+    await place.mia.set_state(room, "m.room.encryption", MEGOLM)
+    await told(place, "[operators] Operators", "is encrypted", "make another room")
+    await all_is_well(place)
+
+
 # --- This machine -----------------------------------------------------------------------------------------
 
 
@@ -204,12 +267,42 @@ async def test_what_is_wrong_on_this_machine(place: FullStack, tmp_path: Path) -
     await told(place, f"another program listens on {busy}", "choose another address")
     place.write_config(extra='public_url = "http://192.168.1.2"')
     await told(place, "nobody outside this network", "the world can open", state="note")
+    place.write_config(extra='public_url = "https://relay.example.org"')
+    await told(place, "shows only while the daemon runs", "start the daemon, and check again", state="note")
+    place.write_config()
+    newer = tmp_path / "newer.db"
+    shutil.copy(store, newer)
+    with closing(sqlite3.connect(newer)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    rewrite(place, store, str(newer))
+    await told(place, "it was made by a newer relay", "use that version of the relay again")
     place.write_config()
     found = Doctor(settings=load(config, {}), config=config, measures=False)
     config.chmod(0o644)
     lines = wanting([finding async for finding in found.run()])
     assert lines == [f"note: {config}: it holds secrets, and everybody on this machine may read it; chmod 600 {config}"]
     await all_is_well(place)
+
+
+async def test_a_public_address_that_leads_elsewhere(place: FullStack) -> None:
+    place.write_config(extra=f'public_url = "https://{NAME}"')
+    await place.daemon.start()
+    try:
+        listen, port = place.daemon.url.removeprefix("http://"), free_port()
+        for url, words in (
+            (place.homeserver.url, "something else than the relay answers below it (HTTP 404)"),
+            (f"http://127.0.0.1:{port}", "it cannot be reached from here"),
+        ):
+            found = await public_finding(url, listen)
+            assert words in str(found)
+            assert found.remedy == f"have the proxy there pass on /media/ to {listen}, with its Host header"
+        async with front(place.folder, port, place.daemon.url):
+            assert (await public_finding(f"http://127.0.0.1:{port}", listen)).state == "ok"
+        # Beside a daemon, which uses the account, it is not measured how much that may send.
+        found_beside = await look(place)
+        assert any("nothing was refused since the daemon started" in one.words for one in found_beside)
+    finally:
+        assert await place.daemon.stop() == 0
 
 
 async def test_the_command(place: FullStack) -> None:

@@ -1,9 +1,11 @@
 """A plain bot on a homeserver that gives it 0.2 messages a second: the normal case of a community that runs none."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from relay.adapters.matrix.allowance import RATE_LIMIT
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Shown
 from tests.support.rush import rush
@@ -25,6 +27,24 @@ async def test_a_rush_crosses_in_order_and_stays_editable(tmp_path: Path) -> Non
         assert result.in_order
         assert result.events < 40
         await _batched_messages_are_edited_deleted_and_replied_to(place)
+        await _the_limit_is_told_and_lifted(place)
+
+
+async def _the_limit_is_told_and_lifted(place: FullStack) -> None:
+    # As the daemon has learnt it, and as it is measured without one.
+    told = {}
+    for running in (True, False):
+        if not running:
+            assert await place.daemon.stop() == 0
+        _, text = await place.daemon.relay("check", "--json")
+        told = {one["subject"]: one for one in json.loads(text)["findings"]}[RATE_LIMIT]
+        assert told["state"] == "note"
+        assert 3 < float(told["words"].partition("one message in ")[2].partition(" s")[0]) < 7
+    request, _, body = told["remedy"].partition("POST ")[2].partition(" with ")
+    await place.homeserver.administer("POST", request, json.loads(body))
+    status, text = await place.daemon.relay("check")
+    assert status == 0
+    assert f"✓ {RATE_LIMIT}: 25 messages in a row were taken" in text
 
 
 async def _batched_messages_are_edited_deleted_and_replied_to(place: FullStack) -> None:

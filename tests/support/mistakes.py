@@ -1,12 +1,14 @@
 """Mistakes that operators make in pairs: how each is made in the sandbox or on the homeserver, and how it is mended."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientSession, web
+from yarl import URL
 
 from relay.adapters.discord.permissions import INVITED, Permission
 from relay.core.operations.findings import State
@@ -260,21 +262,65 @@ ROOMS = {
 
 
 @asynccontextmanager
-async def website(well_known: str | None) -> AsyncIterator[str]:
-    """A website that is no homeserver, and may say where the homeserver is."""
+async def website(
+    well_known: str | None, *, instead: str | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
+    """A website that is no homeserver, and may say where the homeserver is; or `instead` of that something else."""
 
     async def answer(request: web.Request) -> web.Response:
-        if well_known is not None and request.path == "/.well-known/matrix/client":
-            return web.json_response({"m.homeserver": {"base_url": well_known}})
+        if request.path == "/.well-known/matrix/client":
+            if instead is not None:
+                return web.Response(text=instead)
+            if well_known is not None:
+                return web.json_response({"m.homeserver": {"base_url": well_known}})
         return web.Response(text="<h1>Welcome</h1>", content_type="text/html", status=404)
 
+    async with _serving(answer, tls) as url:
+        yield url
+
+
+@asynccontextmanager
+async def redirecting(to: str) -> AsyncIterator[str]:
+    """A website that sends everybody somewhere else."""
+
+    async def answer(request: web.Request) -> web.Response:
+        raise web.HTTPMovedPermanently(to + request.path_qs)
+
+    async with _serving(answer) as url:
+        yield url
+
+
+@asynccontextmanager
+async def altered(url: str, answers: dict[str, dict[str, Any]]) -> AsyncIterator[str]:
+    """The homeserver at `url`, which answers these paths in another way."""
+    async with ClientSession(auto_decompress=False) as session:
+
+        async def answer(request: web.Request) -> web.Response:
+            if request.path in answers:
+                return web.json_response(answers[request.path])
+            headers = {name: value for name, value in request.headers.items() if name != "Host"}
+            target = URL(url + request.raw_path, encoded=True)
+            async with session.request(request.method, target, headers=headers, data=await request.read()) as told:
+                body = await told.read()
+                return web.Response(
+                    status=told.status, body=body, headers={"Content-Type": told.headers["Content-Type"]}
+                )
+
+        async with _serving(answer) as altered_url:
+            yield altered_url
+
+
+@asynccontextmanager
+async def _serving(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
     application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
+    application.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(application)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

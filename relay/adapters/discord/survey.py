@@ -17,6 +17,8 @@ from relay.adapters.discord.permissions import (
     BAN_MEMBERS,
     COPY_CHANNEL_ID,
     MANAGE_WEBHOOKS,
+    SEND_IN_THREADS,
+    SEND_MESSAGES,
     blocked,
     held_in,
     invite_link,
@@ -61,6 +63,22 @@ class Guild:
     def name(self) -> str:
         """What people call it."""
         return str(self.document.get("name") or self.document.get("id"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A channel that the bot can see."""
+
+    # As lines of `relay check` begin.
+    subject: str
+    channel: Json
+    # Whose permissions count: the channel itself, or that of a thread.
+    home: Json
+    # The bot's permissions there, as bits.
+    held: int
+    in_thread: bool
+    # Why it cannot be mirrored, with the remedy.
+    problem: str | None
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -296,38 +314,56 @@ class DiscordSurvey:
             return [Finding(subject, "wrong", words, remedy)]
         return [Finding(subject, "ok", "they can be listed")]
 
+    async def operators(self, address: str) -> Finding:
+        """See `Survey.operators`: the bot itself writes there, not through a webhook."""
+        try:
+            found = await self._found(address)
+        except ApiError as error:
+            return Finding(f"[operators] channel {address}", "wrong", str(error), self._unanswered())
+        if isinstance(found, Finding):
+            return replace(found, subject=f"[operators] {found.subject}")
+        name, subject = f"#{found.home.get('name')}", f"[operators] {found.subject}"
+        if (problem := found.problem) is not None:
+            return Finding(subject, "wrong", *_split(problem))
+        needed = SEND_IN_THREADS if found.in_thread else SEND_MESSAGES
+        if missing(found.held, (needed,)):
+            return Finding(subject, "wrong", f"the bot may not write in {name}", f"give its role {needed.name} there")
+        return Finding(subject, "ok", "the bot may write there")
+
     async def _channel(self, address: str) -> list[Finding]:
+        one = await self._found(address)
+        if isinstance(one, Finding):
+            return [one]
+        if one.problem is not None:
+            return [Finding(one.subject, "wrong", *_split(one.problem))]
+        lacking = shortcoming(f"#{one.home.get('name')}", one.held, in_thread=one.in_thread)
+        found = [] if lacking is None else [Finding(one.subject, "note", *_split(lacking))]
+        found += await self._webhooks(one.subject, str(one.home.get("id")), one.held)
+        if not found:
+            found.append(Finding(one.subject, "ok", f"{_kind(one.channel)}, all permissions are there"))
+        return found
+
+    async def _found(self, address: str) -> "_Found | Finding":
+        """The channel, or why there is none for us. Raises `ApiError`."""
         subject = f"channel {address}"
         guild, channel = self._listed(address)
         if channel is None:
             if (mistaken := self._mistaken(address)) is not None:
-                return [Finding(subject, "wrong", mistaken, COPY_CHANNEL_ID)]
+                return Finding(subject, "wrong", mistaken, COPY_CHANNEL_ID)
             try:
                 channel = await self._ask(Route("GET", "/channels/{channel}", {"channel": address}))
             except Refused as error:
-                return [self._refused(subject, error)]
+                return self._refused(subject, error)
             guild = next(
                 (one for one in self._guilds or () if str(one.document["id"]) == channel.get("guild_id")), None
             )
         if guild is None:
-            return [Finding(subject, "wrong", "it is in no server that the bot is in", f"invite it: {self.invite}")]
-        name = f"#{channel.get('name')}"
-        subject = f"{name} on {guild.name}"
-        if (problem := _unusable(channel)) is not None:
-            return [Finding(subject, "wrong", *_split(problem))]
+            return Finding(subject, "wrong", "it is in no server that the bot is in", f"invite it: {self.invite}")
         in_thread = channel.get("type") in _THREADS
         home = guild.channels.get(str(channel.get("parent_id")), {}) if in_thread else channel
-        if in_thread:
-            name = f"#{home.get('name')}"
         held = self._held(guild, home)
-        if (problem := blocked(name, held, in_thread=in_thread)) is not None:
-            return [Finding(subject, "wrong", *_split(problem))]
-        lacking = shortcoming(name, held, in_thread=in_thread)
-        found = [] if lacking is None else [Finding(subject, "note", *_split(lacking))]
-        found += await self._webhooks(subject, str(home.get("id")), held)
-        if not found:
-            found.append(Finding(subject, "ok", f"{_kind(channel)}, all permissions are there"))
-        return found
+        problem = _unusable(channel) or blocked(f"#{home.get('name')}", held, in_thread=in_thread)
+        return _Found(f"#{channel.get('name')} on {guild.name}", channel, home, held, in_thread, problem)
 
     def _listed(self, address: str) -> tuple[Guild | None, Json | None]:
         for guild in self._guilds or ():

@@ -10,9 +10,11 @@ import secrets
 from dataclasses import dataclass
 
 from relay.adapters.matrix.api.client import Api, Refused
+from relay.core.operations.findings import Finding
 from relay.core.ports import Clock
 from relay.domain.jsontext import as_string
 
+RATE_LIMIT = "rate limit of the Matrix account"
 _KEPT_IN = "org.relay.allowance"
 _EVENT = "org.relay.allowance"
 ROOM_TYPE = "org.relay.allowance"
@@ -29,6 +31,17 @@ class Allowance:
     taken: int
     # From one message to the next in the long run; 0: nothing was refused.
     seconds: float
+
+
+def rate_finding(user: str, seconds: float) -> Finding:
+    """That the homeserver limits the account to one message in so many seconds, and how that is lifted."""
+    return Finding(
+        RATE_LIMIT,
+        "note",
+        f"one message in {round(seconds, 1):g} s, after a few at once: in a rush, several messages cross as one",
+        f"ask the homeserver's admin to lift it for {user}; on Synapse: POST "
+        f'/_synapse/admin/v1/users/{user}/override_ratelimit with {{"messages_per_second": 0}}',
+    )
 
 
 async def measure(api: Api, clock: Clock) -> Allowance:

@@ -1,13 +1,15 @@
 """What an account on a homeserver can see and do: for `relay check`, and to choose rooms from."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from relay.adapters.matrix.allowance import ROOM_TYPE, measure
-from relay.adapters.matrix.api.address import correction, look
+from relay.adapters.matrix.allowance import RATE_LIMIT, ROOM_TYPE, measure, rate_finding
+from relay.adapters.matrix.api.address import correction, discovery_finding, is_private, look
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.register import AccountRegister
@@ -22,10 +24,11 @@ from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock
 from relay.domain.ids import Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
-from relay.domain.pair import Pair
+from relay.domain.pair import Pair, PairPolicy
 from relay.errors import FatalError, Transient
 
 _SYNC_TIMEOUT = 120.0
+_DIFFERENT = 1000  # milliseconds; without a token of an earlier sync nobody waits for them
 _AT_ONCE = 6
 # Discord's limit of a file where nobody pays for more: what is above it crosses as a link in any case.
 _USUAL_FILE = 10 * 1024 * 1024
@@ -73,9 +76,8 @@ class Room:
 
 
 class _Declared(NamedTuple):
-    """A pair, the room as it declares it, and the room's ID, or why it has none."""
+    """A room as it is declared, and its ID, or why it has none."""
 
-    pair: Pair
     name: str
     room_id: str
     problem: str
@@ -122,7 +124,7 @@ class MatrixSurvey:
     async def account(self) -> Sequence[Finding]:
         """See `Survey.account`."""
         url, user = self.settings.homeserver_url, self.settings.user_id
-        answer = await look(url)
+        answer, discovery = await asyncio.gather(look(url), self._discovery(url, user.partition(":")[2]))
         if not answer.versions:
             words, _, remedy = (await correction(url, user, answer) or f"{url} does not answer; try again").partition(
                 "; "
@@ -136,6 +138,8 @@ class MatrixSurvey:
             found = [
                 Finding("the homeserver", "wrong", f"it speaks Matrix up to {newest} only", "update it: v1.1 is needed")
             ]
+        if discovery is not None:
+            found.append(discovery)
         try:
             await self._establish()
             found += await self._device()
@@ -147,6 +151,11 @@ class MatrixSurvey:
         except (Refused, Unreachable) as error:
             found.append(Finding("the Matrix account", "wrong", str(error), "try again in a moment"))
         return found
+
+    async def _discovery(self, url: str, server: str) -> Finding | None:
+        """None where nobody elsewhere can know that name."""
+        is_local = is_private(urlsplit(f"//{server}").hostname or "")
+        return None if is_local else await discovery_finding(url, server)
 
     async def _establish(self) -> None:
         if not self._established:
@@ -183,13 +192,12 @@ class MatrixSurvey:
         ]
 
     async def _allowance(self) -> Finding:
-        subject = "rate limit of the Matrix account"
         try:
             allowed = await measure(self._api, self.clock)
         except (Refused, Unreachable) as error:
-            return Finding(subject, "note", f"it could not be measured ({error})", "the relay finds out as it goes")
+            return Finding(RATE_LIMIT, "note", f"it could not be measured ({error})", "the relay finds out as it goes")
         if not allowed.seconds:
-            return Finding(subject, "ok", f"{allowed.taken} messages in a row were taken")
+            return Finding(RATE_LIMIT, "ok", f"{allowed.taken} messages in a row were taken")
         return rate_finding(self._api.user_id, allowed.seconds)
 
     async def claims(self) -> list[Claim] | None:
@@ -217,7 +225,8 @@ class MatrixSurvey:
             answer = await self._api.call("POST", "user", self._api.user_id, "filter", body=_filter(only))
             query: dict[str, str | list[str]] = {
                 "filter": str(answer.get("filter_id", "")),
-                "timeout": "0",
+                # Synapse answers the same question for two minutes as it did before: what was mended would not show.
+                "timeout": str(secrets.randbelow(_DIFFERENT)),
                 "set_presence": "offline",
             }
             response = await self._api.call("GET", "sync", query=query, timeout=_SYNC_TIMEOUT)
@@ -268,22 +277,36 @@ class MatrixSurvey:
 
     async def pairs(self, pairs: Sequence[Pair]) -> AsyncIterator[Finding]:
         """See `Survey.pairs`."""
-        declared = await self._resolved(pairs)
+        sides = [(pair, side.value) for pair in pairs for side in pair.sides if side.platform is Platform.MATRIX]
+        declared = await self._resolved([name for _, name in sides])
         rooms: Mapping[str, Room] = {}
         try:
             rooms = await self.rooms({room.room_id for room in declared if room.room_id})
         except (Transient, FatalError) as error:
             yield Finding("the rooms", "wrong", str(error), "try again in a moment")
             return
-        for one in declared:
-            if one.problem:
-                found = [Finding(one.name, "wrong", *split(one.problem))]
-            else:
-                room = rooms.get(one.room_id)
-                inside = room is not None and not room.invited and room.removed is None
-                found = list(self._inside(one, room)) if room and inside else await self._outside(one, room)
-            for finding in (*found, *await self._lists(one.pair)):
-                yield replace(finding, pair=one.pair.name)
+        for (pair, _), one in zip(sides, declared, strict=True):
+            found = await self._room(one, rooms.get(one.room_id), pair.policy)
+            for finding in (*found, *await self._lists(pair)):
+                yield replace(finding, pair=pair.name)
+
+    async def operators(self, address: str) -> Finding:
+        """See `Survey.operators`."""
+        (one,) = await self._resolved([address])
+        try:
+            rooms = await self.rooms({one.room_id}) if one.room_id else {}
+        except (Transient, FatalError) as error:
+            return Finding(f"[operators] {address}", "wrong", str(error), "try again in a moment")
+        first, *_ = await self._room(one, rooms.get(one.room_id), None)
+        return replace(first, subject=f"[operators] {first.subject}")
+
+    async def _room(self, one: _Declared, room: Room | None, policy: PairPolicy | None) -> list[Finding]:
+        """How a room is; `policy`: of the pair that it is in, None for one in which the relay only writes."""
+        if one.problem:
+            return [Finding(one.name, "wrong", *split(one.problem))]
+        if room is None or room.invited or room.removed is not None:
+            return await self._outside(one, room)
+        return list(self._inside(one, room, policy))
 
     async def _lists(self, pair: Pair) -> list[Finding]:
         """Whether the account can read the policy lists that a pair follows."""
@@ -308,24 +331,23 @@ class MatrixSurvey:
             found.append(Finding(subject, "note", words, f"where it is not public, invite {self._api.user_id}"))
         return found
 
-    async def _resolved(self, pairs: Sequence[Pair]) -> list[_Declared]:
-        """The rooms of the pairs: each alias is looked up."""
+    async def _resolved(self, names: Sequence[str]) -> list[_Declared]:
+        """Rooms as they are declared: each alias is looked up."""
         turn = asyncio.Semaphore(_AT_ONCE)
 
-        async def resolve(pair: Pair, name: str) -> _Declared:
+        async def resolve(name: str) -> _Declared:
             if not name.startswith("#"):
-                return _Declared(pair, name, name, "")
+                return _Declared(name, name, "")
             try:
                 async with turn:
                     answer = await self._api.call("GET", "directory", "room", name)
             except Refused as refused:
-                return _Declared(pair, name, "", lookup_problem(name, refused))
+                return _Declared(name, "", lookup_problem(name, refused))
             except Unreachable as error:
-                return _Declared(pair, name, "", f"The alias {name} could not be looked up ({error}): try again.")
-            return _Declared(pair, name, str(answer.get("room_id")), "")
+                return _Declared(name, "", f"The alias {name} could not be looked up ({error}): try again.")
+            return _Declared(name, str(answer.get("room_id")), "")
 
-        sides = [(pair, side.value) for pair in pairs for side in pair.sides if side.platform is Platform.MATRIX]
-        return list(await asyncio.gather(*(resolve(pair, name) for pair, name in sides)))
+        return list(await asyncio.gather(*map(resolve, names)))
 
     async def _outside(self, one: _Declared, room: Room | None) -> list[Finding]:
         """The account is not in the room. The daemon joins it by itself, where it is let in."""
@@ -364,8 +386,8 @@ class MatrixSurvey:
             root = "/_matrix/client/unstable/im.nheko.summary/"
             return await self._api.call("GET", "summary", room, query=via, root=root)
 
-    def _inside(self, one: _Declared, room: Room) -> Iterator[Finding]:
-        me, state, policy = self._api.user_id, room.state, one.pair.policy
+    def _inside(self, one: _Declared, room: Room, policy: PairPolicy | None) -> Iterator[Finding]:
+        me, state = self._api.user_id, room.state
         name = one.name if one.name == room.name else f"{room.name} ({one.name})"
         if state.encrypted:
             yield Finding(name, "wrong", *split(encrypted_problem(room.name)))
@@ -377,6 +399,9 @@ class MatrixSurvey:
             return
         if (problem := power_problem(room.name, state, me)) is not None:
             yield Finding(name, "wrong", *split(problem))
+            return
+        if policy is None:
+            yield Finding(name, "ok", f"{me} may write there")
             return
         history = as_string(room.content("m.room.history_visibility").get("history_visibility")) or "shared"
         power = "all" if (level := state.level(me)) > 100 else str(level)
@@ -395,17 +420,6 @@ class MatrixSurvey:
             remedy = 'set who can read the history to "Members only (since the point in time of selecting this option)"'
             yield Finding(name, "note", words, remedy)
         yield from _other_bridges(name, room)
-
-
-def rate_finding(user: str, seconds: float) -> Finding:
-    """That the homeserver limits the account to one message in so many seconds, and how that is lifted."""
-    return Finding(
-        "rate limit of the Matrix account",
-        "note",
-        f"one message in {seconds:g} s, after a few at once: in a rush, several messages cross as one",
-        f"ask the homeserver's admin to lift it for {user}; on Synapse: POST "
-        f'/_synapse/admin/v1/users/{user}/override_ratelimit with {{"messages_per_second": 0}}',
-    )
 
 
 def split(problem: str) -> tuple[str, str]:

@@ -67,6 +67,11 @@ class Budget:
         """How many seconds a message takes under the limit; 0 while nothing is refused."""
         return self._interval if self._limited else 0.0
 
+    @property
+    def learnt(self) -> float:
+        """How many seconds a message took when something was last refused; 0 if nothing ever was."""
+        return self._interval
+
     def seconds_to_wait(self) -> float:
         """How many seconds pass until the platform takes the next message, as it said itself; 0 if it takes it now."""
         return max(0.0, self._blocked_until - asyncio.get_running_loop().time())
@@ -217,6 +222,11 @@ class Budgets:
             if (key if isinstance(key, Platform) else key.destination.platform) is platform
         )
         return max((budget.seconds_to_wait() for budget in own), default=0.0)
+
+    def learnt(self, platform: Platform) -> float:
+        """What the account may send, where its lanes share one limit: see `Budget.learnt`."""
+        budget = self._budgets.get(platform)
+        return 0.0 if budget is None else budget.learnt
 
     def close(self) -> None:
         """Let every waiting lane go: the relay is stopping."""

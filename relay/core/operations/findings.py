@@ -95,6 +95,10 @@ class Survey(Protocol):
         """How the channels of these pairs are. Call `account` first."""
         ...
 
+    async def operators(self, address: str) -> Finding:
+        """Whether the relay can write where the operators want to be told (`[operators]`). Call `account` first."""
+        ...
+
     async def close(self) -> None:
         """Release connections."""
         ...

@@ -84,6 +84,8 @@ class Status:
     store_problem: str | None = field(init=False, default=None)
     # What was found wrong, or could be better, about no pair in particular.
     findings: tuple[Finding, ...] = field(init=False, default=())
+    # What has been learnt on the way, as findings.
+    learnt: Callable[[], Sequence[Finding]] = field(init=False, default=lambda: ())
     _daemon: DaemonStatus = field(init=False)
     # Both grow with each change: of what is counted, and of why lanes wait.
     _counted: int = field(init=False, default=0)
@@ -229,7 +231,7 @@ class Status:
     def _findings(self) -> tuple[Finding, ...]:
         """What was found at the start, and what is found now about places that belong to no pair."""
         untold = (Finding("[operators]", "wrong", f"they are not told: {text}") for text in self.pairs.other_problems())
-        return (*self.findings, *untold)
+        return (*self.findings, *self.learnt(), *untold)
 
     def channels(self) -> Mapping[ChannelRef, ChannelInfo]:
         """What the channels of declared pairs, and of what waits, are known by. No I/O."""

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
 
+from relay.core.operations.findings import Finding
 from relay.domain.jsontext import as_dict, as_string, loads
 
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
@@ -63,15 +65,68 @@ async def look(url: str) -> Answer:
     return Answer(versions=versions, date=date)
 
 
-async def well_known(server: str, *, scheme: str = "https") -> str | None:
-    """The homeserver that a server names, which may be another host; None if it names none."""
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What a server says of where its homeserver is."""
+
+    # None: it says nothing, or nothing that can be read.
+    homeserver: str | None = None
+    # Why that cannot be read; "" where there is nothing to read.
+    broken: str = ""
+
+
+async def discover(server: str, *, scheme: str = "https") -> Discovery:
+    """Ask a server for the address of its homeserver, which may be on another host."""
     try:
         async with _get(f"{scheme}://{server}{_WELL_KNOWN}", follow=True) as response:
-            document = as_dict(await _json(response)) if response.status == 200 else {}
+            if response.status != 200:
+                return Discovery() if response.status == 404 else Discovery(broken=f"HTTP {response.status}")
+            document = as_dict(await _json(response))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-        return None
+        return Discovery()
     base = as_string(as_dict(document.get("m.homeserver")).get("base_url")).rstrip("/")
-    return base if urlsplit(base).scheme in {"http", "https"} and urlsplit(base).hostname else None
+    try:
+        if urlsplit(base).scheme in {"http", "https"} and urlsplit(base).hostname:
+            return Discovery(base)
+    except ValueError:
+        pass
+    return Discovery(broken="an m.homeserver with a base_url is not in it")
+
+
+async def well_known(server: str, *, scheme: str = "https") -> str | None:
+    """The homeserver that a server names; None if it names none."""
+    return (await discover(server, scheme=scheme)).homeserver
+
+
+async def discovery_finding(url: str, server: str, *, scheme: str = "https") -> Finding:
+    """Whether clients that know the server's name alone find the homeserver, which is at `url`."""
+    subject, where = f".well-known of {server}", f"{scheme}://{server}{_WELL_KNOWN}"
+    found = await discover(server, scheme=scheme)
+    named = found.homeserver
+    if named is None and (found.broken or not (await look(f"{scheme}://{server}")).versions):
+        public = "https://…" if is_private(urlsplit(url).hostname or "") else url
+        words = f"it cannot be read ({found.broken})" if found.broken else "there is none"
+        remedy = f'let {where} answer {{"m.homeserver": {{"base_url": "{public}"}}}}'
+        return Finding(subject, "note", f"{words}: nobody can log in there who knows only that name", remedy)
+    if named is None:
+        return Finding(subject, "ok", "none, and none is needed: the homeserver answers at that name")
+    if named.casefold() == url.casefold():
+        return Finding(subject, "ok", f"it names {named}")
+    if not (await look(named)).versions:
+        words = f"it names {named}, where no homeserver answers"
+        return Finding(subject, "note", words, f"correct base_url in {where}")
+    if is_private(urlsplit(url).hostname or ""):
+        return Finding(subject, "ok", f"it names {named}, which the relay reaches at {url}")
+    words = f"it names {named}, and [matrix] homeserver_url is {url}"
+    return Finding(subject, "note", words, f"{_write(named)}, or correct base_url in {where}")
+
+
+def is_private(host: str) -> bool:
+    """Whether only this machine or its network can reach a host."""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal", ".lan"))
 
 
 async def find(server: str) -> str | None:

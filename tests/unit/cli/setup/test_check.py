@@ -7,7 +7,7 @@ import pytest
 from relay.cli import main
 from relay.cli.setup.check import print_finding
 from relay.core.operations.findings import Finding
-from relay.doctor import clock_finding
+from relay.doctor import clock_finding, disk_finding
 from tests.support.settings import PAIRS, SIDES, write
 
 
@@ -36,6 +36,13 @@ def test_how_far_a_clock_may_be_off(skew: float, state: str) -> None:
     assert found.state == state
     assert state == "ok" or "timedatectl" in found.remedy
     assert ("behind" in found.words) is (skew < -5)
+
+
+@pytest.mark.parametrize(("free", "state"), [(50 * 1024**2, "wrong"), (500 * 1024**2, "note"), (2 * 1024**3, "ok")])
+def test_how_much_room_a_disk_needs(free: int, state: str) -> None:
+    found = disk_finding("the disk of the store", Path("/var/lib/relay"), free)
+    assert found.state == state
+    assert state == "ok" or found.remedy == "make room on the disk of /var/lib/relay"
 
 
 def test_a_finding_survives_being_saved() -> None:
