@@ -164,10 +164,8 @@ class Postponed(Permanent):
     A dead letter, which is queued again by itself whenever its channel is opened.
     """
 
-    ENDING = "it is tried again once that is mended"
-
     def __init__(self, reason: str) -> None:
-        super().__init__(f"{reason}; {self.ENDING}")
+        super().__init__(f"{reason}; it is tried again once that is mended")
 
 
 class TargetGone(DeliveryError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.async_api import expect
 
-from tests.support.demo import LAPTOP, browsing, message, press, running, say
+from tests.support.demo import LAPTOP, browsing, chromium, message, press, running, say
 
 _ROOT = Path(__file__).parents[1]
 _MAP = _ROOT / "relay/demo/sample_files/harbour-map.png"
@@ -15,7 +15,7 @@ _TARGET = _ROOT / "deploy/demo.png"
 
 
 async def _photograph(address: str, folder: Path) -> Path:
-    async with browsing(address, folder, LAPTOP) as page:
+    async with chromium() as browser, browsing(address, browser, LAPTOP) as page:
         await page.locator("#discord .speakers label", has_text="Jonas").click()
         await page.locator("#discord input[type=file]").set_input_files(_MAP)
         await say(page, "discord", "The way out, for Saturday.")
@@ -37,8 +37,7 @@ def main() -> None:
     """Start a demo, say something in it, and take the picture."""
     with tempfile.TemporaryDirectory() as folder:
         with running(Path(folder)) as address:
-            (Path(folder) / "browser").mkdir()
-            path = asyncio.run(_photograph(address, Path(folder) / "browser"))
+            path = asyncio.run(_photograph(address, Path(folder)))
         with Image.open(path) as image:
             reduced = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         reduced.save(_TARGET, optimize=True)

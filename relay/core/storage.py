@@ -75,6 +75,8 @@ class DeadLetter:
     reason: str
     died_at: datetime
     pair: str | None = None  # as in `LaneDepth`
+    # Whether it is queued again by itself when its channel is opened: see `errors.Postponed`.
+    postponed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +295,8 @@ class Outbox(Protocol):
         """The command has been carried out (or dropped): forget it."""
         ...
 
-    async def dead_letter(self, entry_id: int, reason: str, died_at: datetime) -> None:
-        """The command failed for good: make it a dead letter."""
+    async def dead_letter(self, entry_id: int, reason: str, died_at: datetime, *, postponed: bool = False) -> None:
+        """The command failed for good, or is `postponed`: make it a dead letter."""
         ...
 
     async def lanes(self) -> frozenset[LaneKey]:

@@ -299,7 +299,9 @@ outbox = Table(
     Column("source_id", AnyText),
     Column("reason", AnyText),
     Column("died_at", Timestamp),
-    Column("command", AnyText, nullable=False),  # the last column: reading the others does not touch its pages
+    Column("command", AnyText, nullable=False),  # behind the others: reading those does not touch its pages
+    # Of a dead letter: whether it waits again once its channel is opened. Read for dead letters only.
+    Column("postponed", Boolean, nullable=False, server_default=false()),
     CheckConstraint("state IN ('waiting', 'dead')", name="state"),
     Index(None, "lane_id", "state", "position"),
     Index(

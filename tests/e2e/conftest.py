@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser
 
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
 from tests.support.chat import Chat, chats
+from tests.support.demo import chromium
 from tests.support.preloaded import Forks, preloaded
 from tests.support.stack import FullStack, stack
 
@@ -29,6 +31,13 @@ def no_daemon_is_left(forks: Forks) -> Iterator[None]:
     yield
     for process in set(forks.running()) - before:
         process.send_signal(signal.SIGKILL)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all tests of a worker."""
+    async with chromium() as made:
+        yield made
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from relay.demo.environment import running_environment, script
 from relay.demo.sample_files import sample_file
@@ -29,10 +28,13 @@ from tests.support.demo import (
     read_until,
     running,
     say,
-    start,
+    started,
     too_wide,
 )
 from tests.support.patience import PATIENCE
+from tests.support.stack import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found
 
 
-async def test_words_cross_both_ways(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_words_cross_both_ways(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         await say(page, "discord", "seagull **one**")
         there = message(page, "matrix", "seagull one")
         await expect(there).to_have_count(1)
@@ -63,8 +65,8 @@ async def test_words_cross_both_ways(address: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("side", "other", "word"), [("discord", "matrix", "otter"), ("matrix", "discord", "heron")])
-async def test_edit_reply_and_delete_follow(address: str, tmp_path: Path, side: str, other: str, word: str) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_edit_reply_and_delete_follow(address: str, browser: Browser, side: str, other: str, word: str) -> None:
+    async with browsing(address, browser) as page:
         await say(page, side, f"{word} frist")
         await expect(message(page, other, f"{word} frist")).to_have_count(1)
         await press(page, side, f"{word} frist", "edit")
@@ -82,8 +84,8 @@ async def test_edit_reply_and_delete_follow(address: str, tmp_path: Path, side: 
         await expect(copy).to_have_count(0)
 
 
-async def test_page_opens_with_words_and_faces(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_page_opens_with_words_and_faces(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         for side, faces in (("discord", ("Mira", "Ines", "Jonas")), ("matrix", ("Mira", "Ines", "Jonas"))):
             opened = page.locator(f"#{side} .message", has=page.locator(".cross", has_text=re.compile(r"\d ms")))
             await expect(opened.first.locator(".text")).to_contain_text("High tide is at six")
@@ -95,8 +97,8 @@ async def test_page_opens_with_words_and_faces(address: str, tmp_path: Path) -> 
         await expect(page.locator("#play")).to_contain_text("everything in a minute")
 
 
-async def test_matrix_as_element_shows_it(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_matrix_as_element_shows_it(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         await say(page, "discord", "curlew **here**")
         there = message(page, "matrix", "curlew here")
         await expect(there.locator("header b")).to_have_text("Mira")
@@ -121,10 +123,10 @@ async def test_matrix_as_element_shows_it(address: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("side", "other"), [("discord", "matrix"), ("matrix", "discord")])
 async def test_files_cross_that_are_chosen_pasted_and_dropped(
-    address: str, tmp_path: Path, side: str, other: str
+    address: str, browser: Browser, side: str, other: str
 ) -> None:
     sunset = sample_file("sunset.jpg")
-    async with browsing(address, tmp_path) as page:
+    async with browsing(address, browser) as page:
         await page.locator(f"#{side} input[type=file]").set_input_files(
             {"name": f"{side}.jpg", "mimeType": sunset.content_type, "buffer": sunset.data}
         )
@@ -155,12 +157,12 @@ async def test_files_cross_that_are_chosen_pasted_and_dropped(
     ],
 )
 async def test_a_refused_file_waits_for_another_try(
-    address: str, tmp_path: Path, side: str, mebibytes: int, said: str
+    address: str, tmp_path: Path, browser: Browser, side: str, mebibytes: int, said: str
 ) -> None:
     too_large = tmp_path / "too-large.bin"
     with too_large.open("wb") as file:
         file.truncate(mebibytes << 20)
-    async with browsing(address, tmp_path / "browser", tolerated="409") as page:
+    async with browsing(address, browser, tolerated="409") as page:
         await page.locator(f"#{side} input[type=file]").set_input_files(too_large)
         await say(page, side, "petrel with too much")
         await expect(page.locator("#alert")).to_have_text(said)
@@ -169,8 +171,8 @@ async def test_a_refused_file_waits_for_another_try(
         await expect(message(page, side, "petrel")).to_have_count(0)
 
 
-async def test_spoiler_stays_hidden_until_pressed(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_spoiler_stays_hidden_until_pressed(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         await say(page, "discord", "the whale is ||ahab||")
         cover = message(page, "matrix", "the whale is").locator(".spoiler")
         await expect(cover).to_have_attribute("aria-expanded", "false")
@@ -181,8 +183,8 @@ async def test_spoiler_stays_hidden_until_pressed(address: str, tmp_path: Path) 
         await expect(cover.locator(".hush")).to_have_css("opacity", "1")
 
 
-async def test_reaction_and_thread_stay_and_the_page_says_so(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_reaction_and_thread_stay_and_the_page_says_so(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         await say(page, "matrix", "lighthouse keeper")
         await expect(message(page, "discord", "lighthouse keeper")).to_have_count(1)
         await press(page, "matrix", "lighthouse keeper", "react")
@@ -200,8 +202,8 @@ async def test_reaction_and_thread_stay_and_the_page_says_so(address: str, tmp_p
         await expect(page.locator("#features")).to_contain_text("reaction")
 
 
-async def test_command_is_answered_to_the_one_who_asked(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_command_is_answered_to_the_one_who_asked(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         await say(page, "discord", "/relay help")
         asked = page.locator(".quote", has_text="Mira used /relay help")
         answer = page.locator("#discord .message[data-kind=private]", has=asked)
@@ -217,8 +219,8 @@ async def test_command_is_answered_to_the_one_who_asked(address: str, tmp_path: 
         await picture(page, "laptop-light-command")
 
 
-async def test_everything_is_in_reach_of_the_keyboard(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_everything_is_in_reach_of_the_keyboard(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         for words in ("porpoise one", "porpoise two"):
             await say(page, "discord", words)
             await expect(message(page, "matrix", words)).to_have_count(1)
@@ -235,10 +237,10 @@ async def test_everything_is_in_reach_of_the_keyboard(address: str, tmp_path: Pa
         await expect(page.locator("#discord .context")).to_be_hidden()
 
 
-async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) -> None:
+async def test_hostile_html_is_text_on_the_page(address: str, browser: Browser) -> None:
     hostile = "<img src=x onerror=document.title=1><script>document.title=1</script><b onclick=alert(1)>kraken</b>"
     # The browser reports that it would not run them, even in the document that they are only read in.
-    async with browsing(address, tmp_path, tolerated="Executing inline event handler violates") as page:
+    async with browsing(address, browser, tolerated="Executing inline event handler violates") as page:
         await page.evaluate(
             """html => fetch("api/matrix", {method: "POST", headers: {"Content-Type": "application/json"},
                body: JSON.stringify({act: "say", as: "ines", body: "kraken", html})})""",
@@ -260,8 +262,8 @@ async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) ->
         await expect(message(page, "discord", "kraken")).to_have_count(0)
 
 
-async def test_page_on_a_phone_in_the_dark(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path, PHONE, "dark") as page:
+async def test_page_on_a_phone_in_the_dark(address: str, browser: Browser) -> None:
+    async with browsing(address, browser, PHONE, "dark") as page:
         await say(page, "discord", "narrow strait")
         await expect(message(page, "matrix", "narrow strait")).to_have_count(1)
         await picture(page, "phone-dark")
@@ -299,16 +301,16 @@ _GROW = """async () => {
 }"""
 
 
-async def test_newest_message_stays_in_sight_until_its_reader_scrolls_up(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_newest_message_stays_in_sight_until_its_reader_scrolls_up(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         await say(page, "discord", "plankton")
         # What is told of it later would draw it again.
         await expect(message(page, "matrix", "plankton").locator(".cross")).to_have_text(re.compile(r"\d ms"))
         assert await page.evaluate(_GROW) == [0, 1000]
 
 
-async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path, LAPTOP, "dark") as page:
+async def test_script_plays_on_the_page(address: str, browser: Browser) -> None:
+    async with browsing(address, browser, LAPTOP, "dark") as page:
         await page.locator("#play").click()
         score = page.locator("#score")
         await expect(score).to_have_text(re.compile(r"Line \d+ of"))
@@ -335,10 +337,9 @@ async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
             assert await too_wide(page, width) == [], width
 
 
-async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path) -> None:
-    (tmp_path / "demo").mkdir()
-    with running(tmp_path / "demo", "--ghosts") as address:
-        async with browsing(address, tmp_path / "browser") as page:
+async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path, browser: Browser) -> None:
+    with running(tmp_path, "--ghosts") as address:
+        async with browsing(address, browser) as page:
             views = page.locator(".views input")
             await expect(views.nth(2)).to_be_checked()
             # The page opens with words of a ghost.
@@ -373,8 +374,8 @@ async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path) -> None:
             await picture(page, "phone-light-ghosts")
 
 
-async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:
-    async with browsing(address, tmp_path) as page:
+async def test_only_the_page_itself_may_ask(address: str, browser: Browser) -> None:
+    async with browsing(address, browser) as page:
         for headers in (
             {"Host": "evil.example"},
             {"Origin": "https://evil.example"},
@@ -411,7 +412,7 @@ async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> Non
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_once_checks_every_line(tmp_path: Path) -> None:
+async def test_once_checks_every_line(tmp_path: Path) -> None:
     # Without ghosts the page plays it.
     command = [sys.executable, "-m", "relay", "demo", "--once", "--ghosts"]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=300)
@@ -460,19 +461,22 @@ def left_behind(folder: Path) -> list[str]:
         ("The demo is here", signal.SIGKILL),
     ],
 )
-def test_ends_without_a_trace(tmp_path: Path, after: str, number: signal.Signals) -> None:
-    process = start(tmp_path)
-    read_until(process, re.compile(after))
-    os.kill(process.pid, number)
-    process.communicate(timeout=PATIENCE)
+async def test_ends_without_a_trace(tmp_path: Path, after: str, number: signal.Signals) -> None:
+    with started(tmp_path) as process:
+        read_until(process, re.compile(after))
+        os.kill(process.pid, number)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == (-number if number is signal.SIGKILL else 0)
-    deadline = time.monotonic() + PATIENCE
-    while (left := left_behind(tmp_path)) and number is signal.SIGKILL and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == []
+
+    async def left() -> list[str]:
+        return left_behind(tmp_path)
+
+    if number is signal.SIGKILL:
+        await eventually(left, lambda found: not found)
+    assert await left() == []
 
 
-def test_without_synapse_the_extra_is_named(tmp_path: Path) -> None:
+async def test_without_synapse_the_extra_is_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['synapse'] = None; from relay.cli import main; main(['demo'])"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=PATIENCE)
@@ -480,10 +484,10 @@ def test_without_synapse_the_extra_is_named(tmp_path: Path) -> None:
     assert "pip install '.[demo]' in a checkout" in done.stderr
 
 
-def test_port_in_use_is_said(tmp_path: Path, address: str) -> None:
+async def test_port_in_use_is_said(tmp_path: Path, address: str) -> None:
     port = address.rstrip("/").rpartition(":")[2]
-    process = start(tmp_path, "--port", port)
-    output, _ = process.communicate(timeout=PATIENCE)
+    with started(tmp_path, "--port", port) as process:
+        output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 4
     assert f"port {port} cannot be used" in output
     assert "--port" in output

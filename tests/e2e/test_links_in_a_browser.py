@@ -1,14 +1,13 @@
 """What a browser makes of files behind links: it shows pictures, plays films from any place, and runs nothing."""
 
 import struct
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Error, Page
+from playwright.async_api import Browser, Error, Page
 
 from relay.sandbox.messages.media import flat_png
-from tests.support.demo import chromium
+from tests.support.demo import new_page
 from tests.support.links import Files, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -29,7 +28,7 @@ async def player(page: Page, what: str) -> Any:
     return await page.evaluate(f"(m => m && ({what}))(document.querySelector('video, audio'))")
 
 
-async def test_it_shows_and_plays_what_is_harmless_and_keeps_the_rest(tmp_path: Path) -> None:
+async def test_it_shows_and_plays_what_is_harmless_and_keeps_the_rest(browser: Browser) -> None:
     files = Files(
         cat=flat_png(0x336699, 48),
         song=sound(120),
@@ -37,8 +36,8 @@ async def test_it_shows_and_plays_what_is_harmless_and_keeps_the_rest(tmp_path: 
         drawing=f"<svg xmlns='http://www.w3.org/2000/svg'>{SCRIPT}</svg>".encode(),
     )
     files.types = {"cat": "image/png", "song": "audio/wav", "page": "text/html", "drawing": "image/svg+xml"}
-    async with serving(files) as served, chromium(tmp_path, accept_downloads=True) as browser:
-        page, asked = browser.pages[0], list[tuple[int, str | None]]()
+    async with serving(files) as served, new_page(browser, accept_downloads=True) as page:
+        asked = list[tuple[int, str | None]]()
         page.on("response", lambda answer: asked.append((answer.status, answer.request.headers.get("range"))))
         root = str(served.url("/")).rstrip("/")
 

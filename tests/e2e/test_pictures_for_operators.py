@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, ViewportSize
+from playwright.async_api import Browser, Page, ViewportSize
 from rich.console import Console
 from rich.text import Text
 
@@ -17,7 +17,7 @@ from relay.config.loading import load
 from relay.core.status.report import PairStatus, Report
 from relay.web.directory import directory_of
 from relay.web.directory_pages import html
-from tests.support.demo import LAPTOP, OUTPUT, PHONE, chromium
+from tests.support.demo import LAPTOP, OUTPUT, PHONE, new_page
 from tests.support.status_page import TOKEN, pair, report, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -45,10 +45,9 @@ async def _keep(page: Page, name: str, size: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_pages(tmp_path: Path, size: str) -> None:
+async def test_pages(tmp_path: Path, browser: Browser, size: str) -> None:
     width, height = SIZES[size]
-    async with chromium(tmp_path, viewport=ViewportSize(width=width, height=height)) as browser:
-        page = browser.pages[0]
+    async with new_page(browser, viewport=ViewportSize(width=width, height=height)) as page:
         for name, those in REPORTS.items():
             async with serving(answer=report(*those)) as served:
                 await page.goto(str(served.url))
@@ -66,16 +65,16 @@ async def test_pages(tmp_path: Path, size: str) -> None:
 
 
 @pytest.mark.parametrize("name", REPORTS)
-async def test_terminal(tmp_path: Path, name: str) -> None:
+async def test_terminal(browser: Browser, name: str) -> None:
     lines = Screen().lines(_shown(name), 80)
     assert len(lines) <= 70
     terminal = Console(record=True, width=80, file=StringIO(), legacy_windows=False)
     for line in lines:
         terminal.print(Text(line.text, style=line.color or ""), soft_wrap=False)
     drawing = terminal.export_svg(title=f"relay status: {name}")
-    async with chromium(tmp_path / "browser", viewport=ViewportSize(width=LAPTOP[0], height=LAPTOP[1])) as browser:
-        await browser.pages[0].set_content(f"<body style='margin: 0; width: 1000px'>{drawing}")
-        await _keep(browser.pages[0], f"relay status, {name}", "laptop")
+    async with new_page(browser, viewport=ViewportSize(width=LAPTOP[0], height=LAPTOP[1])) as page:
+        await page.set_content(f"<body style='margin: 0; width: 1000px'>{drawing}")
+        await _keep(page, f"relay status, {name}", "laptop")
 
 
 def _shown(name: str) -> Report:

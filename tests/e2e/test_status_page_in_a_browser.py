@@ -1,11 +1,9 @@
 """The status page in a browser: a line a pair on a phone, live, for the keyboard, and within its policy."""
 
-from pathlib import Path
-
 import pytest
-from playwright.async_api import Page, ViewportSize, expect
+from playwright.async_api import Browser, Page, ViewportSize, expect
 
-from tests.support.demo import chromium
+from tests.support.demo import new_page
 from tests.support.stack import eventually
 from tests.support.status_page import TOKEN, pair, report, serving
 
@@ -23,14 +21,14 @@ async def sign_in(page: Page, url: str) -> None:
     await page.wait_for_selector("#now")
 
 
-async def test_sixty_pairs_on_a_phone(tmp_path: Path) -> None:
+async def test_sixty_pairs_on_a_phone(browser: Browser) -> None:
     pairs = [pair(f"a pair with quite a long name {number}") for number in range(59)]
     pairs.insert(30, pair("broken", "It is broken: mend it."))
     async with (
         serving(answer=report(*pairs)) as served,
-        chromium(tmp_path, viewport=PHONE, color_scheme="dark") as browser,
+        new_page(browser, viewport=PHONE, color_scheme="dark") as page,
     ):
-        page, refused = browser.pages[0], list[str]()
+        refused = list[str]()
         page.on("console", lambda said: refused.append(said.text) if "Content Security Policy" in said.text else None)
         page.on("pageerror", lambda error: refused.append(str(error)))
         await sign_in(page, str(served.url))
@@ -61,9 +59,8 @@ async def test_sixty_pairs_on_a_phone(tmp_path: Path) -> None:
         assert refused == []
 
 
-async def test_the_buttons_and_a_relay_that_is_gone(tmp_path: Path) -> None:
-    async with chromium(tmp_path) as browser:
-        page = browser.pages[0]
+async def test_the_buttons_and_a_relay_that_is_gone(browser: Browser) -> None:
+    async with new_page(browser) as page:
         async with serving() as served:
 
             async def done() -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from playwright.async_api import BrowserContext, Locator, Page, ViewportSize, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, ViewportSize, async_playwright, expect
 
 from tests.support.patience import PATIENCE
 
@@ -61,6 +61,16 @@ def read_until(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> re.M
 
 
 @contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`relay demo`, which ends with the block at the latest."""
+    with start(folder, *arguments) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
 def running(folder: Path, *arguments: str) -> Iterator[str]:
     """The address of the page of a demo that runs as long as the block."""
     process = start(folder, *arguments)
@@ -73,13 +83,10 @@ def running(folder: Path, *arguments: str) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def chromium(folder: Path, **options: Any) -> AsyncIterator[BrowserContext]:
-    """A browser that keeps its things in `folder`, with one page open."""
+async def chromium() -> AsyncIterator[Browser]:
+    """A browser, for as long as the block: it takes a second of a processor to start."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch_persistent_context(
-            str(folder), executable_path=_CHROMIUM, args=list(_FLAGS), timeout=_MILLISECONDS, **options
-        )
-        browser.set_default_timeout(_MILLISECONDS)
+        browser = await playwright.chromium.launch(executable_path=_CHROMIUM, args=list(_FLAGS), timeout=_MILLISECONDS)
         try:
             yield browser
         finally:
@@ -87,9 +94,20 @@ async def chromium(folder: Path, **options: Any) -> AsyncIterator[BrowserContext
 
 
 @asynccontextmanager
+async def new_page(browser: Browser, **options: Any) -> AsyncIterator[Page]:
+    """A page of its own: it shares neither cookies nor anything else with others."""
+    context = await browser.new_context(**options)
+    context.set_default_timeout(_MILLISECONDS)
+    try:
+        yield await context.new_page()
+    finally:
+        await context.close()
+
+
+@asynccontextmanager
 async def browsing(
     address: str,
-    folder: Path,
+    browser: Browser,
     size: tuple[int, int] = LAPTOP,
     scheme: Literal["light", "dark"] = "light",
     tolerated: str = "\0",
@@ -97,8 +115,7 @@ async def browsing(
     """The page, loaded and connected. A complaint of the browser's fails the test unless it contains `tolerated`."""
     complaints: list[str] = []
     viewport = ViewportSize(width=size[0], height=size[1])
-    async with chromium(folder, viewport=viewport, color_scheme=scheme, has_touch=size == PHONE) as browser:
-        page = browser.pages[0]
+    async with new_page(browser, viewport=viewport, color_scheme=scheme, has_touch=size == PHONE) as page:
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         requested: list[str] = []

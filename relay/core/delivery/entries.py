@@ -84,13 +84,13 @@ class Entries:
         self.status.dropped(entry.lane, "moderation")
         self.tell(entry.lane, plan)
 
-    async def dead_letter(self, entry: Entry, reason: str) -> None:
-        """The command failed for good: keep it as a dead letter, and let its author know."""
+    async def dead_letter(self, entry: Entry, reason: str, *, postponed: bool) -> None:
+        """The command failed for good, or is `postponed`: keep it as a dead letter, and let its author know."""
         async with self.store.write() as uow:
             if isinstance(entry.command, PostNotice | MarkFailed | MarkAnswered | RequoteMessage | RemoveMember):
                 await uow.outbox.done(entry.id)
             else:
-                await uow.outbox.dead_letter(entry.id, reason, self.clock.now())
+                await uow.outbox.dead_letter(entry.id, reason, self.clock.now(), postponed=postponed)
                 await self._tell_authors(uow, entry, reason)
         self.had_turn.discard(entry.id)
         self._wake_sources(entry)

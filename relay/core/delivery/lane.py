@@ -24,6 +24,7 @@ from relay.errors import (
     NotDeclared,
     NotYet,
     Permanent,
+    Postponed,
     RateLimited,
     StoreError,
     StoreUnavailable,
@@ -294,7 +295,7 @@ class Lane:
                 # Its channel was replaced meanwhile: what the old one refuses, the new one may take.
                 self._complete = False
                 return False
-            await self._give_up(entry, str(error))
+            await self._give_up(entry, str(error), postponed=isinstance(error, Postponed))
         except (Transient, StoreError):
             raise
         except Exception as error:
@@ -347,13 +348,13 @@ class Lane:
             return False
         return not self._again
 
-    async def _give_up(self, entry: Entry, reason: str) -> None:
+    async def _give_up(self, entry: Entry, reason: str, *, postponed: bool = False) -> None:
         """No try will bring it across: a dead letter. Of a digest, only the message whose fault it is becomes one."""
         if await self._take_apart(entry, reason):
             return
         self._given_up = min(self._given_up + 1, _MOST_DOUBLINGS) if self._failing is not None else 0
         self._log.warning("dead letter", entry=entry.id, reason=reason)
-        await self.entries.dead_letter(entry, reason)
+        await self.entries.dead_letter(entry, reason, postponed=postponed)
 
     async def _take_apart(self, entry: Entry, reason: str) -> bool:
         """The messages of a digest take its place; False if it is none."""

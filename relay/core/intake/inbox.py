@@ -29,7 +29,7 @@ from relay.domain.events import (
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
-from relay.errors import Postponed, RelayError, StoreUnavailable
+from relay.errors import RelayError, StoreUnavailable
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -229,7 +229,7 @@ class CoreInbox:
             for lane in self.pairs.lanes(pair, towards=channel.platform):
                 for letter in await uow.outbox.dead_in(lane):
                     # Perhaps a permission was missing to remove messages, and is back.
-                    if isinstance(letter.entry.command, DeleteMessage) or letter.reason.endswith(Postponed.ENDING):
+                    if isinstance(letter.entry.command, DeleteMessage) or letter.postponed:
                         await uow.outbox.retry(letter.entry.id)
         self._bound.add(address)
         self._opened.add(address)

@@ -168,7 +168,7 @@ _CLEAR = delete(outbox).where(
 _BURY = (
     update(outbox)
     .where(_is_entry)
-    .values(state=EntryState.DEAD.value, reason=bindparam("why"), died_at=bindparam("at"))
+    .values(state=EntryState.DEAD.value, reason=bindparam("why"), died_at=bindparam("at"), postponed=bindparam("again"))
 )
 _LANES = select(*_channels).where(_l.waiting > 0)
 _DEPTHS = select(
@@ -183,7 +183,9 @@ _DEPTHS = select(
     .scalar_subquery()
     .label("oldest"),
 ).where(or_(_l.waiting > 0, _l.dead > 0))
-_letters = select(*_channels, _l.pair, *_row, _o.reason, _o.died_at).join_from(outbox, lane_table, _l.id == _o.lane_id)
+_letters = select(*_channels, _l.pair, *_row, _o.reason, _o.died_at, _o.postponed).join_from(
+    outbox, lane_table, _l.id == _o.lane_id
+)
 _DEAD = _letters.where(_dead).order_by(_o.died_at, _o.id)
 _DEAD_LATELY = _letters.where(_dead).order_by(_o.died_at.desc(), _o.id.desc()).limit(bindparam("limit"))
 _DEAD_IN = _letters.where(_o.lane_id == _lane_id, _dead).order_by(_o.died_at, _o.id)
@@ -196,7 +198,7 @@ _DEAD_ABOUT = _letters.where(
 _RETRY = (
     update(outbox)
     .where(_is_entry, _dead)
-    .values(state=EntryState.WAITING.value, position=_end_of(_o.lane_id), reason=None, died_at=None)
+    .values(state=EntryState.WAITING.value, position=_end_of(_o.lane_id), reason=None, died_at=None, postponed=False)
 )
 _DISCARD = delete(outbox).where(_is_entry, _dead)
 _AMEND = update(outbox).where(_is_entry).values(command=bindparam("payload"))
@@ -309,9 +311,10 @@ class SqlOutbox:
             added = await self.append(entry.lane, command, entry.queued_at)
             await self.transaction.defer(_PUT, {"entry_id": added.id, "place": row.position + number})
 
-    async def dead_letter(self, entry_id: int, reason: str, died_at: datetime) -> None:
+    async def dead_letter(self, entry_id: int, reason: str, died_at: datetime, *, postponed: bool = False) -> None:
         """See `Outbox.dead_letter`."""
-        await self.transaction.defer(_BURY, {"entry_id": entry_id, "why": reason, "at": died_at})
+        values = {"entry_id": entry_id, "why": reason, "at": died_at, "again": postponed}
+        await self.transaction.defer(_BURY, values)
 
     async def lanes(self) -> frozenset[LaneKey]:
         """See `Outbox.lanes`."""
@@ -494,7 +497,7 @@ def _about(row: Row[Any]) -> MessageRef | None:
 
 def _read_letters(rows: Sequence[Row[Any]]) -> list[DeadLetter]:
     return [
-        DeadLetter(entry_of(row, lane), row.reason or "", row.died_at or EPOCH, row.pair)
+        DeadLetter(entry_of(row, lane), row.reason or "", row.died_at or EPOCH, row.pair, bool(row.postponed))
         for row in rows
         if (lane := lane_of(row)) is not None
     ]

@@ -202,13 +202,13 @@ class TestOutbox:
         died = NOON + timedelta(minutes=1)
         async with store.write() as unit:
             await unit.outbox.dead_letter(first.id, "forbidden", died)
-            await unit.outbox.dead_letter(third.id, "too large", died)
+            await unit.outbox.dead_letter(third.id, "too large", died, postponed=True)
         assert await waiting(store) == [second]
         async with store.read() as unit:
             letters = await unit.outbox.dead()
-            assert [(letter.entry, letter.reason, letter.died_at) for letter in letters] == [
-                (first, "forbidden", died),
-                (third, "too large", died),
+            assert [(letter.entry, letter.reason, letter.died_at, letter.postponed) for letter in letters] == [
+                (first, "forbidden", died, False),
+                (third, "too large", died, True),
             ]
         async with store.write() as unit:
             assert await unit.outbox.discard(third.id)

@@ -353,6 +353,26 @@ def test_whatever_else_is_known_of_people_keeps_nobody_from_going_back(url: str)
         assert rows(url, f"SELECT * FROM {table}") == []
 
 
+def test_what_an_earlier_relay_postponed_is_known_after_the_revision_of_its_column(url: str) -> None:
+    downgrade(url, "0018")
+    with migration_engine(url, create=False).begin() as connection:
+        for statement in (
+            """
+            INSERT INTO lane (id, source_platform, source_channel, destination_platform, destination_channel)
+            VALUES (1, 'discord', '1', 'matrix', '!r')
+            """,
+            """
+            INSERT INTO outbox (id, lane_id, position, state, queued_at, reason, command)
+            VALUES (1, 1, 1, 'dead', '2026-01-01', 'its ghost is gone; it is tried again once that is mended', '{}'),
+                   (2, 1, 2, 'dead', '2026-01-01', 'no permission', '{}'),
+                   (3, 1, 3, 'waiting', '2026-01-01', NULL, '{}')
+            """,
+        ):
+            connection.exec_driver_sql(statement)
+    upgrade(url)
+    assert rows(url, "SELECT id, postponed FROM outbox ORDER BY id") == [(1, 1), (2, 0), (3, 0)]
+
+
 def test_a_message_that_was_edited_and_stayed_empty_goes_with_its_edits(url: str) -> None:
     with migration_engine(url, create=False).begin() as connection:
         for statement in (
