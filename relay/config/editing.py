@@ -5,6 +5,7 @@ changes lists in one line. Each result is read again and compared with what was 
 change another setting.
 """
 
+import fcntl
 import os
 import tempfile
 import tomllib
@@ -207,6 +208,20 @@ def read(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise _mistake(path, f"cannot be read: {reason}", "let your user read it") from error
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other commands of the relay from changing the file meanwhile, where its folder can be locked."""
+    folder = None
+    with suppress(OSError):
+        folder = os.open(path.resolve().parent, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -140,20 +140,25 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
     await daemon.start()
     try:
         await accounts.crosses(daemon, "hello")
-        assert await daemon.relay("pairs", "pause", "help") == (
+        status, out = await daemon.relay("pairs", "pause", "help")
+        assert (status, out.splitlines()) == (
             0,
-            "help: paused.\nThe running daemon follows within a few seconds.\n",
+            [
+                f"help ({accounts.channels['help']}, {accounts.rooms['Help']}): paused.",
+                "The running daemon follows within a few seconds.",
+            ],
         )
-        status = await eventually(daemon.status, lambda it: "Paused" in str(it["pairs"][0]["note"]), what=daemon.log)
-        assert status["pairs"][1]["note"] is None
+        found = await eventually(daemon.status, lambda it: "Paused" in str(it["pairs"][0]["note"]), what=daemon.log)
+        assert found["pairs"][1]["note"] is None
         await eventually(lambda: _logged(daemon, "pair changed"), bool, what=daemon.log)
         before = len(accounts.control.messages(accounts.channels["help"]))
         await accounts.mia.text(accounts.rooms["Help"], "not this")
         await eventually(
             lambda: daemon.metric("relay_dropped_total", pair="help", feature="paused"), lambda it: it == 1
         )
+        await the_same_pair_stays_paused(accounts, daemon, path)
         assert (await daemon.relay("pairs", "resume", "help"))[0] == 0
-        await eventually(lambda: _logged(daemon, "pair changed", 2), bool, what=daemon.log)
+        await eventually(lambda: paused(daemon), lambda found: not found, what=daemon.log)
         await accounts.crosses(daemon, "again")
         assert len(accounts.control.messages(accounts.channels["help"])) == before + 2
     finally:
@@ -164,6 +169,40 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
         await screen.answer("relay.toml exists. Overwrite it at the end? [y/N]: ", "")
         assert await screen.ended() == 1
     assert path.read_text() == text
+
+
+async def the_same_pair_stays_paused(accounts: Accounts, daemon: Daemon, file: Path) -> None:
+    """Somebody edits the file meanwhile: the pair that was meant is the one with these channels, whatever its name."""
+    meant, lounge = accounts.channels["help"], accounts.channels["off-topic"]
+    first, swapped = (
+        file.read_text(),
+        {'name = "help"': 'name = "general-chat"', 'name = "general-chat"': 'name = "help"'},
+    )
+    file.write_text("\n".join(swapped.get(line, line) for line in first.splitlines()) + "\n")
+    await eventually(lambda: _logged(daemon, "pair renamed", 2), bool, what=daemon.log)
+    assert await paused(daemon) == {meant}
+    assert (await daemon.relay("pairs", "remove", lounge))[0] == 0
+    await eventually(lambda: _logged(daemon, "pair removed"), bool, what=daemon.log)
+    assert await paused(daemon) == {meant}
+    # The name is the other pair's now.
+    assert (await daemon.relay("pairs", "pause", "help"))[0] == 0
+    await eventually(
+        lambda: paused(daemon), lambda it: it == {meant, accounts.channels["general-chat"]}, what=daemon.log
+    )
+    assert (await daemon.relay("pairs", "add", lounge, accounts.rooms["Lounge"], "--name", "off-topic"))[0] == 0
+    assert (await daemon.relay("pairs", "resume", accounts.channels["general-chat"]))[0] == 0
+    await eventually(lambda: paused(daemon), lambda it: it == {meant}, what=daemon.log)
+    file.write_text(
+        file.read_text().replace('"help"', '"x"').replace('"general-chat"', '"help"').replace('"x"', '"general-chat"')
+    )
+    await eventually(lambda: _logged(daemon, "pair renamed", 4), bool, what=daemon.log)
+    assert await paused(daemon) == {meant}
+
+
+async def paused(daemon: Daemon) -> set[str]:
+    """The channels of the pairs that the daemon has paused."""
+    found = (await daemon.status())["pairs"]
+    return {pair["channels"]["discord"]["address"] for pair in found if "Paused" in str(pair["note"])}
 
 
 async def _logged(daemon: Daemon, event: str, times: int = 1) -> bool:

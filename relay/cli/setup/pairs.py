@@ -171,15 +171,25 @@ def _set_paused(context: typer.Context, config: Path | None, names: Sequence[str
     done = "paused" if paused else "resumed"
     if text == editor.text:
         for number in numbers:
-            typer.echo(f"{printable(editor.settings.pairs[number].label)}: {'already' if paused else 'not'} paused.")
+            typer.echo(f"{_called(editor.settings.pairs[number])}: {'already' if paused else 'not'} paused.")
         return
     _say(editor, numbers, done, editor.save(text))
 
 
 def _say(editor: "_Editor", numbers: Sequence[int], done: str, settings: "Settings") -> None:
     for number in numbers:
-        typer.echo(f"{printable(editor.settings.pairs[number].label)}: {done}.")
+        typer.echo(f"{_called(editor.settings.pairs[number])}: {done}.")
     typer.echo(_followed(settings))
+
+
+def _called(pair: "PairSettings") -> str:
+    """By its channels too: names move from pair to pair."""
+    label = printable(pair.label)
+    return (
+        f"{label} ({pair.discord_channel})"
+        if label == pair.matrix_room
+        else (f"{label} ({pair.discord_channel}, {pair.matrix_room})")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,15 +204,17 @@ class _Editor:
     def of(cls, context: typer.Context, config: Path | None) -> "_Editor":
         """Read the file. Raises `ConfigurationError` if it has mistakes, or the pairs are not in it."""
         from relay.config.editing import read
-        from relay.config.loading import locate
+        from relay.config.loading import load, locate
 
         invocation: Invocation = invocation_of(context)
-        settings = invocation.load(config)
+        invocation.load(config)  # which says best what is wrong, if anything is
         path = locate(config or invocation.config, os.environ)
         if any(variable.upper() == _VARIABLE for variable in os.environ):
             where = f"environment variable {_VARIABLE}"
             raise _mistake(where, "holds the pairs, and wins over the file", "change it there, or remove it")
-        return cls(path=path, text=read(path), settings=settings)
+        text = read(path)
+        # Of this text and no other: somebody may save the file at any moment, with other pairs at these places.
+        return cls(path=path, text=text, settings=load(path, os.environ, text))
 
     def numbers(self, names: Sequence[str]) -> list[int]:
         """Which pairs are meant, from 0. Exit status 1 if one does not exist."""
@@ -236,13 +248,14 @@ class _Editor:
 
     def save(self, text: str) -> "Settings":
         """Write the file, and return what it says. Raises `ConfigurationError` if that would be a mistake."""
-        from relay.config.editing import read, replace_file
+        from relay.config.editing import alone, read, replace_file
         from relay.config.loading import load
 
         settings = load(self.path, os.environ, text)
-        if read(self.path) != self.text:
-            raise _mistake(str(self.path), "somebody else is changing it just now", "do it again")
-        replace_file(self.path, text)
+        with alone(self.path):
+            if read(self.path) != self.text:
+                raise _mistake(str(self.path), "somebody else is changing it just now", "do it again")
+            replace_file(self.path, text)
         return settings
 
 

@@ -1,6 +1,8 @@
 """`relay pairs`: what it prints, what becomes of the file, and what is refused."""
 
+import itertools
 import json
+import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli import main
+from relay.config.editing import alone, read, replace_file
 
 CONFIG = """\
 [discord]
@@ -87,14 +90,20 @@ def test_one_is_added_paused_resumed_and_removed(pairs: Pairs, file: Path) -> No
     assert added.startswith(CONFIG)
     assert pairs("pause", "new", "1")[:2] == (
         0,
-        "help: paused.\nnew: paused.\nIt takes effect when the daemon is started.\n",
+        (
+            "help (1, #help:example.org): paused.\nnew (3, #new:example.org): paused.\n"
+            "It takes effect when the daemon is started.\n"
+        ),
     )
-    assert pairs("pause", "help")[:2] == (0, "help: already paused.\n")
+    assert pairs("pause", "help")[:2] == (0, "help (1, #help:example.org): already paused.\n")
     assert "#help:example.org  paused" in pairs("list")[1]
     assert pairs("resume", "new", "help")[0] == 0
     assert file.read_text() == added
-    assert pairs("resume", "help")[:2] == (0, "help: not paused.\n")
-    assert pairs("remove", "new")[:2] == (0, "new: removed.\nIt takes effect when the daemon is started.\n")
+    assert pairs("resume", "help")[:2] == (0, "help (1, #help:example.org): not paused.\n")
+    assert pairs("remove", "new")[:2] == (
+        0,
+        "new (3, #new:example.org): removed.\nIt takes effect when the daemon is started.\n",
+    )
     assert file.read_text() == CONFIG
     assert pairs("remove", "help", "#news:example.org")[0] == 0
     assert "pairs" not in tomllib.loads(file.read_text())
@@ -133,3 +142,53 @@ def test_headers_and_texts_in_other_forms_are_understood(pairs: Pairs, file: Pat
     file.write_text(odd)
     assert pairs("pause", "help")[0] == 0
     assert tomllib.loads(file.read_text())["pairs"][0]["paused"] is True
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main(["pairs", *arguments])
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+def test_what_is_paused_is_what_was_meant_while_somebody_moves_the_pairs(file: Path) -> None:
+    head, first, second = CONFIG.partition("# Ours.")[0], *CONFIG.partition("# Ours.\n")[2].split("\n\n")
+    orders = itertools.cycle([f"{head}{first}\n\n{second}", f"{head}{second}\n{first}\n"])
+    wrong: list[dict[str, object]] = []
+    stop = threading.Event()
+
+    def edit() -> None:
+        while not stop.is_set():
+            with alone(file):
+                wrong.extend(pair for pair in tomllib.loads(read(file))["pairs"] if pair["discord_channel"] == 2)
+                replace_file(file, next(orders))
+
+    editor = threading.Thread(target=edit)
+    editor.start()
+    try:
+        outcomes = {command("pause", "help") for _ in range(40)}
+    finally:
+        stop.set()
+        editor.join()
+    assert outcomes <= {0, 2}  # "somebody else is changing it just now"
+    assert not [pair for pair in wrong if pair.get("paused")]
+
+
+def test_no_command_undoes_what_another_one_has_just_written(file: Path) -> None:
+    names = [f"pair-{number}" for number in range(6)]
+    more = (
+        f'[[pairs]]\nname = "{name}"\ndiscord_channel = "1{name[-1]}"\nmatrix_room = "#{name}:example.org"\n'
+        for name in names
+    )
+    file.write_text("\n".join([CONFIG, *more]))
+
+    def pause(name: str) -> None:
+        while command("pause", name) != 0:
+            pass
+
+    threads = [threading.Thread(target=pause, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [pair["name"] for pair in tomllib.loads(file.read_text())["pairs"] if pair.get("paused")] == names
