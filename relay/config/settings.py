@@ -201,6 +201,8 @@ class ModerationSettings(Section):
     blocked: AccountList = Field(default=(), examples=['"123456789012345678, @spam*:example.org"'])
     # Rooms of Matrix in which moderators keep rules about accounts: who is on one does not cross. Text with commas.
     policy_lists: RoomList = Field(default=(), examples=['"#bans:example.org"'])
+    # A pair of which one side is for adults and the other is not: nothing crosses, or words do, without files.
+    nsfw_mismatch: Literal["refuse", "mirror"] = Field(default="refuse", examples=['"refuse"'])
 
 
 class DefaultSettings(Section):
@@ -211,6 +213,7 @@ class DefaultSettings(Section):
     # For the directory of rooms: what the room is for, and the heading that it is listed under.
     purpose: str = Field(default="", examples=['"Help with the software"'])
     section: str = Field(default="", examples=['"Support rooms"'])
+    # The room is for adults. Matrix has no mark for that, Discord does; the directory shows either.
     nsfw: bool = Field(default=False, examples=["false"])
     # The pair is listed in the directory, and nothing is mirrored.
     archived: bool = Field(default=False, examples=["false"])
@@ -282,6 +285,8 @@ class PairSettings(DefaultSettings):
                     for one in self.moderation.blocked
                 ),
                 policy_lists=tuple(ChannelAddress(Platform.MATRIX, room) for room in self.moderation.policy_lists),
+                nsfw=self.nsfw,
+                nsfw_may_differ=self.moderation.nsfw_mismatch == "mirror",
                 show_opted_out=self.show_opted_out,
                 ghosts=self.ghosts,
                 name_templates=() if self.name_template == BARE_NAME else ((Platform.DISCORD, self.name_template),),

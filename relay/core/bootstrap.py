@@ -17,9 +17,10 @@ from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.files import Files, MediaLinks
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
+from relay.core.moderation.age_marks import AgeMarks
 from relay.core.moderation.bans import Bans
 from relay.core.moderation.decisions import Moderation
-from relay.core.moderation.ports import BanReader, PolicyListReader
+from relay.core.moderation.ports import AgeMarkReader, BanReader, PolicyListReader
 from relay.core.offload import Conversions
 from relay.core.operations.operators import Operators
 from relay.core.pairs import PairDirectory
@@ -115,8 +116,14 @@ def assemble(
         readers={platform: one for platform, one in adapters.items() if isinstance(one, BanReader)},
         deliver=deliver,
     )
+    age_marks = AgeMarks(
+        store=store,
+        pairs=directory,
+        readers={platform: one for platform, one in adapters.items() if isinstance(one, AgeMarkReader)},
+    )
     moderation = Moderation(
         bans=bans,
+        age_marks=age_marks,
         store=store,
         people=people,
         clock=clock,
@@ -124,6 +131,7 @@ def assemble(
         readers={platform: one for platform, one in adapters.items() if isinstance(one, PolicyListReader)},
     )
     status.pair_notes = moderation.notes
+    status.pair_problems = age_marks.problems
     lookups = Lookups(
         store=store,
         pairs=directory,
@@ -192,6 +200,7 @@ def assemble(
         lanes=dispatcher,
         commands=commands,
         people=people,
+        age_marks=age_marks,
         readers={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, HistoryReader)},
         reconcile_window=reconcile_window,
     )

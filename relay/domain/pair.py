@@ -38,6 +38,10 @@ class PairPolicy:
     blocked: tuple[tuple[Platform, str], ...] = ()
     # Lists of such accounts that moderators elsewhere keep.
     policy_lists: tuple[ChannelAddress, ...] = ()
+    # For channels whose platform has no mark for that: only adults are meant to read there.
+    nsfw: bool = False
+    # Words cross also from a channel for adults to one for everybody; files never do.
+    nsfw_may_differ: bool = False
     # The other side sees that somebody who has opted out said something.
     show_opted_out: bool = False
     # Where the platform can have that, people of the other side appear as accounts of their own ("ghosts").

@@ -14,7 +14,8 @@ from aiohttp import web
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.events import PolicyListRead, PolicyRule
-from relay.domain.ids import ChannelAddress, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, PlaceRef, Platform, UserRef
+from relay.errors import Transient
 from tests.support.matrix import HomeserverProxy, Side, address, matrix_side, numbers, person
 
 USER, SERVER = "m.policy.rule.user", "m.policy.rule.server"
@@ -195,3 +196,30 @@ async def _read_through(proxy: HomeserverProxy, lists: Lists, place: str) -> Non
         await lists.ann.text(lists.mirrored, "hello")
         await side.until_said("hello")
         assert side.adapter.home_of(UserRef(Platform.MATRIX, "@a:Evil.example:8448")) == "evil.example"
+
+
+async def test_everybody_who_is_banned_from_a_room_is_listed_but_the_relay(lists: Lists) -> None:
+    room = ChannelRef(Platform.MATRIX, lists.mirrored)
+    async with lists.side() as side, person(lists.homeserver, f"mal{next(numbers)}") as mal:
+        place = side.adapter.place_of(room)
+        assert place is not None
+        assert [page async for page in side.adapter.bans(place)] == [[]]
+        for user in (mal.user_id, "@never.here:localhost"):
+            await lists.ann.ban(lists.mirrored, user)
+        [page] = [page async for page in side.adapter.bans(place)]
+        assert set(page) == {UserRef(Platform.MATRIX, user) for user in (mal.user_id, "@never.here:localhost")}
+        await lists.ann.unban(lists.mirrored, mal.user_id)
+        assert [page async for page in side.adapter.bans(place)] == [
+            [UserRef(Platform.MATRIX, "@never.here:localhost")]
+        ]
+
+
+async def test_bans_of_a_room_that_the_relay_is_not_in_wait(lists: Lists) -> None:
+    async with lists.side() as side:
+        with pytest.raises(Transient, match="cannot be listed"):
+            [
+                page
+                async for page in side.adapter.bans(
+                    PlaceRef(Platform.MATRIX, await lists.ann.create_room(public=False))
+                )
+            ]

@@ -55,6 +55,8 @@ class RecordingInbox:
     newest: int = 5000
     adapter: DiscordAdapter | None = None
     caught_up: list[str] = field(default_factory=list)
+    # Whether a channel was for adults, each time it was opened.
+    marks: list[tuple[str, bool | None]] = field(default_factory=list)
     seen: set[object] = field(default_factory=set)
 
     async def receive(self, batch: EventBatch) -> None:
@@ -77,6 +79,8 @@ class RecordingInbox:
         self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
     ) -> None:
         self.channels[address.value] = "open"
+        if self.adapter is not None:
+            self.marks.append((channel.id, self.adapter.age_restricted(channel)))
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         self.channels[address.value] = problem

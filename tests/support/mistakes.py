@@ -70,6 +70,14 @@ def right_channel(place: FullStack, pair: str) -> None:
     declare_channel(place, pair, new_channel(place, pair))
 
 
+def restrict(place: FullStack, pair: str) -> None:
+    place.control.set_age_restriction(place.channels[pair])
+
+
+def for_adults(place: FullStack, pair: str) -> None:
+    place.pair_settings[pair] = "nsfw = true"
+
+
 def role_id(place: FullStack) -> str:
     return str(place.control.create_role(place.guild, "Helpers")["id"])
 
@@ -98,6 +106,8 @@ CHANNELS = {
         free_webhook,
         "note",
     ),
+    "age-restricted": Kind(restrict, ("is age-restricted", "write nsfw = true in this pair"), for_adults),
+    "not age-restricted": Kind(for_adults, ("is not age-restricted", "turn its age restriction on"), restrict),
     "no such channel": Kind(
         lambda place, pair: declare_channel(place, pair, ABSENT),
         ("there is no such channel", "correct discord_channel", "permissions=275414887488&client_id="),

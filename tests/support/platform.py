@@ -83,6 +83,9 @@ class MemoryPlatform:
     departed: set[str] = field(default_factory=set)
     # Who is banned from a channel, by name.
     bans: dict[ChannelRef, set[str]] = field(default_factory=dict)
+    # Channels for adults, and what is set when that changes.
+    restricted: set[ChannelRef] = field(default_factory=set)
+    mark_listeners: list[asyncio.Event] = field(default_factory=list)
     # Who may read a channel, by name.
     readers: dict[ChannelRef, list[str]] = field(default_factory=dict)
 
@@ -217,6 +220,12 @@ class MemoryPlatform:
         self.bans[channel].remove(who)
         if live:
             self._happen(MemberUnbanned(PlaceRef(self.platform, channel.id), UserRef(self.platform, who)))
+
+    def restrict(self, channel: ChannelRef, restricted: bool = True) -> None:
+        """A moderator marks a channel as for adults, or takes the mark away."""
+        (self.restricted.add if restricted else self.restricted.discard)(channel)
+        for listener in self.mark_listeners:
+            listener.set()
 
     def _happen(self, event: Event) -> None:
         self.log.append(event)
@@ -632,3 +641,34 @@ class MemoryAdapter:
         self.recent.append(batch)
         if (again := self.doubled(self.recent)) is not None:
             await self.inbox.receive(EventBatch(again.events))
+
+
+@dataclass(slots=True)
+class MarkingAdapter(MemoryAdapter):
+    """One to a platform that marks channels for adults; it also implements `AgeMarkReader`."""
+
+    async def run(self, inbox: Inbox) -> None:
+        """As any, and tell of marks that change."""
+        changed = asyncio.Event()
+        self.server.mark_listeners.append(changed)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tell_of_marks(inbox, changed))
+                await MemoryAdapter.run(self, inbox)
+        finally:
+            self.server.mark_listeners.remove(changed)
+
+    def age_restricted(self, channel: ChannelRef) -> bool | None:
+        """See `AgeMarkReader.age_restricted`."""
+        return channel in self.server.restricted
+
+    async def _tell_of_marks(self, inbox: Inbox, changed: asyncio.Event) -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            for address in sorted(self.opened):
+                try:
+                    await inbox.opened(address, ChannelRef(self.platform, address.value.lstrip("#!")))
+                except StoreUnavailable:
+                    await asyncio.sleep(1)
+                    changed.set()

@@ -16,7 +16,7 @@ from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.patience import PATIENCE
-from tests.support.platform import MemoryAdapter, MemoryPlatform, Message
+from tests.support.platform import MarkingAdapter, MemoryAdapter, MemoryPlatform, Message
 from tests.support.store import new_store
 
 
@@ -68,7 +68,7 @@ class World:
     @asynccontextmanager
     async def relay(self, prepare: Callable[[MemoryAdapter, MemoryAdapter], None] | None = None) -> AsyncIterator[Core]:
         """One life of the relay; it ends without a good-bye, as after a kill."""
-        discord = MemoryAdapter(self.discord, replays=False)
+        discord = MarkingAdapter(self.discord, replays=False)
         matrix = MemoryAdapter(self.matrix, replays=True)
         self.discord_adapter, self.matrix_adapter = discord, matrix
         if prepare is not None:

@@ -453,6 +453,10 @@ class DiscordAdapter:
         """See `ChannelDescriber`."""
         return self._guilds.describe(channel.id)
 
+    def age_restricted(self, channel: ChannelRef) -> bool | None:
+        """See `AgeMarkReader.age_restricted`. A post in a forum, or another thread, is as its channel."""
+        return self._guilds.age_restricted(channel.id)
+
     def limits_left(self) -> Mapping[str, float]:
         """See `LimitReader`."""
         return self._limits.left()

@@ -233,9 +233,13 @@ class Channels:
                 raise
             self._problems.pop(address, None)
         elif buffer.access != access:
-            buffer.access = access
-            # A lane may be waiting for a permission that has been given.
-            await inbox.opened(address, buffer.channel)
+            before, buffer.access = buffer.access, access
+            # A lane may be waiting for a permission that has been given, or for the mark that it is for adults.
+            try:
+                await inbox.opened(address, buffer.channel)
+            except StoreUnavailable:
+                buffer.access = before  # so that it is told again
+                raise
         if buffer.behind and (buffer.task is None or buffer.task.done()):
             buffer.task = group.create_task(self._catch_up(inbox, buffer), name=f"discord catch-up {buffer.channel.id}")
 

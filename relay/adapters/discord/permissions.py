@@ -55,6 +55,8 @@ COPY_CHANNEL_ID = (
     "right-click the channel in Discord and take Copy Channel ID, which shows with Developer Mode (Settings, Advanced)"
 )
 
+# https://docs.discord.com/developers/resources/guild#guild-object-guild-age-restriction-level
+_ADULT_LEVELS = frozenset({1, 3})  # EXPLICIT, AGE_RESTRICTED
 _ADMINISTRATOR = 1 << 3
 _ALL = (1 << 53) - 1
 # What is left to a member who is timed out.
@@ -136,3 +138,11 @@ def held_in(guild: Json, channel: Json, roles: Collection[str], user: str, *, ti
 
 def _bits(value: object) -> int:
     return int(value) if isinstance(value, str | int) and str(value).isdecimal() else 0
+
+
+def is_for_adults(guild: Json) -> bool:
+    """Whether only adults may read anything in a server, whatever its channels are marked as.
+
+    https://docs.discord.com/developers/resources/guild#guild-object: Discord, or its owner, decides that.
+    """
+    return bool(guild.get("nsfw")) or guild.get("nsfw_level") in _ADULT_LEVELS

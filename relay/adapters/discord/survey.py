@@ -22,12 +22,14 @@ from relay.adapters.discord.permissions import (
     blocked,
     held_in,
     invite_link,
+    is_for_adults,
     missing,
     shortcoming,
 )
 from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
+from relay.core.moderation.age_marks import mismatch
 from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock
 from relay.domain.ids import Platform
@@ -79,6 +81,7 @@ class _Found:
     in_thread: bool
     # Why it cannot be mirrored, with the remedy.
     problem: str | None
+    for_adults: bool
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -275,7 +278,7 @@ class DiscordSurvey:
             section="" if section is None else str(section.get("name")),
             kind=_kind(channel),
             topic=channel.get("topic") or "",
-            nsfw=bool(channel.get("nsfw")),
+            nsfw=is_for_adults(guild.document) or bool(channel.get("nsfw")),
             problem=_unusable(channel) or blocked(f"#{channel.get('name')}", self._held(guild, channel)),
         )
 
@@ -288,7 +291,7 @@ class DiscordSurvey:
             if address is None:
                 continue
             try:
-                found = await self._channel(address)
+                found = await self._channel(address, pair)
                 if pair.policy.follow_bans:
                     found += await self._bans(address)
             except ApiError as error:
@@ -330,7 +333,7 @@ class DiscordSurvey:
             return Finding(subject, "wrong", f"the bot may not write in {name}", f"give its role {needed.name} there")
         return Finding(subject, "ok", "the bot may write there")
 
-    async def _channel(self, address: str) -> list[Finding]:
+    async def _channel(self, address: str, pair: Pair) -> list[Finding]:
         one = await self._found(address)
         if isinstance(one, Finding):
             return [one]
@@ -339,8 +342,11 @@ class DiscordSurvey:
         lacking = shortcoming(f"#{one.home.get('name')}", one.held, in_thread=one.in_thread)
         found = [] if lacking is None else [Finding(one.subject, "note", *_split(lacking))]
         found += await self._webhooks(one.subject, str(one.home.get("id")), one.held)
+        if (differs := mismatch(pair, {Platform.DISCORD: one.for_adults})) is not None:
+            found.append(Finding(one.subject, "wrong", differs.words, differs.remedy))
         if not found:
-            found.append(Finding(one.subject, "ok", f"{_kind(one.channel)}, all permissions are there"))
+            kind = f"age-restricted {_kind(one.channel)}" if one.for_adults else _kind(one.channel)
+            found.append(Finding(one.subject, "ok", f"{kind}, all permissions are there"))
         return found
 
     async def _found(self, address: str) -> "_Found | Finding":
@@ -363,7 +369,8 @@ class DiscordSurvey:
         home = guild.channels.get(str(channel.get("parent_id")), {}) if in_thread else channel
         held = self._held(guild, home)
         problem = _unusable(channel) or blocked(f"#{home.get('name')}", held, in_thread=in_thread)
-        return _Found(f"#{channel.get('name')} on {guild.name}", channel, home, held, in_thread, problem)
+        adults = is_for_adults(guild.document) or bool(home.get("nsfw"))
+        return _Found(f"#{channel.get('name')} on {guild.name}", channel, home, held, in_thread, problem, adults)
 
     def _listed(self, address: str) -> tuple[Guild | None, Json | None]:
         for guild in self._guilds or ():

@@ -1,7 +1,7 @@
 """Which channels and rooms belong together: offered by name, and chosen by the operator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from relay.cli.setup.asking import Asker, Question, rows, say
@@ -46,7 +46,20 @@ def choose_pairs(
             Choice(suggestions[number - 1].here, suggestions[number - 1].there.address, suggestions[number - 1].there)
             for number in _numbers(answer, len(suggestions)) or ()
         ]
-    return chosen + _by_hand(asker, channels, rooms, chosen)
+    return _marked(asker, chosen + _by_hand(asker, channels, rooms, chosen))
+
+
+def _marked(asker: Asker, chosen: "list[Choice]") -> "list[Choice]":
+    """The pairs, with the operator's word on whether the rooms of age-restricted channels are for adults, too."""
+    restricted = [one.channel.name for one in chosen if one.channel.nsfw]
+    if not restricted:
+        return chosen
+    say(f"Only adults may read {', '.join(restricted)} on Discord. On Matrix, your word is the mark.", indent=2)
+    question = Question(key="nsfw", words="Are the rooms that they are paired with for adults, too?", default="no")
+    if asker.agrees(question):
+        return [replace(one, for_adults=one.channel.nsfw) for one in chosen]
+    say('Nothing crosses there before the marks agree. moderation.nsfw_mismatch = "mirror" lets words cross.', indent=2)
+    return chosen
 
 
 def declared_pairs(chosen: "Sequence[Choice]", used: Sequence[str] = ()) -> "list[tuple[str, dict[str, Scalar]]]":
@@ -99,6 +112,8 @@ class Choice:
     # Of the room, which the account may not see yet.
     address: str
     room: "VisibleChannel | None" = None
+    # The operator says that only adults are meant to read the room.
+    for_adults: bool = False
 
     @property
     def about(self) -> str:
@@ -123,7 +138,7 @@ class Choice:
         }
         if self.channel.section:
             found["section"] = self.channel.section
-        if self.channel.nsfw:
+        if self.for_adults:
             found["nsfw"] = True
         return found
 

@@ -112,6 +112,29 @@ def all_in_words(content: Content) -> Content:
     return replace(content, text=n.RichText((*content.text.blocks, *words)), attachments=())
 
 
+def without_media(content: Content, page: str) -> Content:
+    """`content` without anything to be seen or heard: files are named, and open only at `page`, the message itself.
+
+    Pictures within the text become their names, and links ask for no preview. What we made of words ourselves stays.
+    """
+    kept = tuple(file for file in content.attachments if file.text)
+    words = [_describe(replace(file, url="", page=page)) for file in content.attachments if not file.text]
+    text = map_inline(content.text, _unseen)
+    return replace(content, text=normalise(n.RichText((*text.blocks, *words))), attachments=kept)
+
+
+def _unseen(node: n.Inline) -> n.Inline:
+    match node:
+        case n.CustomEmoji(name):
+            return n.Text(f":{name}:")
+        case n.InlineImage(alt):
+            return n.Text(alt)
+        case n.Link():
+            return replace(node, preview=False)
+        case _:
+            return node
+
+
 def _cleaned(text: n.RichText) -> n.RichText:
     """`text` without control characters."""
     found = map_blocks(map_inline(text, _clean), _clean_block)

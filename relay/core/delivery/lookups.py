@@ -70,6 +70,17 @@ class Lookups:
             raise ActionNeeded("its channel is not open")
         return pair, lane.destination, self.adapters[lane.destination.platform]
 
+    async def require_agreeing_marks(self, lane: LaneKey) -> None:
+        """Raises `ActionNeeded` where a lane's pair leads from a channel for adults to one for everybody."""
+        pair = self.pairs.pair_for(lane)
+        if pair is not None and (why := await self.moderation.age_marks.refusal(pair)) is not None:
+            raise ActionNeeded(why)
+
+    async def carries_files(self, lane: LaneKey, written_at: datetime) -> bool:
+        """Whether files and pictures of what was written then may cross a lane."""
+        pair = self.pairs.pair_for(lane)
+        return pair is None or await self.moderation.age_marks.carries_files(pair, lane, written_at)
+
     def is_replaced(self, channel: ChannelRef, lane: LaneKey) -> bool:
         """Whether the channel that `lane` leads to has replaced `channel`, and is the same place."""
         return channel in self.pairs.predecessors(lane.destination)

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import takewhile
 
+from relay.core.convert.degrade import without_media
 from relay.core.delivery import digests
 from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.lookups import Lookups
@@ -23,6 +25,7 @@ from relay.core.delivery.plan import (
     RemoveFrom,
     Send,
     SendDigest,
+    SendLateFile,
     SendNotice,
     ShowOutcome,
     Target,
@@ -152,6 +155,8 @@ class Resolver:
 
         `suspect`: an earlier try may have reached the platform. Raises a `DeliveryError` or `StoreUnavailable`.
         """
+        if entry.lane.crosses and not isinstance(entry.command, DeleteMessage | RemoveMember | PostNotice):
+            await self.lookups.require_agreeing_marks(entry.lane)
         match entry.command:
             case SendMessage() as command:
                 return await self._send(entry, command, suspect=suspect)
@@ -170,14 +175,14 @@ class Resolver:
             case MarkFailed() | MarkAnswered() as outcome:
                 return ShowOutcome(await self.lookups.target(entry, suspect=suspect), outcome)
             case Digest() as digest:
-                return SendDigest(await self.lookups.target(entry, suspect=suspect), digest)
+                return SendDigest(await self.lookups.target(entry, suspect=suspect), await self._shown(entry, digest))
             case LateFile() as late if (
                 entry.lane.crosses and not suspect and (left_out := await self._left_out(entry, late.author))
             ):
                 self.late_files.end(late)
                 return left_out
             case LateFile() as late if entry.lane.crosses:
-                return await self.late_files.sending(entry, late, suspect=suspect)
+                return await self._late_file(entry, late, suspect=suspect)
             case LateFile() as late:
                 return await self.late_files.look(entry, late)
             case Unreadable(why=why):
@@ -195,6 +200,9 @@ class Resolver:
             return left_out
         if command.reply_to is not None and target.reply_to is None and not target.copies:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
+        if (page := await self._only_at(entry.lane, command.source, command.created_at)) is not None:
+            parts = tuple(without_media(part, page) for part in command.parts)
+            command = replace(command, content=without_media(command.content, page), parts=parts)
         content, quotation = await self._words(target, command)
         target = self.lookups.in_gap(target, command.created_at)
         return Send(target=target, command=command, content=content, quotation=quotation, first_words=first_words)
@@ -238,6 +246,10 @@ class Resolver:
         return await self._edit_at(target, command)
 
     async def _edit_at(self, target: Target, command: EditMessage) -> Edit:
+        written_at = command.edited_at if target.original is None else target.original.created_at
+        if (page := await self._only_at(target.entry.lane, command.source, written_at)) is not None:
+            # Cut anew: an edit may be, whatever was planned.
+            command = replace(command, content=without_media(command.content, page), parts=())
         content, quotation = await self._words(target, command)
         target = self.lookups.in_gap(target, command.edited_at)
         return Edit(target=target, command=command, content=content, quotation=quotation)
@@ -274,6 +286,22 @@ class Resolver:
             return content, None
         return content, await self.lookups.quotation(target, command.reply_to, target.reply_to)
 
+    async def _only_at(self, lane: LaneKey, source: MessageRef, written_at: datetime) -> str | None:
+        """Where files and pictures of a message have to be looked at, because they may not cross; None if they may."""
+        if await self.lookups.carries_files(lane, written_at):
+            return None
+        return self.lookups.adapters[source.platform].permalink(source)
+
+    async def _shown(self, entry: Entry, digest: Digest) -> Digest:
+        """The digest without the pictures in its words that may not cross."""
+        items = [
+            item
+            if await self.lookups.carries_files(entry.lane, item.created_at)
+            else replace(item, content=without_media(item.content, ""))
+            for item in digest.items
+        ]
+        return replace(digest, items=tuple(items))
+
     def _with_links(self, entry: Entry, command: SendMessage | EditMessage, content: Content) -> Content:
         """`content` with a link of ours for each file, for words that stand for one; every try has the same.
 
@@ -297,6 +325,16 @@ class Resolver:
             for place in await self.lookups.former_channels(target)
         ]
         return Delete(target, command.source, tuple(former))
+
+    async def _late_file(self, entry: Entry, late: LateFile, *, suspect: bool) -> SendLateFile | Done:
+        found = await self.late_files.sending(entry, late, suspect=suspect)
+        if isinstance(found, Done) or suspect:
+            return found
+        written_at = late.since if found.target.original is None else found.target.original.created_at
+        if await self.lookups.carries_files(entry.lane, written_at):
+            return found
+        self.late_files.end(late)  # the words that stand for it stay
+        return Done(entry)
 
     # --- What is read again ---------------------------------------------------------------------------
 
@@ -440,7 +478,9 @@ class Resolver:
         """As many of the messages as one copy can hold, from the first on."""
         items: tuple[DigestItem, ...] = ()
         for message in messages:
-            found = await self.lookups.answer(target, message.content, message.reply_to)
+            page = await self._only_at(target.entry.lane, message.source, message.created_at)
+            said = message.content if page is None else without_media(message.content, page)
+            found = await self.lookups.answer(target, said, message.reply_to)
             await asyncio.sleep(0)  # Whatever else is due comes between.
             content = digests.short_text(target, message.author, found)
             if content is None or await self._may_have_to_wait(target, messages, message.reply_to):

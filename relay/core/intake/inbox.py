@@ -9,6 +9,7 @@ from typing import Protocol
 
 from relay.core.intake.catchup import CatchUp, last_original
 from relay.core.intake.router import Router
+from relay.core.moderation.age_marks import AgeMarks
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
@@ -73,6 +74,7 @@ class CoreInbox:
     lanes: Lanes
     commands: Commands
     people: PeopleDirectory
+    age_marks: AgeMarks
     readers: Mapping[Platform, HistoryReader]
     # How old a message may be whose edits and deletions are still looked for in a catch-up.
     reconcile_window: timedelta
@@ -226,6 +228,7 @@ class CoreInbox:
         moves = self._moves(address, channel, pair, predecessors)
         async with self.lanes.moving(lane for lane, _ in moves), self.store.write() as uow:
             moved = await self._bind(uow, address, channel, pair, moves, known_lanes)
+            await self.age_marks.look(uow, channel)
             for lane in self.pairs.lanes(pair, towards=channel.platform):
                 for letter in await uow.outbox.dead_in(lane):
                     # Perhaps a permission was missing to remove messages, and is back.

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from relay.core.moderation.age_marks import AgeMarks
 from relay.core.moderation.bans import Bans
 from relay.core.moderation.ports import PolicyListReader
 from relay.core.moderation.rules import RuleSet, from_text, to_text
@@ -43,6 +44,7 @@ class Moderation:
     conversions: Conversions
     readers: Mapping[Platform, PolicyListReader]
     bans: Bans
+    age_marks: AgeMarks
     # The lists that are followed, and what is known of them.
     _wanted: frozenset[ChannelAddress] = field(init=False, default=frozenset())
     _lists: dict[ChannelAddress, RuleSet] = field(init=False, default_factory=dict)
@@ -185,7 +187,7 @@ class Moderation:
                 found.append(f"{rules.unused} rules of {address.value} are too long, or too many, to be used.")
             if self._ignored.get(address):
                 found.append(f"{self._ignored[address]} rules of {address.value} are about the relay itself: not used.")
-        return (*found, *self.bans.notes(pair))
+        return (*found, *self.bans.notes(pair), *self.age_marks.notes(pair))
 
     def tell(self, pair: Pair, user: UserRef, why: str) -> None:
         """Log that somebody was kept from crossing: once, and again after an hour, however much they write."""

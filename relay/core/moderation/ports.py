@@ -1,6 +1,7 @@
 """What an adapter may be able to do for moderators, as protocols: an adapter that is no instance cannot."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from relay.domain.ids import ChannelAddress, ChannelRef, PlaceRef, UserRef
@@ -49,4 +50,17 @@ class BanReader(Protocol):
 
     def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
         """Who is banned from a place, a page at a time. Raises a `DeliveryError`."""
+        ...
+
+
+@runtime_checkable
+class AgeMarkReader(Protocol):
+    """An adapter whose platform marks channels that only adults may read. It calls `Inbox.opened` when one changes."""
+
+    def age_restricted(self, channel: ChannelRef) -> bool | None:
+        """Whether a channel is marked now; None while that is not known. No I/O."""
+        ...
+
+    def now(self) -> datetime:
+        """The time of day by the clock that dates the platform's messages. No I/O."""
         ...

@@ -75,6 +75,8 @@ class Status:
     notes: Mapping[Platform, Callable[[ChannelRef], Sequence[str]]] = field(default_factory=dict)
     # What there is to say about a pair as a whole although it works.
     pair_notes: Callable[[Pair], Sequence[str]] = lambda _: ()
+    # Why a pair as a whole does not work.
+    pair_problems: Callable[[Pair], Sequence[str]] = lambda _: ()
     # What people know a channel by.
     describe: Mapping[Platform, Callable[[ChannelRef], ChannelInfo | None]] = field(default_factory=dict)
     # What a platform says is left of its limits, and how many seconds it refuses messages for.
@@ -267,8 +269,9 @@ class Status:
 
     def problems(self, pair: Pair) -> tuple[str, ...]:
         """What keeps a pair from working, a sentence for each; none while it works. No I/O."""
+        own = (*self.pairs.problems(pair), *self.pair_problems(pair))
         waiting = [text for lane in self.pairs.lanes(pair) if (text := self.lane(lane).problem)]
-        return tuple(self._with_names(pair, text) for text in _distinct([self.pairs.problems(pair), waiting]))
+        return tuple(self._with_names(pair, text) for text in _distinct([own, waiting]))
 
     def _with_names(self, pair: Pair, text: str) -> str:
         """A sentence in which the pair's channels are called as people know them, with their IDs behind."""

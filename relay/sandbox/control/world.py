@@ -234,6 +234,12 @@ class WorldControl(ControlBase):
         where.boost_tier = tier
         self._state.emit_fixed("GUILD_UPDATE", Intent.GUILDS, where.id, render.guild(where))
 
+    def set_guild_age_restriction(self, guild: Id, restricted: bool = True) -> None:
+        """The owner says that a whole server is for adults: its channels keep the marks that they have."""
+        where = self._guild(guild)
+        where.nsfw = restricted
+        self._state.emit_fixed("GUILD_UPDATE", Intent.GUILDS, where.id, render.guild(where))
+
     def guild_outage(self, guild: Id, down: bool = True) -> None:
         """The guild becomes unavailable to all bots, or comes back."""
         where = self._guild(guild)

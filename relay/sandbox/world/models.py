@@ -276,6 +276,7 @@ class Guild:
     name: str
     owner_id: int
     boost_tier: int = 0  # 0 to 3: how large files may be
+    nsfw: bool = False  # its owner says that all of it is for adults; what its channels say does not matter then
     available: bool = True
     roles: dict[int, Role] = field(default_factory=dict)
     members: dict[int, Member] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from relay.adapters.discord.permissions import (
     MANAGE_WEBHOOKS,
     blocked,
     invite_link,
+    is_for_adults,
 )
 from relay.core.ports import ChannelInfo, Clock
 from relay.domain.ids import MediaRef, Platform
@@ -75,6 +76,8 @@ class ChannelAccess:
     parent: str | None = None
     # A thread of which only its members hear what is said there.
     private: bool = False
+    # Only adults may read it.
+    age_restricted: bool = False
 
     def notes(self, *, webhooks_full: bool) -> list[str]:
         """What the bot may not do in the channel, which works without it: sentences with the remedy."""
@@ -114,6 +117,8 @@ class GuildCache:
     # The channel of each thread, of public and of private ones.
     _parents: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
     _private_parents: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
+    # Servers that are for adults as a whole, of which discord.py does not tell.
+    _adult_guilds: set[str] = field(init=False, default_factory=set)
     _nicknames: OrderedDict[tuple[str, str], str | None] = field(init=False, default_factory=OrderedDict)
     # The channels for which a missing Manage Messages was logged.
     _warned: set[str] = field(init=False, default_factory=set)
@@ -122,11 +127,14 @@ class GuildCache:
     _declared_threads: dict[str, _DeclaredThread] = field(init=False, default_factory=dict)
     # Asked for each second: to work out who may view a channel takes a tenth of a millisecond.
     _described: dict[str, ChannelInfo] = field(init=False, default_factory=dict)
+    # Asked for each message.
+    _age_restricted: dict[str, bool | None] = field(init=False, default_factory=dict)
 
     def declare(self, channels: frozenset[str]) -> None:
         """Set the declared channels. Threads among them no longer count as threads of their parents."""
         self._declared = channels
         self._described.clear()
+        self._age_restricted.clear()
         self._declared_threads = {
             thread: known for thread, known in self._declared_threads.items() if thread in channels
         }
@@ -141,11 +149,15 @@ class GuildCache:
         self._since = self.clock.monotonic()
         self._declared_threads.clear()
         self._described.clear()
+        self._age_restricted.clear()
 
     def update(self, event: str, data: Json) -> None:
         """Remember what discord.py does not keep: the guilds that have not arrived, nicknames, and archived threads."""
+        if event in ("GUILD_CREATE", "GUILD_UPDATE"):
+            (self._adult_guilds.add if is_for_adults(data) else self._adult_guilds.discard)(str(data["id"]))
         if event in _DESCRIBING_EVENTS:
             self._described.clear()
+            self._age_restricted.clear()
         match event:
             case "READY":
                 self._awaited_guilds = {guild["id"] for guild in data["guilds"]}
@@ -219,6 +231,7 @@ class GuildCache:
             may_delete=may.manage_messages,
             max_file_size=guild.filesize_limit,
             may_attach=may.attach_files,
+            age_restricted=bool(self.age_restricted(channel)),
         )
 
     def unseen(self, channel: str) -> str:
@@ -268,6 +281,7 @@ class GuildCache:
             may_attach=may.attach_files,
             parent=thread.parent,
             private=thread.private,
+            age_restricted=bool(self.age_restricted(thread.parent)),
         )
 
     def remember_thread(self, thread: Json) -> bool:
@@ -330,8 +344,21 @@ class GuildCache:
         public = shown is not None and is_open(shown) and not self._is_private_thread(channel)
         topic = " ".join((getattr(found, "topic", None) or "").split())
         url = channel_url(str(guild.id), channel)
-        nsfw = isinstance(shown, _Writable | discord.ForumChannel) and shown.nsfw
+        nsfw = bool(self.age_restricted(channel))
         return ChannelInfo(f"#{name}", place=guild.name, topic=topic, link=url, public=public, nsfw=nsfw)
+
+    def age_restricted(self, channel: str) -> bool | None:
+        """Whether only adults may read a channel; None while the gateway has not told of it."""
+        if channel not in self._age_restricted:
+            self._age_restricted[channel] = self._is_age_restricted(channel)
+        return self._age_restricted[channel]
+
+    def _is_age_restricted(self, channel: str) -> bool | None:
+        # A thread has no mark of its own: that of its channel counts.
+        shown = self._permission_channel(channel)
+        if shown is None or shown.guild.unavailable:
+            return None
+        return str(shown.guild.id) in self._adult_guilds or bool(getattr(shown, "nsfw", False))
 
     # --- Names --------------------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ def test_the_topic_is_suggested_as_the_purpose_and_nobody_is_told_it_unasked() -
 
 def test_what_is_written_can_be_read_whatever_people_called_their_channels(tmp_path: Path) -> None:
     channel = VisibleChannel("1", '#a"\n[[pairs]]', place="S\u2028", section='"x', nsfw=True)
-    choice = pairing.Choice(channel, "#b:example.org")
+    choice = pairing.Choice(channel, "#b:example.org", for_adults=True)
     text = relay_toml(
         Account(name="Bot\n[x]", settings={}, secret_key="token", secret='t"k'),
         Account(
