@@ -3,8 +3,8 @@
 import asyncio
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,6 +24,7 @@ from relay.core.operations.channel_lookups import ChannelLookups, known_channels
 from relay.core.operations.dead_letters import DeadLetters
 from relay.core.operations.findings import Finding
 from relay.core.ports import Adapter, Clock
+from relay.core.status.counters import Status
 from relay.core.status.recorder import StatusRecorder
 from relay.core.status.report import STOPPED, DaemonEnd
 from relay.core.storage import Store
@@ -112,6 +113,8 @@ class Daemon:
     take_over: bool = False
     # Where another process holds the store, wait until it has ended, instead of ending.
     standby: bool = False
+    # One of several in this process: it ends to be started again where a saved file changes more than the pairs.
+    is_tenant: bool = False
     # Told of settings that were read while this waited: the log must know their secrets.
     log_with: Callable[[Settings], None] = lambda _: None
     _clock: Clock = field(init=False, default_factory=SystemClock)
@@ -126,16 +129,42 @@ class Daemon:
     _accepted_before: int = field(init=False, default=0)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _reload_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _main: asyncio.Task[None] | None = field(init=False, default=None)
+    # How things are, once it serves.
+    status: Status | None = field(init=False, default=None)
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
-        with self._signals():
-            try:
-                await self._live()
-            except asyncio.CancelledError:
-                if not self._stopped.is_set():
-                    raise
-                _log.info("stopped before it had begun")
+        loop = asyncio.get_running_loop()
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.read_again}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            await self.serve()
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    async def serve(self) -> None:
+        """Work until `stop`. Raises `RelayError` for an error that ends the daemon."""
+        self._main = asyncio.current_task()
+        try:
+            await self._live()
+        except asyncio.CancelledError:
+            if not self._stopped.is_set():
+                raise
+            _log.info("stopped before it had begun")
+
+    def stop(self) -> None:
+        """End `serve`: what is in flight is finished."""
+        self._stopped.set()
+        # Nothing is in flight yet. Whatever it waits for (a migration, another daemon's lease) can be abandoned.
+        if self._starting and self._main is not None:
+            self._main.cancel()
+
+    def read_again(self) -> None:
+        """Read the file again, also if nobody has saved it."""
+        self._reload_now.set()
 
     async def _live(self) -> None:
         await self._upgrade()
@@ -144,6 +173,7 @@ class Daemon:
             stack.push_async_callback(store.close)
             lease, seen = await self._take(store, stack)
             parts = await self._build(store, lease, stack)
+            self.status = parts.core.status
             if self.name_channels is not None:
                 self.name_channels(parts.core.status.label_of)
             await parts.recorder.restore(seen)
@@ -372,7 +402,7 @@ class Daemon:
             ]
             if parts.web is not None:
                 # The one that this one stood by for may be stopped, and still have the address.
-                serving = serve_when_free(parts.web, self._clock) if self.standby else parts.web.run()
+                serving = serve_when_free(parts.web, self._clock) if self.standby or self.is_tenant else parts.web.run()
                 others.append(group.create_task(serving, name="web"))
             await parts.handover.watch()
             others += [
@@ -479,7 +509,12 @@ class Daemon:
             "directory": self.settings.directory,
         }
         before, now = (one.model_copy(update=without_pairs) for one in (self.settings, settings))
-        if changed := differing_keys(before, now):
+        changed = differing_keys(before, now)
+        if changed and self.is_tenant:
+            _log.info("settings changed; starting again with them", settings=changed)
+            self.stop()
+            return
+        if changed:
             # Only their names: some of them are secrets.
             _log.warning("settings changed; they take effect when the daemon is started again", settings=changed)
         pairs = settings.declared_pairs()
@@ -496,28 +531,6 @@ class Daemon:
         await parts.claims.drop_unwanted(_claimed(pairs))
         await core.inbox.keep_names()
         self._changed.set()
-
-    # --- Signals ------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        main = asyncio.current_task()
-
-        def stop() -> None:
-            self._stopped.set()
-            # Nothing is in flight yet. Whatever it waits for (a migration, another daemon's lease) can be abandoned.
-            if self._starting and main is not None:
-                main.cancel()
-
-        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: self._reload_now.set}
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        try:
-            yield
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
 
 
 async def run(make: Callable[[], Daemon]) -> None:

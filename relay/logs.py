@@ -12,6 +12,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -21,6 +22,9 @@ Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
 
 HIDDEN = "[hidden]"
+
+TENANT: ContextVar[str] = ContextVar("tenant", default="")
+"""Which tenant a task works for, where there are several: each of its lines says so."""
 
 # The lowest level at which a library logs: (usually, when we log at debug). nio logs the content of an event that it
 # cannot parse; SQLAlchemy, aiosqlite and discord.py log what they send and receive at lower levels, with message texts.
@@ -102,11 +106,16 @@ class ChannelNames:
     """What the IDs of channels and rooms are called; nothing has a name before somebody knows them."""
 
     def __init__(self) -> None:
-        self.name_of: Callable[[str], str | None] = lambda _: None
+        self._tell: dict[str, Callable[[str], str | None]] = {}
 
-    def use(self, name_of: Callable[[str], str | None]) -> None:
-        """From now on `name_of` tells."""
-        self.name_of = name_of
+    def use(self, name_of: Callable[[str], str | None], tenant: str = "") -> None:
+        """From now on `name_of` tells, for the lines of this tenant."""
+        self._tell[tenant] = name_of
+
+    def name_of(self, channel: str) -> str | None:
+        """What it is called, for the lines of the tenant that logs."""
+        tell = self._tell.get(TENANT.get())
+        return None if tell is None else tell(channel)
 
 
 def configure(
@@ -174,6 +183,8 @@ def _parts(record: logging.LogRecord) -> tuple[str, dict[str, object], str | Non
     """What happened, the facts, and a traceback: never with local variables, which hold messages and tokens."""
     message: object = record.msg
     event, facts = (message.event, dict(message.facts)) if isinstance(message, Line) else (record.getMessage(), {})
+    if tenant := TENANT.get():
+        facts["tenant"] = tenant
     error = record.exc_info[1] if record.exc_info else None
     return event, facts, None if error is None else "".join(traceback.format_exception(error)).rstrip("\n")
 

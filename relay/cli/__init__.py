@@ -20,9 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: ok. 1: a problem. 2: wrong usage or configuration. 3: another daemon holds the store. 4: the daemon cannot go on
     and says why. 70: a bug.
     """
-    words, config = without_config(sys.argv[1:] if arguments is None else arguments)
-    invocation = Invocation(config)
+    words, config = without_option("--config", sys.argv[1:] if arguments is None else arguments)
+    words, tenant = without_option("--tenant", words)
+    invocation = Invocation(None if config is None else Path(config))
     try:
+        if tenant is not None:
+            invocation.choose(tenant)
         if words[:1] == ["run"] and set(words[1:]) <= {"--take-over", "--standby"}:
             # `--config` is known already. The daemon runs for months, without the parser in memory.
             from relay.cli.run import run_daemon
@@ -43,22 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_BUG_STATUS)
 
 
-def without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The arguments without `--config PATH`, and that path: it may stand anywhere, and the last one counts.
+def without_option(option: str, arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without `option VALUE`, and that value: it may stand anywhere, and the last one counts.
 
-    A `--config` without a path stays, for the parser to complain about.
+    One without a value stays, for the parser to complain about.
     """
     words: list[str] = []
-    config, place = None, 0
+    found, place = None, 0
     while place < len(arguments):
         word = arguments[place]
         if word == "--":
-            return [*words, *arguments[place:]], config
+            return [*words, *arguments[place:]], found
         name, equals, value = word.partition("=")
-        if name == "--config" and (equals or place + 1 < len(arguments)):
-            config = Path(value if equals else arguments[place + 1])
+        if name == option and (equals or place + 1 < len(arguments)):
+            found = value if equals else arguments[place + 1]
             place += 1 if equals else 2
         else:
             words.append(word)
             place += 1
-    return words, config
+    return words, found

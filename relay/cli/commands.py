@@ -99,8 +99,12 @@ def _version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     config: ConfigOption = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option("--tenant", metavar="NAME", help="Which community is meant, where relay.toml has several."),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """`--config` is here for `--help` alone: see `without_config`."""
+    """`--config` and `--tenant` are here for `--help` alone: see `without_option`."""

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.errors import ConfigurationError, RelayError, StoreError, StoreTooNew
+from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreTooNew
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -26,6 +26,18 @@ class Invocation:
         self.redact: Callable[[str], str] = str
         # What log lines call channels and rooms; the daemon fills it.
         self.channel_names: ChannelNames | None = None
+
+    def choose(self, tenant: str) -> None:
+        """Be about this tenant of the configuration. Raises `ConfigurationError`."""
+        from relay.config.loading import HOST_VARIABLE, locate
+        from relay.config.tenants import load_host
+
+        host = load_host(self.config, os.environ)
+        if host is None:
+            where, remedy = str(locate(self.config, os.environ)), "leave out --tenant"
+            raise ConfigurationError((Mistake(where, "this configuration has no tenants", remedy),))
+        self.config = host.path_of(tenant)
+        os.environ[HOST_VARIABLE] = str(host.file)
 
     def load(self, config: Path | None, *, daemon: bool = False, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Load the settings, and configure logging with them. Only the daemon logs more than warnings."""

@@ -5,8 +5,14 @@ import gc
 import os
 import signal
 from functools import partial
+from typing import TYPE_CHECKING
 
 from relay.cli.common import Invocation
+from relay.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
+    from relay.config.tenants import Host
 
 
 def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool = False) -> None:
@@ -16,15 +22,21 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    settings = invocation.load(invocation.config, daemon=True)
+    try:
+        settings = invocation.load(invocation.config, daemon=True)
+    except ConfigurationError:
+        from relay.config.loading import HOST_VARIABLE
+        from relay.config.tenants import load_host
+
+        if os.environ.get(HOST_VARIABLE) or (host := load_host(invocation.config, os.environ)) is None:
+            raise
+        _run_tenants(invocation, host)
+        return
     from relay import app
     from relay.config.loading import load, locate
 
     path = locate(invocation.config, os.environ)
-    # Imported modules are never garbage. Scanning them would block the event loop for 0.1 s each time, and strangers
-    # can trigger a scan with events that contain a thousand lists.
-    gc.collect()
-    gc.freeze()
+    _freeze()
     names = invocation.channel_names
     make = partial(
         app.Daemon,
@@ -37,3 +49,38 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         log_with=partial(invocation.log_with, daemon=True),
     )
     asyncio.run(app.run(make))
+
+
+def _freeze() -> None:
+    # Imported modules are never garbage. Scanning them would block the event loop for 0.1 s each time, and strangers
+    # can trigger a scan with events that contain a thousand lists.
+    gc.collect()
+    gc.freeze()
+
+
+def _run_tenants(invocation: Invocation, host: "Host") -> None:
+    """Serve the tenants of a configuration that has some. `--standby` is not needed: each process takes its share."""
+    from relay import logs
+    from relay.tenants import Tenants
+
+    names = logs.ChannelNames()
+    secrets: dict[str, frozenset[str]] = {"": host.settings.secrets()}
+    log = host.settings.log
+
+    def log_with(tenant: str, settings: "Settings") -> None:
+        secrets[tenant] = settings.secrets()
+        known = frozenset().union(*secrets.values())
+        invocation.redact = logs.redactor(known)
+        logs.configure(log.level, log.format, known, names=names)
+
+    logs.configure(log.level, log.format, secrets[""], names=names)
+    _freeze()
+    tenants = Tenants(
+        files=host.files,
+        load=host.load,
+        log_with=log_with,
+        name_channels=names.use,
+        store_url=host.settings.store.url,
+        web=host.settings.web,
+    )
+    asyncio.run(tenants.run())

@@ -13,13 +13,14 @@ import typer
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
 from relay.cli.common import existing_store, is_terminal, print_error, print_json, printable
 from relay.cli.status_text import Screen
-from relay.errors import ConfigurationError
+from relay.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.cli.common import Invocation
     from relay.config.settings import StoreSettings
+    from relay.config.tenants import Host
     from relay.core.status.report import Report
     from relay.domain.pair import Pair
 
@@ -55,6 +56,8 @@ def status(
     if watch and as_json:
         raise typer.BadParameter("--watch is for people, --json for programs", ctx=context)
     invocation = invocation_of(context)
+    if (host := _with_tenants(invocation)) is not None:
+        raise typer.Exit(_show_tenants(host, as_json=as_json))
     screen = Screen(wanted=tuple(pairs or ()), problems_only=problems)
     if not watch:
         raise typer.Exit(_show(invocation, config, screen, as_json=as_json))
@@ -65,6 +68,60 @@ def status(
             _show(invocation, config, screen)
             typer.echo()
             time.sleep(_WATCH_SECONDS)
+
+
+def _with_tenants(invocation: "Invocation") -> "Host | None":
+    """The configuration, if it has tenants and none was named."""
+    from relay import logs
+    from relay.config.loading import HOST_VARIABLE
+    from relay.config.tenants import load_host
+
+    host = None if HOST_VARIABLE in os.environ else load_host(invocation.config, os.environ)
+    if host is not None:
+        logs.configure("warning", "console", host.settings.secrets())
+    return host
+
+
+def _show_tenants(host: "Host", *, as_json: bool) -> int:
+    """A line for each tenant. Returns the exit status."""
+    found = asyncio.run(_tenants(host))
+    if as_json:
+        print_json(
+            {"tenants": {name: {"problem": one} if isinstance(one, str) else one.as_json() for name, one in found}}
+        )
+    else:
+        for name, one in found:
+            well = not isinstance(one, str) and one.well
+            typer.secho(f"{name}: {printable(_in_words(one))}", fg="green" if well else "red")
+        if not found:
+            typer.echo(f"There are no tenants in {host.folder}: write a file for each, like name.toml.")
+    return 0 if all(not isinstance(one, str) and one.well for _, one in found) else 1
+
+
+def _in_words(report: "Report | str") -> str:
+    if isinstance(report, str):
+        return report
+    daemon, troubled = report.daemon, sum(bool(pair.problems) for pair in report.pairs)
+    served = f"process {daemon.pid} on {daemon.host} serves it" if daemon.running else "nobody serves it"
+    away = [f"{name.capitalize()}: {side.problem}" for name, side in report.sides.items() if side.problem]
+    pairs = f"{len(report.pairs)} pairs" + (f", {troubled} in trouble" if troubled else "")
+    return "; ".join([served, pairs, *(away if daemon.running else [])])
+
+
+async def _tenants(host: "Host") -> "list[tuple[str, Report | str]]":
+    """The report of each tenant, or what is wrong with it."""
+    few = asyncio.Semaphore(8)
+
+    async def look(name: str) -> "Report | str":
+        try:
+            settings = host.load(name)
+            async with few:
+                return await read_status(settings.store, settings.declared_pairs())
+        except (ConfigurationError, StoreError) as error:
+            return str(error)
+
+    names = list(host.files())
+    return list(zip(names, await asyncio.gather(*map(look, names)), strict=True))
 
 
 def _show(invocation: "Invocation", config: "Path | None", screen: Screen, *, as_json: bool = False) -> int:

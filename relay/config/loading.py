@@ -42,6 +42,9 @@ from relay.errors import ConfigurationError, Mistake
 
 PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
+# The file that names the tenants, where a command is about one of them (`--tenant`).
+HOST_VARIABLE = "RELAY_TENANTS_OF"
+_NO_SETTINGS = frozenset({CONFIG_VARIABLE, HOST_VARIABLE})
 DEFAULT_FILE = Path("relay.toml")
 # Secrets. Each can also be in a file, which the key `<name>_file` names.
 SECRETS = (
@@ -86,7 +89,22 @@ def load(path: Path | None, environ: Mapping[str, str], text: str | None = None)
 
     Raises `ConfigurationError` with everything that is wrong. It contains no values, because they may be secrets.
     """
+    if host := environ.get(HOST_VARIABLE):
+        from relay.config.tenants import load_host
+
+        without = {name: value for name, value in environ.items() if name != HOST_VARIABLE}
+        if (found := load_host(Path(host), without)) is not None:
+            return found.load(locate(path, environ).stem, text)
     source = gather(locate(path, environ), environ, Settings, text)
+    if "tenants" in source.values:
+        names = ", ".join(sorted(file.stem for file in (source.folder / str(source.values["tenants"])).glob("*.toml")))
+        where, remedy = source.origin.where(("tenants",)), f"name one with --tenant: {names or 'there is none yet'}"
+        raise ConfigurationError((Mistake(where, "this configuration has tenants", remedy),))
+    return checked(source)
+
+
+def checked(source: Source) -> Settings:
+    """The settings. Raises `ConfigurationError` with everything that is wrong."""
     settings, mistakes = _validate(source)
     found = [*source.mistakes, *mistakes, *_contradictions(source)]
     if settings is None or found:
@@ -111,7 +129,7 @@ def store_settings(file: Path, environ: Mapping[str, str]) -> StoreSettings | No
         store = StoreSettings() if url is None else StoreSettings(url=url)
     except ValidationError:
         return None
-    return store.model_copy(update={"url": _anchored(store.url, source.folder)})
+    return store.model_copy(update={"url": anchored(store.url, source.folder)})
 
 
 def _store_url(text: str) -> str | None:
@@ -165,7 +183,7 @@ def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
     pairs = tuple(PairSettings(**_merged(common, pair.model_dump(exclude_unset=True))) for pair in settings.pairs)
     _mark_lines("pairs", pairs, source.origin)
     _mark_lines("rooms", settings.rooms, source.origin)
-    store = settings.store.model_copy(update={"url": _anchored(settings.store.url, source.folder)})
+    store = settings.store.model_copy(update={"url": anchored(settings.store.url, source.folder)})
     return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
 
 
@@ -182,7 +200,8 @@ def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     return {**common, **own, **within}
 
 
-def _anchored(url: str, folder: Path) -> str:
+def anchored(url: str, folder: Path) -> str:
+    """The URL of a store, with the path of a file counted from this folder."""
     if names_postgresql(url):
         return url
     scheme = "sqlite:///"
@@ -313,7 +332,11 @@ def _read_environment(
     names: dict[Location, str] = {}
     mistakes: list[Mistake] = []
     for variable, value in sorted(environ.items()):
-        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE or _KUBERNETES.fullmatch(variable):
+        if (
+            not variable.startswith(PREFIX)
+            or variable in (CONFIG_VARIABLE, HOST_VARIABLE)
+            or _KUBERNETES.fullmatch(variable)
+        ):
             continue
         location = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         problem = _problem_of_variable(location, value, model)

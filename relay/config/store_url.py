@@ -1,7 +1,7 @@
 """The URL of a store: which database it names, and how it may be shown. Nothing is imported for that."""
 
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 # What stands before the host, as a URL is read: up to its last `@`, which people may forget to escape in a password.
 _PASSWORD = re.compile(r"^([a-z]+://[^/@:?#]*):([^/?#]*)@")
@@ -11,6 +11,20 @@ _PARAMETER = re.compile(r"(?<=[?&])((?:ssl)?password)=([^&]*)")
 def names_postgresql(url: str) -> bool:
     """Whether it names a database of PostgreSQL."""
     return url.startswith(("postgresql://", "postgres://"))
+
+
+def schema_in(url: str) -> str:
+    """The schema of the database that the store's tables are in; "" for the usual one (`public`)."""
+    found = parse_qs(urlsplit(url).query).get("search_path") if names_postgresql(url) else None
+    return found[-1] if found else ""
+
+
+def of_tenant(url: str, tenant: str) -> str:
+    """The URL of a tenant's store: a schema of its own in the database, or a file of its own beside the file."""
+    if not names_postgresql(url):
+        stem, dot, suffix = url.rpartition(".")
+        return f"{stem}-{tenant}.{suffix}" if dot and "/" not in suffix else f"{url}-{tenant}"
+    return f"{url}{'&' if '?' in url else '?'}search_path=tenant_{tenant}"
 
 
 def without_password(url: str) -> str:

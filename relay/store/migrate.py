@@ -5,6 +5,7 @@ Alembic is imported only when something is migrated: the import takes a quarter 
 migration. These functions block. Where an event loop runs, call them through `asyncio.to_thread`.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
     from relay.store.postgresql.schema import PostgresqlSchema
+
+_ALEMBIC = threading.Lock()
+"""Alembic keeps what it works on in globals of its modules: stores of one process are changed one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ def bring_to_head(name: Path | str, connection: Connection, free: Callable[[], b
         return False
     from alembic import command
 
-    command.upgrade(_config(connection), "head")
+    with _ALEMBIC:
+        command.upgrade(_config(connection), "head")
     return True
 
 
@@ -86,7 +91,8 @@ def take_back(name: Path | str, connection: Connection, revision: str, free: Cal
     from alembic.util import CommandError
 
     try:
-        command.downgrade(_config(connection), revision)
+        with _ALEMBIC:
+            command.downgrade(_config(connection), revision)
     except CommandError as error:
         known = ", ".join(["base", *known_revisions(connection.dialect.name)])
         raise StoreError(name, f"cannot go back to {revision!r}", f"choose one of: {known}") from error

@@ -31,6 +31,39 @@ def registry(report: Report, delivery: Mapping[str, Histogram], limits: Mapping[
     return result
 
 
+Source = tuple[Report, Mapping[str, Histogram], Mapping[str, LimitStatus]]
+"""What one community's metrics are made of."""
+
+
+def tenants_registry(tenants: Mapping[str, Source | None]) -> CollectorRegistry:
+    """Those of all tenants that this process serves, each with the label `tenant`. None: one cannot be served."""
+    result = CollectorRegistry(auto_describe=False)
+    result.register(_TenantsCollector(tenants))
+    return result
+
+
+class _TenantsCollector(Collector):
+    def __init__(self, tenants: Mapping[str, Source | None]) -> None:
+        self._tenants = tenants
+
+    def collect(self) -> Iterator[Metric]:
+        """Each family once, with the samples of all tenants."""
+        problem = GaugeMetricFamily(
+            "relay_tenant_problem", "1 while a tenant cannot be served for a mistake of its own.", labels=["tenant"]
+        )
+        families: dict[str, Metric] = {}
+        for tenant, source in self._tenants.items():
+            problem.add_metric((tenant,), int(source is None))
+            for family in _ReportCollector(*source).collect() if source is not None else ():
+                samples = [one._replace(labels={"tenant": tenant, **one.labels}) for one in family.samples]
+                family.samples = samples
+                families.setdefault(family.name, family)
+                if families[family.name] is not family:
+                    families[family.name].samples.extend(samples)
+        yield problem
+        yield from families.values()
+
+
 class _ReportCollector(Collector):
     def __init__(self, report: Report, delivery: Mapping[str, Histogram], limits: Mapping[str, LimitStatus]) -> None:
         self._report = report

@@ -27,7 +27,7 @@ from relay.web.access import Access
 from relay.web.directory import Directory
 from relay.web.directory_pages import html, page_policy
 from relay.web.media import MEDIA, FileSource, MediaRoutes
-from relay.web.metrics import registry
+from relay.web.metrics import Source, registry, tenants_registry
 from relay.web.status_pages import OPEN, LetterBox, StatusPages, sign_in_page
 
 _log = get_logger(__name__)
@@ -245,6 +245,8 @@ class WebServer:
     files: FileSource | None = None
     # The directory of rooms as it is now, unless `directory` in the settings is off.
     directory: Callable[[], Directory] | None = None
+    # Where this process serves several communities: the status of each; None where one cannot be served.
+    tenants: Callable[[], Mapping[str, StatusSource | None]] | None = None
     # The dead letters that the page's buttons are about.
     letters: LetterBox | None = None
     _hosts: AllowedHosts = field(init=False)
@@ -371,10 +373,7 @@ class WebServer:
         return match is not None and bool(self._public_host) and _normalised(match[1]) == self._public_host
 
     async def _report(self) -> Report:
-        try:
-            return await self.status.report()
-        except StoreError:
-            return self.status.last_report()
+        return (await _source(self.status))[0]
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
@@ -391,7 +390,12 @@ class WebServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(registry(await self._report(), self.status.delivery_seconds(), self.status.limits()))
+        if self.tenants is None:
+            found = registry(*await _source(self.status))
+        else:
+            tenants = self.tenants().items()
+            found = tenants_registry({name: None if one is None else await _source(one) for name, one in tenants})
+        body = encode(found)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _rooms(self, _request: web.Request) -> web.Response:
@@ -403,6 +407,15 @@ class WebServer:
             page = html(self.directory())
             self._rooms_page = (page, now + _ROOMS_SECONDS)
         return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": page_policy()})
+
+
+async def _source(status: StatusSource) -> Source:
+    """What metrics are made of, as of now if the store can be read."""
+    try:
+        report = await status.report()
+    except StoreError:
+        report = status.last_report()
+    return report, status.delivery_seconds(), status.limits()
 
 
 @web.middleware

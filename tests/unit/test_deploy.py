@@ -22,7 +22,7 @@ from relay.core.ports import SideHealth
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, Report
 from relay.errors import ConfigurationError
-from relay.web.metrics import registry
+from relay.web.metrics import registry, tenants_registry
 from tests.support.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +203,8 @@ def families() -> list[Metric]:
         DaemonStatus(running=True, since=datetime.now(UTC)),
     )
     limits = {"matrix": LimitStatus({"messages": 1.0}, 0.0)}
-    return list(registry(report, {"to_matrix": Histogram()}, limits).collect())
+    of_one = registry(report, {"to_matrix": Histogram()}, limits).collect()
+    return [*of_one, *tenants_registry({"one": None}).collect()]
 
 
 def test_the_guide_has_every_page_of_the_web_server() -> None:

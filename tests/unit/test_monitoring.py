@@ -14,7 +14,7 @@ import pytest
 from relay.core.ports import SideHealth
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, Report
-from relay.web.metrics import registry
+from relay.web.metrics import registry, tenants_registry
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
 # What Prometheus adds to each sample, or makes itself.
@@ -39,7 +39,7 @@ def samples() -> dict[str, set[str]]:
     families = registry(report, {"to_matrix": Histogram()}, {"matrix": LimitStatus({"messages": 1.0}, 0.0)}).collect()
     # The families that have no sample now: what is not declared.
     found = {"relay_undeclared_depth": {"pair", "direction"}, "up": set[str]()}
-    for family in families:
+    for family in (*families, *tenants_registry({"one": None}).collect()):
         for sample in family.samples:
             found[sample.name] = set(sample.labels)
     return found

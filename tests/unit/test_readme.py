@@ -19,7 +19,7 @@ from relay.config.settings import PairSettings, Section
 from relay.core.status.report import Report
 from relay.domain.events import Feature
 from relay.domain.ids import Platform
-from relay.web.metrics import registry
+from relay.web.metrics import registry, tenants_registry
 from tests.support.payloads import cases
 
 ROOT = Path(__file__).parents[2]
@@ -218,7 +218,7 @@ def test_each_command_and_each_option_says_what_it_does() -> None:
 
 def test_every_metric_is_described_and_no_other() -> None:
     nothing = Report((), {}, datetime.fromtimestamp(0, UTC))
-    families = list(registry(nothing, {}, {}).collect())
+    families = [*registry(nothing, {}, {}).collect(), *tenants_registry({}).collect()]
     # Prometheus's text format adds the suffixes.
     suffixes = {"counter": "_total", "info": "_info"}
     there = {f"{family.name}{suffixes.get(family.type, '')}" for family in families}

@@ -41,17 +41,18 @@ _LOOK_EVERY = 0.25  # seconds, of one that stands by
 
 _log = get_logger(__name__)
 
-_now = literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)", BigInteger())
+NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+_now = literal_column(NOW, BigInteger())
 _l = lease_table.c
 # A session's lock of its own, made from its token: two numbers of 32 bits in `pg_locks`.
-_CONNECTED = """EXISTS (
+CONNECTED = """EXISTS (
     SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = hashtextextended(lease.holder, 0))"""
 GET_LEASE = select(
     lease_table,
-    literal_column(str(_now), Timestamp()).label("now"),
-    literal_column(_CONNECTED, Boolean()).label("connected"),
+    literal_column(NOW, Timestamp()).label("now"),
+    literal_column(CONNECTED, Boolean()).label("connected"),
 )
 _CONNECT = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
 _TAKE = (

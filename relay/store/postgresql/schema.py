@@ -11,24 +11,25 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, bindparam, inspect, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
 
-from relay.config.store_url import without_password
+from relay.config.store_url import schema_in, without_password
 from relay.errors import StoreUnavailable
 from relay.store import migrate
 from relay.store.lease import held
 from relay.store.postgresql.connections import LOCKED, connect, failure, translated
 from relay.store.postgresql.lease import GET_LEASE, WATCH_EVERY, SeenLease
-from relay.store.postgresql.transactions import END_STALE, WRITE_LOCK
+from relay.store.postgresql.transactions import end_stale, write_lock
 from relay.store.tables import lease
 
 _PATIENCE = 600.0
 """Seconds that a change of the tables, or the one of another process, may take."""
 
-_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)").bindparams(bindparam("lock", WRITE_LOCK))
+_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
 
 T = TypeVar("T")
 
@@ -69,9 +70,11 @@ class PostgresqlSchema:
 
     async def _until_done(self, work: Work) -> migrate.Schema:
         def under_lock(connection: Connection) -> migrate.Schema | None:
-            if not connection.scalar(_LOCK):
-                connection.execute(text(END_STALE))
+            if not connection.scalar(_LOCK, {"lock": write_lock(self.url)}):
+                connection.execute(text(end_stale(self.url)))
                 return None
+            if schema := schema_in(self.url):
+                connection.execute(CreateSchema(schema, if_not_exists=True))
             return migrate.schema_of(connection) if work(connection) else None
 
         deadline = time.monotonic() + _PATIENCE

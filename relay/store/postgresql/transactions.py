@@ -11,13 +11,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import Executable, Row, bindparam, select, update
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
-from relay.config.store_url import without_password
+from relay.config.store_url import schema_in, without_password
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.logs import get_logger
@@ -32,17 +33,30 @@ T = TypeVar("T")
 _log = get_logger(__name__)
 
 READERS = 4
-# Of the advisory lock of all write transactions of one database.
+# Of the advisory lock of all write transactions of one store.
 WRITE_LOCK = 0x72656C6179
-# Ends the process of the server that has the lock and has waited for its client for long: that one is stopped, or gone.
-# `idle_in_transaction_session_timeout` does so, but not within a statement, and asyncpg prepares each one by itself.
-END_STALE = f"""
-    SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) = {WRITE_LOCK}
-    AND a.wait_event = 'ClientRead' AND a.state_change < clock_timestamp() - interval '15 seconds'
-"""  # noqa: S608 - a number of our own
+
+
+def write_lock(url: str) -> int:
+    """The number of the lock of a store: one in a schema of its own has its own."""
+    schema = schema_in(url)
+    return int.from_bytes(blake2b(schema.encode(), digest_size=7).digest()) if schema else WRITE_LOCK
+
+
+def end_stale(url: str) -> str:
+    """Ends the process of the server that has the lock and has waited for its client for long: it is stopped, or gone.
+
+    `idle_in_transaction_session_timeout` does so, but not within a statement, and asyncpg prepares each one by itself.
+    """
+    return f"""
+        SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) = {write_lock(url)}
+        AND a.wait_event = 'ClientRead' AND a.state_change < clock_timestamp() - interval '15 seconds'
+    """  # noqa: S608 - a number of our own
+
+
 _GRACE = 2.0  # seconds that a cancelled commit may still take
 _ASK_EVERY = 0.5  # seconds
 
@@ -172,6 +186,7 @@ class Writer:
         # With the token of this process, by which whoever replaces it ends its connection.
         self._label = writer_name(token)
         self._url, self._name = url, without_password(url)
+        self._write_lock = write_lock(url)
         self._busy_timeout = busy_timeout
         self._replaced = replaced
         self._lock = asyncio.Lock()
@@ -220,7 +235,7 @@ class Writer:
     async def _enter(self, connection: asyncpg.Connection) -> asyncpg.Connection:
         try:
             await connection.execute("BEGIN")
-            row = await connection.fetchrow(_ENTER, WRITE_LOCK)
+            row = await connection.fetchrow(_ENTER, self._write_lock)
             self._running = (row["number"], row["process"])
             if self.fence is not None and row["holder"] != self.fence:
                 other = await connection.fetchrow(_HOLDER)
@@ -238,7 +253,7 @@ class Writer:
     async def _end_stale(self) -> None:
         connection = await connect(self._url, lock_timeout=self._busy_timeout)
         try:
-            if await connection.fetch(END_STALE):
+            if await connection.fetch(end_stale(self._url)):
                 _log.warning("a transaction is broken off whose process is stopped")
         finally:
             await _close(connection)

@@ -13,7 +13,7 @@ import pytest
 
 import relay.cli
 import relay.config.settings
-from relay.cli import main, without_config
+from relay.cli import main, without_option
 from relay.cli.common import printable
 from relay.core.status.report import STATUS_KEY
 from relay.domain.commands import Command, DeleteMessage, PostNotice, SendMessage
@@ -217,9 +217,9 @@ def test_the_configuration_may_be_named_anywhere(cli: Relay, tmp_path: Path, arg
 
 
 def test_a_config_without_a_path_and_words_behind_two_dashes() -> None:
-    assert without_config(["status", "--config"]) == (["status", "--config"], None)
-    assert without_config(["explain", "--", "--config", "x"]) == (["explain", "--", "--config", "x"], None)
-    assert without_config(["--config", "a", "run", "--config=b"]) == (["run"], Path("b"))
+    assert without_option("--config", ["status", "--config"]) == (["status", "--config"], None)
+    assert without_option("--config", ["explain", "--", "--config", "x"]) == (["explain", "--", "--config", "x"], None)
+    assert without_option("--config", ["--config", "a", "run", "--config=b"]) == (["run"], "b")
 
 
 def test_help_shows_flags_as_flags(cli: Relay) -> None:

@@ -1,6 +1,7 @@
 """The server over real sockets on loopback, fed by a status of our making."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -92,8 +93,8 @@ class FakeStatus:
 
 
 @asynccontextmanager
-async def serving(status: FakeStatus, hosts: Sequence[str] = ()) -> AsyncIterator[aiohttp.ClientSession]:
-    server = WebServer(status=status, settings=WebSettings(listen="127.0.0.1:0", hosts=tuple(hosts)))
+async def serving(status: FakeStatus, hosts: Sequence[str] = (), **more: Any) -> AsyncIterator[aiohttp.ClientSession]:
+    server = WebServer(status=status, settings=WebSettings(listen="127.0.0.1:0", hosts=tuple(hosts)), **more)
     async with aiohttp.ClientSession(base_url=await server.start()) as client:
         try:
             yield client
@@ -432,3 +433,35 @@ async def test_names_that_steer_the_page_do_not() -> None:
         _, page = await get(client, "/")
     assert not {"\u202e", "\x9b", "\x00", "\u2066"} & set(page)
     assert "x" * 1001 not in page
+
+
+async def test_metrics_of_several_tenants_have_their_names() -> None:
+    one, two = FakeStatus(report()), FakeStatus(report())
+    async with serving(one, tenants=lambda: {"one": one, "two": two, "wrong": None}) as client:
+        _, text = await get(client, "/metrics")
+    samples = {
+        (sample.name, sample.labels.get("tenant"), sample.labels.get("pair")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert {name: samples["relay_tenant_problem", name, None] for name in ("one", "two", "wrong")} == {
+        "one": 0,
+        "two": 0,
+        "wrong": 1,
+    }
+    assert samples["relay_pair_problem", "one", "help"] == samples["relay_pair_problem", "two", "help"] == 0
+    assert ("relay_pair_problem", "wrong", "help") not in samples
+    assert text.count("# TYPE relay_pair_problem ") == 1
+
+
+async def test_one_that_stands_by_is_not_ready_and_says_for_whom() -> None:
+    stands_by = replace(report(), stands_by_for="process 7 on one")
+    async with serving(FakeStatus(stands_by)) as client:
+        response, text = await get(client, "/readyz")
+        _, page = await get(client, "/")
+        _, metrics = await get(client, "/metrics")
+    assert response.status == 503
+    assert json.loads(text)["standby"] == "It stands by for process 7 on one."
+    assert "This relay stands by for process 7 on one" in page
+    families = {family.name for family in text_string_to_metric_families(metrics)}
+    assert families == {"relay_standby", "relay_build_info"}

@@ -1,0 +1,116 @@
+"""Several communities in one process: `tenants = "tenants.d"` in relay.toml names a folder of their files.
+
+relay.toml then has `[store]`, `[web]` and `[log]`, which are the process's, and each tenant's file has the rest, as
+relay.toml has it for one community. The environment speaks of relay.toml only.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from relay.config.loading import Source, anchored, checked, gather, locate
+from relay.config.mistakes import explain
+from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings
+from relay.config.store_url import of_tenant, passwords_of
+from relay.errors import ConfigurationError, Mistake
+
+_NAME = re.compile(r"[a-z0-9_]{1,40}")
+_OF_THE_PROCESS = ("store", "log")
+
+
+class HostSettings(BaseSettings):
+    """relay.toml where it has tenants."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    # The folder of the tenants' files.
+    tenants: str = Field(examples=['"tenants.d"'])
+    store: StoreSettings
+    web: WebSettings
+    log: LogSettings
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Use only what `load_host` passes in."""
+        return (init_settings,)
+
+    def secrets(self) -> frozenset[str]:
+        """The values that must never be printed."""
+        token = self.web.token
+        return frozenset(() if token is None else (token.get_secret_value(),)).union(passwords_of(self.store.url))
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A configuration with tenants."""
+
+    # relay.toml.
+    file: Path
+    folder: Path
+    settings: HostSettings
+
+    def files(self) -> Mapping[str, Path]:
+        """The tenants' files by their names; what is called otherwise is not a tenant's."""
+        try:
+            found = sorted(self.folder.glob("*.toml"))
+        except OSError:
+            return {}
+        return {path.stem: path for path in found if _NAME.fullmatch(path.stem)}
+
+    def path_of(self, tenant: str) -> Path:
+        """A tenant's file. Raises `ConfigurationError` if there is none."""
+        files = self.files()
+        if tenant not in files:
+            known = ", ".join(files) or f"there is none in {self.folder} (name.toml, in small letters, digits and _)"
+            raise ConfigurationError((Mistake("--tenant", "there is no such tenant", f"choose one of: {known}"),))
+        return files[tenant]
+
+    def load(self, tenant: str, text: str | None = None) -> Settings:
+        """The settings of a tenant. `text`: what its file is to say. Raises `ConfigurationError`."""
+        source = gather(self.path_of(tenant), {}, Settings, text)
+        for section in _OF_THE_PROCESS:
+            if source.values.pop(section, None) is not None:
+                remedy = f"write it into {self.file}: it is the same for all tenants"
+                source.mistakes.append(
+                    Mistake(source.origin.where((section,)), f"a tenant has no [{section}] of its own", remedy)
+                )
+        web = source.values.get("web", {})
+        if isinstance(web, dict):
+            source.values["web"] = {"listen": "", **web}
+        settings = checked(source)
+        store = self.settings.store
+        own = store.model_copy(update={"url": of_tenant(store.url, tenant)})
+        return settings.model_copy(update={"store": own, "log": self.settings.log})
+
+
+def load_host(path: Path | None, environ: Mapping[str, str]) -> Host | None:
+    """The configuration, if it has tenants; None if it is that of one community. Raises `ConfigurationError`."""
+    file = locate(path, environ)
+    source = gather(file, environ, HostSettings)
+    if source.broken or "tenants" not in source.values:
+        return None
+    settings, mistakes = _validate(source)
+    if settings is not None and not (folder := file.parent / settings.tenants).is_dir():
+        mistakes.append(Mistake(source.origin.where(("tenants",)), f"there is no folder {folder}", "make it"))
+    if settings is None or mistakes or source.mistakes:
+        raise ConfigurationError(tuple(dict.fromkeys((*source.mistakes, *mistakes))))
+    store = settings.store.model_copy(update={"url": anchored(settings.store.url, file.parent)})
+    return Host(file, file.parent / settings.tenants, settings.model_copy(update={"store": store}))
+
+
+def _validate(source: Source) -> tuple[HostSettings | None, list[Mistake]]:
+    tables: dict[str, Any] = {name: {} for name in HostSettings.model_fields if name != "tenants"} | source.values
+    try:
+        return HostSettings(**tables), []
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    return None, [explain(detail, HostSettings, source.origin) for detail in details]

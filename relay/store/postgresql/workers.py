@@ -1,0 +1,98 @@
+"""Several processes that share the tenants of one database: who is there, and who serves which tenant.
+
+A process is counted by its heartbeat, by the database's clock: one that is stopped keeps its sessions, but not its
+share. Who may serve a tenant, the lease of its schema decides (`lease.py`); here it is only looked up.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from relay.config.store_url import of_tenant, schema_in, without_password
+from relay.store.lease import Holder
+from relay.store.postgresql.connections import connect, translated
+from relay.store.postgresql.lease import CONNECTED, LENGTH, NOW, SeenLease
+from relay.store.tables import EPOCH, MICROSECOND
+
+ALIVE = 3.0
+"""Seconds without a heartbeat after which a process does not count any more."""
+
+# Two processes may start at the same moment: CREATE TABLE IF NOT EXISTS alone may then fail in the catalogue.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('relay_worker', 0))"
+_TABLE = """
+    CREATE TABLE IF NOT EXISTS relay_worker (
+        id text PRIMARY KEY, who text NOT NULL, held integer NOT NULL, seen_at timestamptz NOT NULL
+    )"""
+_BEAT = """
+    INSERT INTO relay_worker VALUES ($1, $2, $3, clock_timestamp())
+    ON CONFLICT (id) DO UPDATE SET held = excluded.held, seen_at = excluded.seen_at"""
+_FORGET = "DELETE FROM relay_worker WHERE id = $1 OR seen_at < clock_timestamp() - interval '1 hour'"
+_ALIVE = "SELECT id, held FROM relay_worker WHERE seen_at > clock_timestamp() - make_interval(secs => $1)"
+_SCHEMAS = """
+    SELECT n.nspname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relname = 'lease' AND c.relkind = 'r' AND n.nspname = ANY($1)"""
+
+
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
+class Workers:
+    """The processes on one database, as this one sees them. Every call may raise `StoreError`."""
+
+    url: str
+    # This process: a word of its own, and how people are told of it.
+    id: str
+    who: str
+    _connection: asyncpg.Connection | None = field(init=False, default=None)
+
+    async def beat(self, held: int) -> Mapping[str, int]:
+        """Show that this process lives and serves so many tenants; how many each that lives serves, this one too."""
+        with translated(without_password(self.url)):
+            connection = await self._open()
+            await connection.execute(_BEAT, self.id, self.who, held)
+            return {row["id"]: row["held"] for row in await connection.fetch(_ALIVE, ALIVE)}
+
+    async def holders(self, tenants: Collection[str]) -> Mapping[str, Holder | None]:
+        """Who serves each of these tenants, None for nobody."""
+        schemas = {schema_in(of_tenant(self.url, tenant)): tenant for tenant in tenants}
+        found: dict[str, Holder | None] = dict.fromkeys(tenants)
+        with translated(without_password(self.url)):
+            connection = await self._open()
+            there = [row["name"] for row in await connection.fetch(_SCHEMAS, list(schemas))]
+            if not there:
+                return found
+            looks = (
+                f"SELECT '{schema}' AS schema, lease.*, {NOW} AS now, {CONNECTED} AS connected"  # noqa: S608 - our names
+                f' FROM "{schema}".lease AS lease'
+                for schema in there
+            )
+            for row in await connection.fetch(" UNION ALL ".join(looks)):
+                seen = _seen(row)
+                found[schemas[row["schema"]]] = None if seen.state == "free" else seen.holder
+        return found
+
+    async def leave(self) -> None:
+        """Count no longer."""
+        if self._connection is not None:
+            with translated(without_password(self.url)):
+                await self._connection.execute(_FORGET, self.id)
+            self._connection.terminate()
+
+    async def _open(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            seconds = LENGTH.total_seconds()
+            opened = await connect(self.url, lock_timeout=seconds, patience=seconds)
+            try:
+                async with opened.transaction():
+                    await opened.execute(_LOCK)
+                    await opened.execute(_TABLE)
+            except BaseException:
+                opened.terminate()
+                raise
+            self._connection = opened
+        return self._connection
+
+
+def _seen(row: asyncpg.Record) -> SeenLease:
+    since, renewed, now = (EPOCH + row[name] * MICROSECOND for name in ("since", "renewed_at", "now"))
+    holder = Holder(row["holder"], row["host"], row["pid"], row["started"], since, renewed)
+    return SeenLease(holder, now, row["connected"])

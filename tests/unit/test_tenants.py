@@ -1,0 +1,63 @@
+"""Which process serves which tenant, as each decides for itself."""
+
+import random
+
+from relay.tenants import Decision, decide
+
+NAMES = [f"tenant {number}" for number in range(7)]
+
+
+def test_one_alone_takes_all() -> None:
+    assert sorted(decide("a", {"a": 0}, (), dict.fromkeys(NAMES, 0.0)).take) == NAMES
+
+
+def test_each_takes_what_makes_them_equal_and_others_than_its_neighbour() -> None:
+    free = dict.fromkeys(NAMES, 0.0)
+    takes = [decide(me, dict.fromkeys("abc", 0), (), free).take for me in "abc"]
+    assert [len(take) for take in takes] == [3, 2, 2]
+    assert len({take[0] for take in takes}) > 1
+
+
+def test_what_nobody_takes_for_a_while_is_taken_by_whoever_sees_it() -> None:
+    workers, mine = {"a": 5, "b": 0}, NAMES[:5]
+    assert decide("a", workers, mine, dict.fromkeys(NAMES[5:], 1.0)) == Decision()
+    assert sorted(decide("a", workers, mine, dict.fromkeys(NAMES[5:], 60.0)).take) == NAMES[5:]
+
+
+def test_one_that_has_too_many_gives_one_where_another_has_too_few() -> None:
+    assert decide("a", {"a": 4, "b": 3}, NAMES[:4], {}) == Decision()
+    assert decide("a", {"a": 5, "b": 2}, NAMES[:5], {}).give == "tenant 4"
+    assert decide("b", {"a": 5, "b": 2}, NAMES[5:], {}) == Decision()
+    assert [decide(me, {"a": 3, "b": 3, "c": 1}, NAMES[:3], {}).give for me in "ab"] == [None, "tenant 2"]
+
+
+def test_processes_that_come_and_go_settle_with_equal_shares_and_nobody_left_out() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        tenants = [str(number) for number in range(rng.randrange(1, 30))]
+        held: dict[str, set[str]] = {"first": set()}
+        for step in range(4):
+            for _ in range(rng.randrange(3)):
+                held[f"{step} {rng.random()}"] = set()
+            if len(held) > 1 and rng.random() < 0.5:
+                del held[rng.choice(sorted(held))]
+            settle(held, tenants)
+            counts = sorted(map(len, held.values()))
+            assert sorted(name for mine in held.values() for name in mine) == sorted(tenants)
+            assert counts[-1] - counts[0] <= 1, counts
+
+
+def settle(held: dict[str, set[str]], tenants: list[str]) -> None:
+    """Let each look again and again, one after the other, until nothing changes any more."""
+    for _ in range(10 * len(tenants) + 10):
+        changed = False
+        for me, mine in held.items():
+            taken = set[str]().union(*held.values())
+            free = {name: 0.0 for name in tenants if name not in taken}
+            decision = decide(me, {one: len(its) for one, its in held.items()}, mine, free)
+            mine |= set(decision.take)
+            mine -= {decision.give}
+            changed = changed or decision != Decision()
+        if not changed:
+            return
+    raise AssertionError(f"it never settles: {held}")
