@@ -137,7 +137,8 @@ class Commands:
         `changed`: see `PeopleDirectory.change`.
         """
         over = max(limit.count(call.user) - limit.most for limit in (self._asked, self._asked_of_late))
-        if over > 0:
+        # Whoever wants their words kept back is never told to come back later: those they write meanwhile would cross.
+        if over > 0 and _name(call) != "optout":
             is_told = call.private or over == 1
             return Answer(n.RichText.plain("You ask too much at once. Try again later.") if is_told else n.RichText())
         answer = await self._answer(uow, call, changed)
@@ -145,13 +146,12 @@ class Commands:
         if call.private:
             return answer
         waiting = len(await uow.outbox.waiting(LaneKey.within(call.channel), _MOST_SIGNS))
-        if self._answered.takes(call.channel) and waiting < _MOST_WAITING:
+        if over <= 0 and self._answered.takes(call.channel) and waiting < _MOST_WAITING:
             return answer
         return Answer(done=answer.done if waiting < _MOST_SIGNS else None)
 
     async def _answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
-        name = call.words[0].casefold() if call.words else "help"
-        match name:
+        match name := _name(call):
             case "help":
                 return Answer(self._help(call))
             case "status":
@@ -382,6 +382,10 @@ class Commands:
         """A command as people write it on a platform."""
         reader = self.readers.get(platform)
         return n.Code(command if reader is None else f"{reader.command_prefix}{command}")
+
+
+def _name(call: CommandCall) -> str:
+    return call.words[0].casefold() if call.words else "help"
 
 
 def _with_argument(spec: CommandSpec) -> str:

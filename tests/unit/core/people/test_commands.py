@@ -96,6 +96,22 @@ async def test_who_asks_too_much_is_told_once_and_then_not_answered(bridge: Worl
         assert sum(text.startswith("You ask too much") for text in answers) == 1
 
 
+async def test_who_asks_too_much_may_still_opt_out(bridge: World) -> None:
+    """What they write next would cross else: seen in the simulation, seed 7131446."""
+    _, there = bridge.channels()
+    async with bridge.relay(unlimited) as core:
+        for _ in range(30):
+            bridge.matrix.say(there, "ben", "!relay help")
+        asked = bridge.matrix.say(there, "ben", "!relay optout")
+        bridge.matrix.say(there, "ben", "not this")
+        bridge.matrix.say(there, "carl", "this")
+        await bridge.shows(bridge.channels()[0], "this")
+        assert (await core.people.of(BEN)).has_opted_out
+        assert "nothing that you write" in await answer(bridge, "optout", user=BEN)
+        await until(lambda: bridge.matrix.reactions == [(asked, "✅")])
+        await bridge.quiet()
+
+
 async def test_a_room_full_of_commands_keeps_nobody_from_opting_out(bridge: World) -> None:
     _, there = bridge.channels()
     async with bridge.relay(unlimited) as core:
