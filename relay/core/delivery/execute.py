@@ -32,6 +32,7 @@ from relay.core.delivery.plan import (
     UpdateDeadLetters,
 )
 from relay.core.delivery.render import Parts
+from relay.core.moderation import early_removals
 from relay.core.offload import Conversions
 from relay.core.people.ports import MemberMirror
 from relay.core.ports import Clock, Delivery
@@ -45,6 +46,7 @@ from relay.domain.commands import (
     MarkAnswered,
     MarkFailed,
     PostNotice,
+    RemoveOriginal,
 )
 from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, MessageRef, ThreadRef
@@ -173,8 +175,22 @@ class Executor:
         async with self.store.write() as uow:
             if target.original is not None:
                 await uow.messages.record_copy(Copy(target.original.id, number, ref), retries=plan.entry.retries)
+            removed = await self._follow_removal(uow, target, ref)
             if number == len(parts) - 1:
                 await uow.outbox.done(plan.entry.id)
+        if removed:
+            self.entries.wake(plan.entry.lane.back)
+
+    async def _follow_removal(self, uow: UnitOfWork, target: Target, copy: MessageRef) -> bool:
+        """Where moderators have removed a copy before it was on record, its original goes, as it would have then.
+
+        Whether that is so: then wake the lane back.
+        """
+        original, policy = target.original, target.pair.policy
+        if original is None or not (policy.moderate_deletions and await early_removals.is_noted(uow, copy)):
+            return False
+        await uow.outbox.append(target.entry.lane.back, RemoveOriginal(original.ref), self.clock.now())
+        return True
 
     async def _post(self, target: Target, delivery: Delivery) -> MessageRef:
         """Post something new about a message. Raises `Permanent` in a channel to which the lane does not lead.
@@ -264,6 +280,9 @@ class Executor:
             async with self.store.write() as uow:
                 old = await uow.messages.supersede(copy)
                 await uow.messages.record_copy(replace(copy, ref=ref), retries=plan.entry.retries)
+                removed = await self._follow_removal(uow, target, ref)
+            if removed:
+                self.entries.wake(plan.entry.lane.back)
             await self._delete_superseded(target, (old,))
 
     # --- Delete ---------------------------------------------------------------------------------------
@@ -363,7 +382,11 @@ class Executor:
                 if original is not None:
                     await uow.messages.record_copy(Copy(original.id, 0, ref), retries=entry.retries)
             await uow.digests.put(ref, digest)
+            # Whose words of several were meant is not known.
+            removed = target.pair.policy.moderate_deletions and await early_removals.is_noted(uow, ref)
             await uow.outbox.done(entry.id)
+        if removed:
+            self.status.dropped(entry.lane.back, "moderation")
         for item in digest.items:
             self.status.crossed(entry.lane, written_at=item.created_at, received_at=_received_at(entry, item))
 
@@ -459,7 +482,10 @@ class Executor:
             async with self.store.write() as uow:
                 if target.original is not None:
                     await uow.messages.record_copy(Copy(target.original.id, part, ref), retries=entry.retries)
+                removed = await self._follow_removal(uow, target, ref)
                 await uow.outbox.done(entry.id)
+            if removed:
+                self.entries.wake(entry.lane.back)
         self.entries.late_files.forget(late)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from relay.core.author_names import AuthorNames
+from relay.core.moderation import early_removals
 from relay.core.moderation.bans import BanAct
 from relay.core.moderation.decisions import Moderation
 from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
@@ -297,6 +298,8 @@ class Router:
     async def _copy_removed(self, uow: UnitOfWork, copy: MessageRef, lane: LaneKey, routed: _Routed) -> None:
         """Somebody removed a copy of ours. Only a moderator can do that, so the original goes too."""
         originals = await uow.messages.originals_of(copy)
+        if not originals:
+            await early_removals.note(uow, copy)
         if len(originals) > 1:
             # It held messages of several people, and it is not known whose were meant.
             routed.dropped.append((lane, "moderation"))

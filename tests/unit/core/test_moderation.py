@@ -1,11 +1,14 @@
 """A moderator removes a copy: whether what was written on the other side goes too."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from relay.core.ports import Delivery
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
+from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
 
@@ -78,4 +81,46 @@ async def test_where_the_relay_may_not_remove_it_it_stays_and_is_counted(tmp_pat
             await bridge.shows(discord, "rude", "after")
             key: LaneKey = lane(Platform.DISCORD)
             assert core.status.lane(key).dropped == {"moderation": 1}
+            await bridge.quiet()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_copy_that_was_removed_before_it_is_on_record_takes_its_original_along(
+    tmp_path: Path, restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A moderator's bot is quicker than the answer to the request that made the copy."""
+    async with world(tmp_path, pair(moderate_deletions=True)) as bridge:
+        discord, room = bridge.channels()
+        bridge.discord.moderates = True
+        hangs, post = asyncio.Event(), MemoryPlatform.post
+
+        def posted(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
+            made = post(platform, delivery)
+            if platform is bridge.matrix and not hangs.is_set():
+                hangs.set()
+                platform.delete(made)
+                platform.say(room, "ben", "seen")
+            return made
+
+        async def slow(call: str) -> None:
+            """The answer to the first request comes once the removal was received, or never."""
+            if call == "send" and hangs.is_set() and not answers.is_set():
+                await answers.wait()
+
+        monkeypatch.setattr(MemoryPlatform, "post", posted)
+        answers = asyncio.Event()
+
+        def prepare(_: MemoryAdapter, matrix: MemoryAdapter) -> None:
+            matrix.after = slow
+
+        async with bridge.relay(prepare):
+            bridge.discord.say(discord, "ann", "rude")
+            await bridge.shows(discord, "rude", "seen")
+            if not restarted:
+                answers.set()
+                await bridge.shows(discord, "seen")
+        answers.set()
+        async with bridge.relay():
+            await bridge.shows(discord, "seen")
+            await bridge.shows(room, "seen")
             await bridge.quiet()
