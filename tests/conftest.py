@@ -59,7 +59,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class _Scheduling(LoadScopeScheduling):
     """Hands out long tests one by one, short ones by the file, and those together for whom something is started."""
 
-    _BY_FILE = re.compile(r"tests/(unit/|e2e/test_(crossing_|daemon|demo|files|rest_of_messages|check|mistakes))")
+    _BY_FILE = re.compile(
+        r"tests/(unit/|e2e/test_(crossing_|daemon|demo|files|ghosts|rest_of_messages|check|mistakes))"
+    )
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0] if self._BY_FILE.match(nodeid) else nodeid

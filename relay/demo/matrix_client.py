@@ -7,6 +7,7 @@ nothing in common with the relay's own adapter: it is the other opinion about wh
 import asyncio
 import io
 import itertools
+import json
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from urllib.parse import quote
 import aiohttp
 
 from relay.domain.jsontext import Json
+
+_NOTHING: Json = {"types": []}
+_ROOMS: Json = {"timeline": {"limit": 1}, "state": _NOTHING, "ephemeral": _NOTHING, "account_data": _NOTHING}
+_NOTHING_BUT_NEWS = json.dumps({"presence": _NOTHING, "account_data": _NOTHING, "room": _ROOMS})
 
 
 class MatrixError(Exception):
@@ -60,6 +65,8 @@ class Person:
         self._session: aiohttp.ClientSession | None = None
         self._run = secrets.token_hex(4)
         self._counter = itertools.count()
+        # Up to where `listen` has heard; empty before it has.
+        self.heard = ""
 
     async def __aenter__(self) -> Self:
         headers = {"Authorization": f"Bearer {self._token}"}
@@ -268,6 +275,15 @@ class Person:
             if not page.get("end") or not page["chunk"]:
                 return found[::-1]
             position = {"from": page["end"]}
+
+    async def listen(self, heard: str, *, seconds: float) -> str:
+        """Wait until something happens in a room of theirs that was not `heard` yet, but no longer; up to where it was.
+
+        At first it returns at once.
+        """
+        query = {"filter": _NOTHING_BUT_NEWS, "timeout": str(int(seconds * 1000))} | ({"since": heard} if heard else {})
+        self.heard = str((await self._client("GET", "sync", query=query))["next_batch"])
+        return self.heard
 
     async def messages(self, room: str) -> list[Shown]:
         """The room's messages as a client shows them, oldest first, with edits and redactions applied."""

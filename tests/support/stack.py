@@ -248,7 +248,13 @@ class FullStack:
 
     async def until_matrix(self, pair: str, check: Callable[[list[str]], bool]) -> list[str]:
         """Wait for what is to be seen on Matrix."""
-        return await eventually(lambda: self.matrix_words(pair), check, what=self.daemon.log)
+        heard = self.mia.heard
+
+        async def something() -> None:
+            nonlocal heard
+            heard = await self.mia.listen(heard, seconds=1.0)
+
+        return await eventually(lambda: self.matrix_words(pair), check, what=self.daemon.log, until=something)
 
     async def until_status(self, check: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
         """Wait for what `relay status` says of the pairs, by their names."""
@@ -286,8 +292,12 @@ async def eventually(
     *,
     what: Callable[[], str] = lambda: "",
     patience: float = PATIENCE,
+    until: Callable[[], Awaitable[None]] | None = None,
 ) -> T:
-    """Look again and again until `check` is satisfied; what was seen then. Fails with what was seen last."""
+    """Look again and again until `check` is satisfied; what was seen then. Fails with what was seen last.
+
+    `until`: waits until there may be something new to see.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
     while True:
@@ -297,8 +307,11 @@ async def eventually(
             return seen
         if loop.time() > deadline:
             raise AssertionError(f"still {seen!r}\n{what()}")
-        # Looking costs the homeserver, too: it must not be kept from its work by being watched.
-        await asyncio.sleep(max(0.05, 2 * (loop.time() - started)))
+        if until is not None:
+            await until()
+        else:
+            # Looking costs the homeserver, too: it must not be kept from its work by being watched.
+            await asyncio.sleep(max(0.05, 2 * (loop.time() - started)))
 
 
 @asynccontextmanager
