@@ -101,7 +101,7 @@ def start(folder: Path, owner: int, *options: str) -> int:
     """Start a server with its data in `folder`, until the process `owner` ends; its process ID."""
     folder.mkdir(mode=0o755, exist_ok=True)
     programs = _programs(folder)
-    as_user = _unprivileged(folder)
+    as_user = unprivileged(folder)
     if not (folder / "data").exists():
         command = [programs / "initdb", "-D", folder / "data", "-U", USER, "-A", "trust"]
         _check([*command, "-E", "UTF8", "--locale=C", "--no-sync"], as_user)
@@ -185,7 +185,7 @@ def _programs(folder: Path) -> Path:
     return copy / package.name / "pginstall" / "bin"
 
 
-def _unprivileged(folder: Path) -> Mapping[str, Any]:
+def unprivileged(folder: Path) -> Mapping[str, Any]:
     """How a process is started that is not root's."""
     if os.geteuid() != 0:
         return {}

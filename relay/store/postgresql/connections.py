@@ -47,31 +47,35 @@ async def connect(
             command_timeout=patience or ANSWER_TIMEOUT,
             statement_cache_size=500,
             max_cached_statement_lifetime=0,
-            server_settings={
-                "application_name": name,
-                "statement_timeout": _milliseconds(patience or STATEMENT_TIMEOUT),
-                "lock_timeout": _milliseconds(lock_timeout),
-                "idle_in_transaction_session_timeout": _milliseconds(patience or IDLE_TIMEOUT),
-            },
+            # No other settings: PgBouncer refuses them here.
+            server_settings={"application_name": name},
         )
         try:
-            await _check(connection, database)
+            process = await _set_up(connection, database, lock_timeout, patience)
+            if process != connection.get_server_pid():
+                await _refuse_shared(url, database, process)
         except BaseException:
             connection.terminate()
             raise
     return connection
 
 
-async def _check(connection: asyncpg.Connection, name: str) -> None:
-    """Refuse what would lose or change data."""
+async def _set_up(connection: asyncpg.Connection, name: str, lock_timeout: float, patience: float | None) -> int:
+    """Make our settings, and refuse what would lose or change data. Returns the ID of the server's process."""
     if connection.get_server_version().major < _OLDEST:
         version = ".".join(map(str, connection.get_server_version()[:2]))
         raise StoreError(name, f"the server is PostgreSQL {version}", f"use PostgreSQL {_OLDEST} or later")
     row = await connection.fetchrow(
         "SELECT current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,"
+        " pg_backend_pid() AS process, set_config('statement_timeout', $1, false) AS statement,"
+        " set_config('lock_timeout', $2, false) AS lock,"
+        " set_config('idle_in_transaction_session_timeout', $3, false) AS idle,"
         # A commit that is not on the disk may be lost with what was sent for it: see CONTRIBUTING, "Decisions".
         " CASE current_setting('synchronous_commit') WHEN 'off'"
-        " THEN set_config('synchronous_commit', 'on', false) END AS changed"
+        " THEN set_config('synchronous_commit', 'on', false) END AS changed",
+        _milliseconds(patience or STATEMENT_TIMEOUT),
+        _milliseconds(lock_timeout),
+        _milliseconds(patience or IDLE_TIMEOUT),
     )
     if row["encoding"] != "UTF8":
         raise StoreError(
@@ -79,6 +83,26 @@ async def _check(connection: asyncpg.Connection, name: str) -> None:
         )
     if row["standby"]:
         raise StoreUnavailable(name, "the server is a standby, which can only be read", "name the primary server")
+    return int(row["process"])
+
+
+async def _refuse_shared(url: str, name: str, process: int) -> None:
+    """Refuse a pooler between us and the server that gives our session's process there to others, too.
+
+    Locks of a session, its settings and prepared statements do not survive that. Where each connection has a process
+    to itself, another one has another process.
+    """
+    other = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=ANSWER_TIMEOUT)
+    try:
+        shared = await other.fetchval("SELECT pg_backend_pid()") == process
+    finally:
+        other.terminate()
+    if shared:
+        raise StoreError(
+            name,
+            "a pooler shares its connections (PgBouncer's transaction pooling)",
+            "name the server itself, or set pool_mode = session for this database",
+        )
 
 
 def _milliseconds(seconds: float) -> str:
