@@ -35,7 +35,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, help="for the trace and the logs; by default a new temporary one")
     parser.add_argument("--ghosts", action="store_true", help="people of Discord have accounts on Matrix")
     parser.add_argument("--postgresql", action="store_true", help="the store is on PostgreSQL, which is disturbed, too")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="so many on one PostgreSQL: one serves, others stand by"
+    )
     options = parser.parse_args(arguments)
+    if options.processes > 1 and not options.postgresql:
+        parser.error("several processes share a PostgreSQL: add --postgresql")
     faults = _faults(parser, options.faults)
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +55,7 @@ def main(arguments: list[str]) -> int:
         folder,
         options.ghosts,
         options.postgresql,
+        options.processes,
     )
     _hush()
     command = _again(options)
@@ -96,7 +102,7 @@ def _report(plan: Plan, outcome: Outcome, command: str) -> list[str]:
 
 def _again(options: argparse.Namespace) -> str:
     """The command that plays the same plan once more."""
-    names = ("seed", "messages", "kills", "pairs", "faults")
+    names = ("seed", "messages", "kills", "pairs", "faults", "processes")
     return " ".join(["python -m tests.chaos", *(f"--{name} {getattr(options, name)}" for name in names)]) + (
         (" --ghosts" if options.ghosts else "") + (" --postgresql" if options.postgresql else "")
     )

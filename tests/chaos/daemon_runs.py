@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
 from tests.support.stack import Daemon, eventually
@@ -97,6 +98,8 @@ class DaemonRuns:
     unrecorded: int = 0
     shortly_after: int = 0
     killed_at: Counter[str] = field(default_factory=Counter)
+    # What else was done to the process, of which it need not die.
+    happened_to: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     daemon: Daemon | None = None
     _number: int = 0
@@ -174,6 +177,11 @@ class DaemonRuns:
             case "MESSAGE_DELETE" if data["id"] in self._copies:
                 self.happened("discord copy deleted")
 
+    async def until_ready(self) -> None:
+        """Wait until the daemon is."""
+        assert self.daemon is not None
+        await eventually(self.daemon.ready, bool, what=self.daemon.log)
+
     async def freeze(self, seconds: float) -> None:
         """Stop the daemon's clock, as a laptop's lid does."""
         daemon = self.daemon
@@ -218,7 +226,7 @@ class DaemonRuns:
         self.trace(f"KILL {why}")
         return True
 
-    async def _wait_for(self, point: str, ended: "asyncio.Task[None]", provoke: Callable[[str], object]) -> None:
+    async def _wait_for(self, point: str, ended: "asyncio.Task[Any]", provoke: Callable[[str], object]) -> None:
         """Wait until death came at `point`; people do what leads there until it has."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _UNLESS_BY_THEN
@@ -228,7 +236,7 @@ class DaemonRuns:
                 provoke(point)
             await self._wait(ended, _PROVOKED_EVERY)
 
-    async def _wait(self, ended: "asyncio.Task[None]", seconds: float) -> None:
+    async def _wait(self, ended: "asyncio.Task[Any]", seconds: float) -> None:
         waiter = asyncio.create_task(self._dead.wait())
         await asyncio.wait((ended, waiter), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.postgresql import SHORT, Server, start, stop
 
-_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'relay'"
+_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'relay%'"
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from tests.chaos.check import Verdict
 class Plan:
     """What is asked for. `faults`: names of `Trouble.kinds`; `ghosts`: people of Discord have accounts on Matrix.
 
-    `postgresql`: the store is on a server that misbehaves, too.
+    `postgresql`: the store is on a server that misbehaves, too. `processes`: of which one serves, the others stand by.
     """
 
     seed: int
@@ -26,6 +26,7 @@ class Plan:
     folder: Path
     ghosts: bool = False
     postgresql: bool = False
+    processes: int = 1
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -21,13 +20,15 @@ from tests.chaos.judge import Judge, Look
 from tests.chaos.operator import Operator, in_file
 from tests.chaos.outcome import Outcome, Plan, Trace
 from tests.chaos.pairs import Pairs
+from tests.chaos.processes import Processes, lines_to
 from tests.chaos.proxy import Proxy
 from tests.chaos.reading import discord_copy, files_of
 from tests.chaos.sides import DiscordSide, MatrixSide, Side, View
 from tests.chaos.traffic import Act, Pace, Traffic
 from tests.chaos.trouble import Trouble
 from tests.support.ghosts import APPSERVICE, GhostHomeserver, ghost
-from tests.support.stack import FullStack, eventually, stack
+from tests.support.preloaded import preloaded
+from tests.support.stack import FullStack, stack
 
 _HEARTBEAT = 8.0
 _PER_SECOND = 20
@@ -147,6 +148,7 @@ class Run:
         return self._outcome(look, time.monotonic() - started, drained)
 
     def _outcome(self, look: Look, seconds: float, drained: float) -> Outcome:
+        others = () if self._database is None else (self._database.happened,)
         return Outcome(
             verdict=look.verdict,
             sent=sum(people.sent for people in self._traffic),
@@ -160,7 +162,7 @@ class Run:
             unrecorded=self._runs.unrecorded,
             shortly_after=self._runs.shortly_after,
             killed_at=self._runs.killed_at,
-            faults=self._trouble.counts + (Counter() if self._database is None else self._database.happened),
+            faults=sum((self._runs.happened_to, *others), self._trouble.counts),
             problems=self._runs.problems,
             seconds=seconds,
             drained_in=drained,
@@ -168,8 +170,8 @@ class Run:
 
     async def _first_start(self) -> None:
         """Nothing older than the first start crosses, so trouble begins when the relay has been ready once."""
-        daemon = await self._runs.start()
-        await eventually(daemon.ready, bool, what=daemon.log)
+        await self._runs.start()
+        await self._runs.until_ready()
         await self._runs.stop()
 
     async def _die_again_and_again(self, halves: tuple[int, int]) -> None:
@@ -249,7 +251,7 @@ class Run:
         daemon = self._runs.daemon
         if daemon is None or not daemon.running:
             return False
-        with suppress(aiohttp.ClientError, KeyError, AssertionError):
+        with suppress(aiohttp.ClientError, KeyError, AssertionError, TimeoutError):
             _, text = await daemon.get("/metrics")
             depths = [line for line in text.splitlines() if line.startswith("relay_outbox_depth{")]
             return await daemon.ready() and all(float(line.rpartition(" ")[2]) == 0 for line in depths)
@@ -283,6 +285,20 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
             await place.mia.set_power(room, users={noa_id: 50})  # for when only the relay has to be silent
         tolerated = frozenset((1,)) if plan.postgresql else frozenset[int]()
         runs = DaemonRuns(place.daemon.config, plan.folder, trace, place.bot, tolerated)
+        if store is not None and plan.processes > 1:
+            exits.enter_context(preloaded())
+            lines, folders = await exits.enter_async_context(lines_to(store, plan.processes))
+            runs = Processes(
+                config=place.daemon.config,
+                folder=plan.folder,
+                trace=trace,
+                relay_id=place.bot,
+                tolerated=tolerated,
+                database=store,
+                lines=lines,
+                folders=folders,
+                rng=random.Random(f"processes {plan.seed}"),
+            )
         exits.push_async_callback(runs.end)
         place.sandbox.state.listeners.append(runs.on_dispatch)
         proxy = await exits.enter_async_context(Proxy(homeserver.url, runs.happened))

@@ -1,4 +1,4 @@
-"""A line to PostgreSQL that is cut while the server answers a COMMIT: the client does not hear that it is done."""
+"""A line to PostgreSQL that is cut while the server answers a COMMIT, or on which nothing passes for a while."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,14 +22,29 @@ class CutLine:
     refuses: bool = False
     # How many lines were cut.
     cut: int = 0
+    # Cleared: nothing passes, and neither side is told.
+    passes: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _writers: set[asyncio.StreamWriter] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.passes.set()
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        for writer in tuple(self._writers):
+            writer.close()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side or a cut ends it."""
         if self.refuses:
             writer.close()
             return
-        to_server, from_client = await asyncio.open_unix_connection(str(self.server))
+        await self.passes.wait()
+        try:
+            to_server, from_client = await asyncio.open_unix_connection(str(self.server))
+        except OSError:
+            writer.close()
+            return
         self._writers |= {writer, from_client}
         silent = asyncio.Event()
         tasks = [
@@ -49,6 +64,7 @@ class CutLine:
     async def _up(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, silent: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                await self.passes.wait()
                 if _COMMIT in data and self.commits_lost:
                     self.commits_lost -= 1
                     self.cut += 1
@@ -62,6 +78,7 @@ class CutLine:
     async def _down(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter, silent: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                await self.passes.wait()
                 if silent.is_set():
                     self.cut += 1
                     return
@@ -78,5 +95,5 @@ async def cut_line(server: Path, folder: Path) -> AsyncIterator[CutLine]:
         yield line
     finally:
         listener.close()
-        for writer in tuple(line._writers):
-            writer.close()
+        line.passes.set()
+        line.hang_up()

@@ -2,7 +2,8 @@
 
 In every other way it is a process of its own: it has its own environment, files, signals and exit status, and runs
 `relay/__main__.py` to the interpreter's end. `tests/e2e/test_imports.py` starts the real one and holds what it loads;
-so do the demo, the chaos and the benchmarks. What an interpreter reads only when it starts gets a real one, too.
+so do the demo, the chaos of one process and the benchmarks. What an interpreter reads only when it starts gets a real
+one, too.
 
 The forks do not outlive the process that asked for them, in whatever way it ends.
 """
@@ -17,10 +18,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import IO, Any, Protocol
 
 from tests.support.patience import PATIENCE
@@ -56,20 +58,23 @@ async def start(
     errors: IO[bytes] | None = None,
     folder: Path | None = None,
     checkout: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Process:
     """`python -m relay` with these arguments, in a folder. What it prints goes into `output`, or `errors`.
 
-    `checkout`: where the relay is imported from; None: this one.
+    `checkout`: where the relay is imported from; None: this one. `environment`: what it has besides ours.
     """
+    whole = {**os.environ, **environment}
     forks = Forks.of_this_process
-    if forks is None or checkout is not None or _at_the_start(os.environ) != forks.environment:
+    if forks is None or checkout is not None or _at_the_start(whole) != forks.environment:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "relay", *arguments),
             stdout=output,
             stderr=errors or output,
             cwd=folder or checkout,
+            env=whole,
         )
-    return forks.start(arguments, output, errors or output, folder or Path.cwd())
+    return forks.start(arguments, output, errors or output, folder or Path.cwd(), whole)
 
 
 async def run(*arguments: str, folder: Path | None = None) -> tuple[int, str, str]:
@@ -114,9 +119,16 @@ class Forks:
                 stdin=theirs.fileno(),
             )
 
-    def start(self, arguments: Sequence[str], output: IO[bytes], errors: IO[bytes], folder: Path) -> "_Fork":
+    def start(
+        self,
+        arguments: Sequence[str],
+        output: IO[bytes],
+        errors: IO[bytes],
+        folder: Path,
+        environment: Mapping[str, str],
+    ) -> "_Fork":
         told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        wanted = {"arguments": list(arguments), "environment": dict(os.environ), "folder": str(folder)}
+        wanted = {"arguments": list(arguments), "environment": environment, "folder": str(folder)}
         with theirs:
             files = [output.fileno(), errors.fileno(), theirs.fileno()]
             socket.send_fds(self._asked, [json.dumps(wanted).encode()], files)

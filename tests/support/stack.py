@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,9 @@ from tests.support.store import new_store
 
 T = TypeVar("T")
 
+# One that is stopped never answers.
+_ANSWERS = aiohttp.ClientTimeout(total=30.0)
+
 
 class Daemon:
     """`relay run` as a process. Started and stopped as often as a test likes, on the same store."""
@@ -38,6 +41,8 @@ class Daemon:
         self.config = config
         # Where the relay is imported from; None: this checkout.
         self.checkout: Path | None = None
+        # What its environment has besides ours.
+        self.environment: Mapping[str, str] = {}
         self._log = log
         # Where in the log the process that was started last begins.
         self._begins = 0
@@ -48,7 +53,10 @@ class Daemon:
         with self._log.open("ab") as log:
             self._begins = log.tell()
             self._process = await preloaded.start(
-                "run", "--config", str(self.config), *arguments, output=log, checkout=self.checkout
+                *("run", "--config", str(self.config), *arguments),
+                output=log,
+                checkout=self.checkout,
+                environment=self.environment,
             )
         if ready:
             await eventually(self.ready, lambda up: up, what=lambda: f"the daemon to be ready:\n{self.log()}")
@@ -94,13 +102,13 @@ class Daemon:
             raise AssertionError(f"the daemon ended with {self._process.returncode}:\n{self.log()}")
         try:
             status, _ = await self.get("/readyz")
-        except (aiohttp.ClientError, KeyError):
+        except (aiohttp.ClientError, KeyError, TimeoutError):
             return False
         return status == 200
 
     async def get(self, path: str) -> tuple[int, str]:
         """A page of its web server."""
-        async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
+        async with aiohttp.ClientSession(timeout=_ANSWERS) as session, session.get(self.url + path) as answer:
             return answer.status, await answer.text()
 
     async def metric(self, name: str, **labels: str) -> float:
