@@ -155,9 +155,10 @@ class PostgresqlLease:
 
     async def keep(self) -> None:
         """Renew the lease until cancelled. Raises `StoreHeld` when it is lost; waits while the store is away."""
-        tries = 0
+        tries, asked = 0, self.clock.monotonic()
         while True:
-            await self.clock.sleep(RENEW_EVERY)
+            # Counted from the last renewal, however long it took: a slow server is asked at once.
+            await self.clock.sleep(max(0.0, asked + RENEW_EVERY - self.clock.monotonic()))
             try:
                 asked = self.clock.monotonic()
                 if not await self._on(await self._connected()).execute(_RENEW, {"token": self.holder.token}):

@@ -171,3 +171,28 @@ async def test_a_process_that_is_stopped_within_a_statement_does_not_keep_the_lo
             await asyncio.gather(write(), asyncio.to_thread(migrate.upgrade, url))
     finally:
         stopped.terminate()
+
+
+class NotedClock(SystemClock):
+    """Remembers how long somebody wanted to wait."""
+
+    def __init__(self) -> None:
+        self.sleeps: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        await super().sleep(seconds)
+
+
+async def test_a_slow_server_is_asked_again_sooner(store: SqlStore, url: str) -> None:
+    """Else whoever holds the lease may send for a part of the time only."""
+    clock = NotedClock()
+    other = await asyncpg.connect(url)
+    async with hold(store, clock):
+        while len(clock.sleeps) < 2:
+            async with other.transaction():
+                await other.execute("SELECT FROM lease FOR UPDATE")
+                await asyncio.sleep(leases.RENEW_EVERY * 1.5)
+    await other.close()
+    assert clock.sleeps[0] > leases.RENEW_EVERY * 0.9
+    assert min(clock.sleeps) < leases.RENEW_EVERY * 0.8
