@@ -50,7 +50,10 @@ class PostgresqlSchema:
         return without_password(self.url)
 
     def upgrade(self) -> migrate.Schema:
-        """See `migrate.upgrade`."""
+        """See `migrate.upgrade`. Mostly there is nothing to do, and no lock to wait for."""
+        schema = self.check()
+        if schema.state == "current":
+            return schema
         return self._migrate(
             lambda connection: migrate.bring_to_head(self.name, connection, partial(self._free, connection))
         )

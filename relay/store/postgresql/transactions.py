@@ -326,6 +326,8 @@ class Readers:
         self._url, self._name = url, without_password(url)
         self._busy_timeout = busy_timeout
         self._slots = asyncio.Semaphore(READERS)
+        # That stay open while nobody reads: of a store among many in one database only one.
+        self._kept = 1 if schema_in(url) else READERS
         self._free: list[asyncpg.Connection] = []
 
     @asynccontextmanager
@@ -366,8 +368,11 @@ class Readers:
             await connection.execute("COMMIT")
         except ERRORS:
             connection.terminate()
-        else:
+            return
+        if len(self._free) < self._kept:
             self._free.append(connection)
+        else:
+            await _close(connection)
 
 
 async def _view(connection: asyncpg.Connection) -> asyncpg.Connection:
