@@ -2,8 +2,9 @@
 
 import pytest
 
+from relay.core.moderation.ports import Decision
 from relay.domain.ids import ChannelRef, PlaceRef, Platform, UserRef
-from relay.errors import ActionNeeded
+from relay.errors import ActionNeeded, Transient
 from relay.sandbox.world.models import Channel
 from tests.support.discord import World, until
 
@@ -67,3 +68,31 @@ async def test_the_mark_of_a_channel_and_of_its_threads_is_told_whenever_it_chan
 async def test_of_a_channel_that_is_not_known_no_mark_is_known(world: World) -> None:
     async with world.running() as adapter:
         assert adapter.age_restricted(ChannelRef(Platform.DISCORD, "12345")) is None
+
+
+async def test_the_audit_log_tells_who_banned_somebody_and_why(world: World) -> None:
+    control, place = world.server.control, PlaceRef(Platform.DISCORD, str(world.guild.id))
+    mal, other = world.state.add_user("mal"), UserRef(Platform.DISCORD, "12345")
+    user, moderator = UserRef(Platform.DISCORD, str(mal.id)), str(world.bob.id)
+    world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES", "BAN_MEMBERS")
+    async with world.running() as adapter:
+        control.ban(world.guild.id, mal.id, reason="spam", by=world.bob.id)
+        with pytest.raises(Transient, match="audit log"):
+            await adapter.decision(place, user, lifted=False)
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES", "VIEW_AUDIT_LOG")
+        assert await adapter.decision(place, user, lifted=False) == Decision(moderator, "spam")
+        assert await adapter.decision(place, user, lifted=True) is None
+        assert await adapter.decision(place, other, lifted=False) is None
+        control.unban(world.guild.id, mal.id)
+        assert await adapter.decision(place, user, lifted=True) == Decision(str(world.owner.id), "")
+
+
+async def test_what_the_relay_does_by_itself_says_why_in_the_audit_log(world: World) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+    [entry] = world.guild.audit_log
+    assert (entry.action, entry.user_id, entry.reason) == (
+        50,
+        world.app.user.id,
+        "Mirrors messages of the paired Matrix room",
+    )

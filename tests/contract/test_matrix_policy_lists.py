@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 from aiohttp import web
 
+from relay.core.moderation.ports import Decision
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.events import PolicyListRead, PolicyRule
@@ -208,7 +209,11 @@ async def test_everybody_who_is_banned_from_a_room_is_listed_but_the_relay(lists
             await lists.ann.ban(lists.mirrored, user)
         [page] = [page async for page in side.adapter.bans(place)]
         assert set(page) == {UserRef(Platform.MATRIX, user) for user in (mal.user_id, "@never.here:localhost")}
+        banned, by = UserRef(Platform.MATRIX, mal.user_id), lists.ann.user_id
+        assert await side.adapter.decision(place, banned, lifted=False) == Decision(by, "")
+        assert await side.adapter.decision(place, banned, lifted=True) is None
         await lists.ann.unban(lists.mirrored, mal.user_id)
+        assert await side.adapter.decision(place, banned, lifted=True) == Decision(by, "")
         assert [page async for page in side.adapter.bans(place)] == [
             [UserRef(Platform.MATRIX, "@never.here:localhost")]
         ]

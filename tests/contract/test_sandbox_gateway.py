@@ -405,3 +405,26 @@ async def test_bans_are_told_to_bots_that_may_know_and_ask_for_them(
     )
     assert "MESSAGE_DELETE" in kinds or "MESSAGE_DELETE_BULK" in kinds
     assert said in str(found)
+
+
+@pytest.mark.parametrize(
+    ("permission", "intents", "told"),
+    [
+        ("VIEW_AUDIT_LOG", Intent.GUILD_MODERATION, True),
+        ("BAN_MEMBERS", Intent.GUILD_MODERATION, False),
+        ("VIEW_AUDIT_LOG", Intent.GUILD_MESSAGES, False),
+    ],
+)
+async def test_the_audit_log_is_told_to_bots_that_may_view_it_and_ask_for_it(
+    place: Place, permission: str, intents: Intent, told: bool
+) -> None:
+    place.control.set_bot_permissions(place.bot, place.guild, [permission, "VIEW_CHANNEL", "READ_MESSAGE_HISTORY"])
+    async with Socket(place.sandbox, place.token) as socket:
+        await socket.ready(int(Intent.GUILDS | Intent.GUILD_MESSAGES | intents))
+        place.control.ban(place.guild, place.ben, reason="spam", by=place.ada)
+        place.control.say(place.channel, place.ada, "hello")
+        found = await socket.until("MESSAGE_CREATE")
+    entries = [payload["d"] for payload in found if payload["t"] == "GUILD_AUDIT_LOG_ENTRY_CREATE"]
+    assert [(one["action_type"], one["user_id"], one["target_id"], one["reason"]) for one in entries] == (
+        [(22, place.ada, place.ben, "spam")] if told else []
+    )

@@ -342,3 +342,22 @@ async def test_the_allowance_that_no_header_shows(place: Place) -> None:
     assert (headers["x-ratelimit-scope"], headers["x-ratelimit-remaining"] != "0") == ("shared", True)
     assert body["retry_after"] > 50
     assert place.control.statistics()["invalid"]["recent"] == 0
+
+
+async def test_the_audit_log_is_shown_to_bots_that_may_view_it(place: Place) -> None:
+    path = f"/guilds/{place.guild}/audit-logs"
+    place.control.set_bot_permissions(place.bot, place.guild, ["BAN_MEMBERS", "VIEW_CHANNEL"])
+    assert (await place.call("GET", path))[0] == 403
+    place.control.set_bot_permissions(place.bot, place.guild, ["VIEW_AUDIT_LOG", "VIEW_CHANNEL"])
+    mal = place.control.create_person("mal")["id"]
+    place.control.ban(place.guild, mal, reason="spam", by=place.ada)
+    place.control.unban(place.guild, mal)
+    _, log = await place.call("GET", path)
+    assert [(one["action_type"], one["target_id"]) for one in log["audit_log_entries"]] == [
+        (23, mal),
+        (22, mal),
+    ]
+    assert {one["id"] for one in log["users"]} >= {place.ada, mal}
+    _, log = await place.call("GET", f"{path}?action_type=22&user_id={place.ada}&limit=1")
+    assert [(one["user_id"], one["reason"]) for one in log["audit_log_entries"]] == [(place.ada, "spam")]
+    assert (await place.call("GET", f"{path}?limit=101"))[0] == 400

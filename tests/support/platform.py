@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.convert.references import folded
+from relay.core.moderation.ports import Decision
 from relay.core.ports import Cursor, Delivery, EventBatch, Inbox, SideHealth
 from relay.domain.content import Author, Capabilities, Content, Quotation
 from relay.domain.events import (
@@ -83,6 +84,8 @@ class MemoryPlatform:
     departed: set[str] = field(default_factory=set)
     # Who is banned from a channel, by name.
     bans: dict[ChannelRef, set[str]] = field(default_factory=dict)
+    # Who banned whom from where and why, or lifted that, where that is told.
+    decisions: dict[tuple[str, str, bool], Decision] = field(default_factory=dict)
     # Channels for adults, and what is set when that changes.
     restricted: set[ChannelRef] = field(default_factory=set)
     mark_listeners: list[asyncio.Event] = field(default_factory=list)
@@ -476,6 +479,11 @@ class MemoryAdapter:
         await self.before("bans")
         banned = self.server.bans.get(ChannelRef(self.platform, place.id), set())
         yield [UserRef(self.platform, name) for name in sorted(banned)]
+
+    async def decision(self, place: PlaceRef, user: UserRef, *, lifted: bool) -> Decision | None:
+        """See `BanReader.decision`."""
+        await self.before("decision")
+        return self.server.decisions.get((place.id, user.id, lifted))
 
     async def watch_lists(self, lists: frozenset[ChannelAddress]) -> None:
         """See `PolicyListReader.watch_lists`."""

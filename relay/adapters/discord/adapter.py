@@ -44,19 +44,22 @@ from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.files import Files, MediaStream, PictureLinks
+from relay.core.moderation.ports import Decision
 from relay.core.offload import Conversions
 from relay.core.ports import ChannelInfo, Clock, Cursor, Delivery, EventBatch, Inbox, SideHealth
 from relay.core.storage import Store, UnitOfWork
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_string
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, ungrouped
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
+# https://docs.discord.com/developers/resources/audit-log#audit-log-entry-object-audit-log-events
+_BAN_ADDED, _BAN_REMOVED = 22, 23
 _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 
 
@@ -512,6 +515,14 @@ class DiscordAdapter:
             raise ActionNeeded(NO_BANS) from None
         except ApiError as error:
             raise Transient(f"Discord does not list the bans of server {place.id} ({error})") from None
+
+    async def decision(self, place: PlaceRef, user: UserRef, *, lifted: bool) -> Decision | None:
+        """See `BanReader.decision`: as the audit log has it."""
+        try:
+            entry = await self._members.audit_entry(place.id, _BAN_REMOVED if lifted else _BAN_ADDED, user.id)
+        except ApiError as error:
+            raise Transient(f"Discord does not show the audit log of server {place.id} ({error})") from None
+        return None if entry is None else Decision(as_string(entry.get("user_id")), as_string(entry.get("reason")))
 
     async def departed(self, channel: ChannelRef, people: frozenset[UserRef]) -> frozenset[UserRef]:
         """See `DepartureFinder`. Without the intent for members, Discord lists nobody."""

@@ -11,7 +11,7 @@ from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unans
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
 from relay.domain.ids import ChannelRef, Platform, UserRef
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict, as_list
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -193,6 +193,16 @@ class Members:
             if len(found) < _PAGE:
                 return
             after = max(found, key=int)
+
+    async def audit_entry(self, guild: str, action: int, user: str) -> Json | None:
+        """The newest entry in a server's audit log about what was done to somebody. Raises `ApiError`.
+
+        https://docs.discord.com/developers/resources/audit-log#get-guild-audit-log: needs View Audit Log.
+        """
+        query = {"action_type": str(action), "limit": "100"}
+        log = await self.rest.call(Route("GET", "/guilds/{guild}/audit-logs", {"guild": guild}), query=query)
+        entries = as_list(as_dict(log).get("audit_log_entries"))
+        return next((one for one in map(as_dict, entries) if str(one.get("target_id")) == user), None)
 
     async def find(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """The members that go by `names`, as nickname, display name or user name. Bots count too.

@@ -32,6 +32,7 @@ from relay.adapters.matrix.sync.response import ResponseHandler
 from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
 from relay.core.files import Files, MediaStream
+from relay.core.moderation.ports import Decision
 from relay.core.offload import Conversions
 from relay.core.ports import ChannelInfo, Clock, Delivery, EventBatch, Inbox, SideHealth
 from relay.core.storage import Store, UnitOfWork
@@ -348,6 +349,22 @@ class MatrixAdapter:
             for user in users
             if is_user_id(user) and user != self._accounts.me
         ]
+
+    async def decision(self, place: PlaceRef, user: UserRef, *, lifted: bool) -> Decision | None:
+        """See `BanReader.decision`: as their membership has it; of somebody of the other side, their ghost's."""
+        account = user if user.platform is Platform.MATRIX else self.stand_in(user)
+        if account is None:
+            return None
+        path = ("rooms", place.id, "state", "m.room.member", account.id)
+        try:
+            event = await self._api.call("GET", *path, query={"format": "event"})
+        except (Refused, Unreachable) as error:
+            raise Transient(f"who decided about {account.id} cannot be read ({error})") from None
+        content = as_dict(event.get("content"))
+        # By now it may be about something else. Whoever leaves by themselves has not lifted a ban.
+        if content.get("membership") != ("leave" if lifted else "ban") or event.get("sender") == account.id:
+            return None
+        return Decision(as_string(event.get("sender")), as_string(content.get("reason")))
 
     async def forget_person(self, user: UserRef) -> None:
         """See `PersonForgetter`."""

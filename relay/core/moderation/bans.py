@@ -6,6 +6,7 @@ acted on once, whether it is told live, again, or found in the list afterwards.
 """
 
 import json
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,8 @@ _ROWS = 2_000  # of the message map that are looked at in one step
 _COPIES = 5  # messages whose copies are deleted in one step
 _BUSY_STEP = 10.0  # seconds between two steps where others' words wait
 _BATCH = 200
+_LOOKS_FOR_A_DECISION = 3  # a platform may write it down after it has told of the ban
+_MOST_UNEXPLAINED = 100
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,6 +52,8 @@ class BanAct:
     linked: tuple[UserRef, ...] = ()
     # Since when what they wrote is removed; None: nothing is.
     removes_since: datetime | None = None
+    # It was banned before the relay looked for the first time.
+    is_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class Bans:
     # Of whom something was told live while a list is being read: that is newer than the list.
     _listing: bool = field(init=False, default=False)
     _told_live: set[tuple[PlaceRef, UserRef]] = field(init=False, default_factory=set)
+    # Of which it is not known yet who decided that, and how often that is still asked.
+    _unexplained: deque[tuple[BanAct, int]] = field(init=False, default_factory=lambda: deque(maxlen=_MOST_UNEXPLAINED))
     _may_remove: bool = field(init=False, default=True)
     _busy_until: float = field(init=False, default=0.0)
 
@@ -150,7 +157,7 @@ class Bans:
             removals = await self._removals(uow)
             removals += [_Removal(event.place, user, event.user, since) for user in (event.user, *linked)]
             await self._put_removals(uow, removals)
-        return BanAct(event.place, event.user, lifted=False, linked=linked, removes_since=since)
+        return BanAct(event.place, event.user, lifted=False, linked=linked, removes_since=since, is_old=event.is_old)
 
     def _removes_since(self, event: MemberBanned, pairs: Sequence[Pair]) -> datetime | None:
         """From when on what they wrote goes; None: it stays."""
@@ -171,6 +178,8 @@ class Bans:
         if act.removes_since is not None:
             facts["removes_since"] = "ever" if act.removes_since == _EVER else act.removes_since.isoformat()
         _log.info("ban lifted" if act.lifted else "ban followed", **facts)
+        if not act.is_old:
+            self._unexplained.append((act, _LOOKS_FOR_A_DECISION))
 
     # --- What is done beside everything else ----------------------------------------------------------------
 
@@ -188,6 +197,7 @@ class Bans:
                 if followed and self.clock.monotonic() >= look_at:
                     # An answer of the store may have got lost, and with it that there is something to remove.
                     self._may_remove, look_at = True, self.clock.monotonic() + _LOOK_FOR_REMOVALS
+                await self._explain()
                 while self._may_remove and await self._remove_some(followed):
                     await self.clock.sleep(0.1)
             except StoreUnavailable as error:
@@ -235,6 +245,23 @@ class Bans:
         self._listed[place] = version
         self._problems.pop(place, None)
         _log.info("bans listed", platform=str(place.platform), place=place.id, bans=len(listed), changes=len(events))
+
+    async def _explain(self) -> None:
+        """Log who decided what was written down, and why, where the platform tells that."""
+        for _ in range(len(self._unexplained)):
+            act, looks = self._unexplained.popleft()
+            try:
+                found = await self.readers[act.place.platform].decision(act.place, act.user, lifted=act.lifted)
+            except DeliveryError as error:
+                # Mostly a permission that is missing, without which everything else works.
+                _log.debug("who banned somebody is not told", place=act.place.id, reason=str(error))
+                continue
+            if found is not None:
+                facts = {"platform": str(act.place.platform), "place": act.place.id, "user": act.user.id}
+                what = "ban lifted by" if act.lifted else "banned by"
+                _log.info(what, **facts, moderator=found.by or "unknown", reason=found.reason or "none given")
+            elif looks > 1:
+                self._unexplained.append((act, looks - 1))
 
     # --- Removals -----------------------------------------------------------------------------------------
 

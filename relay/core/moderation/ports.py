@@ -1,6 +1,7 @@
 """What an adapter may be able to do for moderators, as protocols: an adapter that is no instance cannot."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
@@ -36,6 +37,16 @@ class PolicyListReader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who banned somebody, or lifted that, and why: as the platform tells it."""
+
+    # The account's ID; "" where that is not known.
+    by: str
+    # "" where none was given. Somebody else's words.
+    reason: str
+
+
 @runtime_checkable
 class BanReader(Protocol):
     """An adapter that tells of bans, as `MemberBanned` and `MemberUnbanned`, and can list them."""
@@ -50,6 +61,10 @@ class BanReader(Protocol):
 
     def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
         """Who is banned from a place, a page at a time. Raises a `DeliveryError`."""
+        ...
+
+    async def decision(self, place: PlaceRef, user: UserRef, *, lifted: bool) -> Decision | None:
+        """Who banned somebody last, or lifted that; None while nobody tells. Raises a `DeliveryError`."""
         ...
 
 

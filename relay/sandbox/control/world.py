@@ -10,6 +10,9 @@ from relay.sandbox.world.permissions import Permission
 from relay.sandbox.world.pictures import read_picture
 from relay.sandbox.world.state import new_token
 
+# https://discord.com/developers/docs/resources/audit-log#audit-log-entry-object-audit-log-events
+_BAN_ADDED, _BAN_REMOVED = 22, 23
+
 
 class WorldControl(ControlBase):
     """Guilds, channels, people, bots, roles, webhooks."""
@@ -105,13 +108,16 @@ class WorldControl(ControlBase):
         body_left: Json = {"guild_id": str(where.id), "user": render.user(gone)}
         self._state.emit_fixed("GUILD_MEMBER_REMOVE", Intent.GUILD_MEMBERS, where.id, body_left)
 
-    def ban(self, guild: Id, user: Id, reason: str | None = None, delete_seconds: int = 0) -> None:
-        """A moderator bans somebody, member or not, and deletes what they wrote last."""
+    def ban(
+        self, guild: Id, user: Id, reason: str | None = None, delete_seconds: int = 0, by: Id | None = None
+    ) -> None:
+        """A moderator (the owner, if not given) bans somebody, member or not, and deletes what they wrote last."""
         where, gone = self._guild(guild), self._user(user)
         if gone.id in where.members:
             self.kick(guild, user)
         where.bans[gone.id] = reason
         self._tell_of_ban("GUILD_BAN_ADD", where, gone)
+        self._state.audit(where, _BAN_ADDED, where.owner_id if by is None else int(by), gone.id, reason)
         since = self._state.clock() - delete_seconds
         for channel in [*where.channels.values(), *where.threads.values()] if delete_seconds else []:
             theirs = (one.id for one in channel.messages.values() if one.author_id == gone.id)
@@ -125,6 +131,7 @@ class WorldControl(ControlBase):
             raise errors.unknown("Ban")
         del where.bans[freed.id]
         self._tell_of_ban("GUILD_BAN_REMOVE", where, freed)
+        self._state.audit(where, _BAN_REMOVED, where.owner_id, freed.id, None)
 
     def _tell_of_ban(self, event: str, guild: Guild, user: User) -> None:
         """Only bots hear of it that may ban, or read the audit log.

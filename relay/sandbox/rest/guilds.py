@@ -13,6 +13,16 @@ from relay.sandbox.world import render
 from relay.sandbox.world.models import Emoji, Guild, Json
 from relay.sandbox.world.permissions import Permission
 
+# Parts of an audit log that nothing here is about.
+_OTHER_AUDIT_PARTS = (
+    "application_commands",
+    "auto_moderation_rules",
+    "guild_scheduled_events",
+    "integrations",
+    "threads",
+    "webhooks",
+)
+
 
 class GuildRoutes:
     """`/guilds/{id}…` and `/stickers/{id}`: https://discord.com/developers/docs/resources/guild."""
@@ -31,6 +41,7 @@ class GuildRoutes:
         add(router, "GET", "/guilds/{guild_id}/members/{user_id}", self.member)
         add(router, "GET", "/guilds/{guild_id}/bans", self.bans)
         add(router, "GET", "/guilds/{guild_id}/bans/{user_id}", self.ban)
+        add(router, "GET", "/guilds/{guild_id}/audit-logs", self.audit_log)
         add(router, "GET", "/guilds/{guild_id}/roles", self.roles)
         add(router, "GET", "/guilds/{guild_id}/roles/{role_id}", self.role)
         add(router, "GET", "/guilds/{guild_id}/emojis", self.emojis)
@@ -113,6 +124,35 @@ class GuildRoutes:
 
     def _ban(self, guild: Guild, user_id: int) -> Json:
         return {"reason": guild.bans[user_id], "user": render.user(self.state.user(user_id))}
+
+    async def audit_log(self, call: Call) -> Any:
+        """What was done to a guild, the newest first; only for bots that may view it.
+
+        https://discord.com/developers/docs/resources/audit-log#get-guild-audit-log
+        """
+        guild = call.guild()
+        if not self.state.guild_permissions(guild, call.user.id) & Permission.VIEW_AUDIT_LOG:
+            raise errors.missing_permissions()
+        query = Form(dict(call.request.query))
+        limit, action = query.integer("limit", least=1, most=100, default=50), query.integer("action_type", most=1000)
+        user, before, after = (query.snowflake(name) for name in ("user_id", "before", "after"))
+        query.check()
+        found = [
+            entry
+            for entry in guild.audit_log
+            if action in (0, entry.action)
+            and user in (None, entry.user_id)
+            and (before is None or entry.id < before)
+            and (after is None or entry.id > after)
+        ]
+        # With `after`, the oldest come first.
+        page = found[:limit] if after is not None else found[::-1][:limit]
+        people = {one for entry in page for one in (entry.user_id, entry.target_id) if one in self.state.users}
+        return {
+            "audit_log_entries": [render.audit_entry(entry) for entry in page],
+            "users": [render.user(self.state.user(one)) for one in sorted(people)],
+            **{key: [] for key in _OTHER_AUDIT_PARTS},
+        }
 
     async def roles(self, call: Call) -> Any:
         """All roles."""

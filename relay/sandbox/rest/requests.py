@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
@@ -48,6 +49,12 @@ class Call:
         if self.app is None:
             raise errors.unauthorised()
         return self.app.user
+
+    @property
+    def audit_reason(self) -> str | None:
+        """Why the bot does it, as the audit log will show: at most 512 characters."""
+        given = unquote(self.request.headers.get("X-Audit-Log-Reason", "")).strip()
+        return given[:512] or None
 
     def id(self, name: str) -> int:
         """An ID out of the path; `@me` is the bot's own."""

@@ -30,6 +30,8 @@ _RESERVED = frozenset({"everyone", "here", "system message"})
 # These count as letters or symbols, and show nothing.
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _SPACES = re.compile(r"\s+")
+# https://discord.com/developers/docs/resources/audit-log#audit-log-entry-object-audit-log-events
+_WEBHOOK_CREATED, _WEBHOOK_DELETED = 50, 52
 _TOKEN = "/webhooks/{webhook_id}/{webhook_token}"
 _MESSAGE = _TOKEN + "/messages/{message_id}"
 
@@ -123,7 +125,9 @@ class WebhookRoutes:
         name = read_name(form, "name", required=True)
         avatar = read_image(form, "avatar")
         form.check()
-        return render.webhook(self.webhooks.create(channel, name or "", call.user, avatar), call.user)
+        hook = self.webhooks.create(channel, name or "", call.user, avatar)
+        self.state.audit(self.state.guilds[hook.guild_id], _WEBHOOK_CREATED, call.user.id, hook.id, call.audit_reason)
+        return render.webhook(hook, call.user)
 
     async def of_channel(self, call: Call) -> Any:
         """All webhooks of a channel; the tokens of others' applications are not shown."""
@@ -149,7 +153,9 @@ class WebhookRoutes:
 
     async def delete(self, call: Call) -> Any:
         """Remove it."""
-        self.webhooks.delete(self._managed(call))
+        hook = self._managed(call)
+        self.webhooks.delete(hook)
+        self.state.audit(self.state.guilds[hook.guild_id], _WEBHOOK_DELETED, call.user.id, hook.id, call.audit_reason)
 
     def _managed(self, call: Call) -> Webhook:
         hook = self.state.webhook(call.id("webhook_id"))

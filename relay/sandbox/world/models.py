@@ -268,6 +268,17 @@ class Interaction:
     original_gone: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What somebody did to a server: https://discord.com/developers/docs/resources/audit-log."""
+
+    id: int
+    action: int
+    user_id: int
+    target_id: int
+    reason: str | None
+
+
 @dataclass(slots=True)
 class Guild:
     """A server."""
@@ -286,6 +297,8 @@ class Guild:
     stickers: dict[int, Sticker] = field(default_factory=dict)
     # Who is banned, and why.
     bans: dict[int, str | None] = field(default_factory=dict)
+    # The oldest first.
+    audit_log: list[AuditEntry] = field(default_factory=list)
 
 
 class Snowflakes:

@@ -2,7 +2,19 @@
 
 from datetime import UTC, datetime
 
-from relay.sandbox.world.models import Application, Channel, Emoji, Guild, Json, Member, Role, Sticker, User, Webhook
+from relay.sandbox.world.models import (
+    Application,
+    AuditEntry,
+    Channel,
+    Emoji,
+    Guild,
+    Json,
+    Member,
+    Role,
+    Sticker,
+    User,
+    Webhook,
+)
 
 
 def iso(seconds: float) -> str:
@@ -256,3 +268,15 @@ def guild(subject: Guild) -> Json:
         "widget_enabled": False,
         "widget_channel_id": None,
     }
+
+
+def audit_entry(subject: AuditEntry) -> Json:
+    """An entry of an audit log; `reason` is only there if one was given."""
+    body: Json = {
+        "id": str(subject.id),
+        "action_type": subject.action,
+        "user_id": str(subject.user_id),
+        "target_id": str(subject.target_id),
+        "changes": [],
+    }
+    return body if subject.reason is None else body | {"reason": subject.reason}

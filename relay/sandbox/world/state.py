@@ -17,6 +17,7 @@ from relay.sandbox.world.files import UrlSigner
 from relay.sandbox.world.models import (
     Application,
     Attachment,
+    AuditEntry,
     Channel,
     Emoji,
     FetchedAvatar,
@@ -157,6 +158,20 @@ class State:
         """Give a dispatch to all listeners."""
         for listener in tuple(self.listeners):
             listener(dispatch)
+
+    def audit(self, guild: Guild, action: int, user_id: int, target_id: int, reason: str | None) -> None:
+        """Write into a guild's audit log, and tell the bots that may read it.
+
+        https://discord.com/developers/docs/events/gateway-events#guild-audit-log-entry-create
+        """
+        entry = AuditEntry(self.snowflakes.next(), action, user_id, target_id, reason)
+        guild.audit_log.append(entry)
+        body = render.audit_entry(entry) | {"guild_id": str(guild.id)}
+        for member in guild.members.values():
+            may = self.guild_permissions(guild, member.user.id) & Permission.VIEW_AUDIT_LOG
+            if member.user.bot and may:
+                told, event = member.user.id, "GUILD_AUDIT_LOG_ENTRY_CREATE"
+                self.emit(Dispatch(event, Intent.GUILD_MODERATION, guild.id, lambda _: dict(body), None, told))
 
     def emit_fixed(
         self, event: str, intents: Intent, guild_id: int, body: Json, channel: Channel | None = None

@@ -194,7 +194,8 @@ class MessageSender:
 
     async def _delete_as_bot(self, target: MessageRef) -> None:
         try:
-            await self.rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _ids(target)))
+            route = Route("DELETE", "/channels/{channel}/messages/{message}", _ids(target))
+            await self.rest.call(route, reason="Its copy or its original in the paired Matrix room was removed")
         except Refused as error:
             if error.status != 403 or error.code in {*FROM_CLOUDFLARE, ErrorCode.MISSING_ACCESS}:
                 raise

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from relay.core.moderation import bans
+from relay.core.moderation.ports import Decision
 from relay.domain.ids import PlaceRef, Platform, UserRef
 from relay.errors import ActionNeeded
 from tests.support.logs import captured_logs
@@ -23,6 +24,7 @@ MAL, OTHER = UserRef(Platform.DISCORD, "mal"), UserRef(Platform.MATRIX, "other")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bans, "_LOOK_EVERY", 0.02)
     monkeypatch.setattr(bans, "_LIST_AGAIN", 0.05)
+    monkeypatch.setattr(bans, "_LOOKS_FOR_A_DECISION", 500)
 
 
 @asynccontextmanager
@@ -284,3 +286,43 @@ async def test_of_two_bans_of_one_person_each_ends_by_itself(tmp_path: Path) -> 
         async with bridge.store.read() as uow:
             assert await uow.people.banned_from(OTHER) == {place}
             assert await uow.people.banned_from(MAL) == frozenset()
+
+
+async def test_the_log_names_the_moderator_and_the_reason_once_they_are_told(tmp_path: Path) -> None:
+    async with following(tmp_path) as bridge:
+        here, _ = bridge.channels()
+        with captured_logs() as logs:
+            async with bridge.relay():
+                await until_listed(bridge)
+                bridge.discord.ban(here, "mal")
+                await banned(bridge, MAL)
+                # A platform may write it down only after it has told of the ban.
+                bridge.discord.decisions[here.id, "mal", False] = Decision("olga", "spam")
+                await until(lambda: any(line["event"] == "banned by" for line in logs))
+                bridge.discord.decisions[here.id, "mal", True] = Decision("olga", "")
+                bridge.discord.unban(here, "mal")
+                await until(lambda: any(line["event"] == "ban lifted by" for line in logs))
+        told = [line for line in logs if line["event"] in ("banned by", "ban lifted by")]
+        assert [(line["user"], line["moderator"], line["reason"]) for line in told] == [
+            ("mal", "olga", "spam"),
+            ("mal", "olga", "none given"),
+        ]
+
+
+async def test_where_the_platform_does_not_say_who_banned_them_the_ban_holds_all_the_same(tmp_path: Path) -> None:
+    async def refused(call: str) -> None:
+        if call == "decision":
+            raise ActionNeeded("the audit log may not be read")
+
+    def prepare(discord: MemoryAdapter, _: MemoryAdapter) -> None:
+        discord.before = refused
+
+    async with following(tmp_path) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay(prepare):
+            await until_listed(bridge)
+            bridge.discord.ban(here, "mal")
+            await banned(bridge, MAL)
+            bridge.discord.say(here, "mal", "spam")
+            bridge.discord.say(here, "ann", "hello")
+            await bridge.shows(there, "hello")
