@@ -67,7 +67,9 @@ _BUSY_SECONDS = 1.5
 _HELD_SECONDS = 1.0
 """Until a standby asks again whether the tables can be changed."""
 
-_RELOAD_SECONDS = 1.0
+_RELOAD_SECONDS, _SETTLE_SECONDS = 2.0, 0.5
+"""Between two looks at the file with the pairs; and where it has changed, until it is looked whether it goes on to."""
+
 _LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
 """Until the disks and the clock are looked at again; sooner as long as no platform has told its time."""
 
@@ -481,7 +483,7 @@ class Daemon:
         known = seen = stamp(self.config)
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_RELOAD_SECONDS):
+                async with asyncio.timeout(_RELOAD_SECONDS if seen == known else _SETTLE_SECONDS):
                     await self._reload_now.wait()
             # Wait until the file stops changing. Half of a file would remove half of the pairs.
             before, seen = seen, stamp(self.config)
@@ -531,6 +533,7 @@ class Daemon:
         await parts.claims.drop_unwanted(_claimed(pairs))
         await core.inbox.keep_names()
         self._changed.set()
+        parts.lookups.changed.set()
 
 
 async def run(make: Callable[[], Daemon]) -> None:

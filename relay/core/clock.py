@@ -1,4 +1,4 @@
-"""Time: the machine's clock, a server's clock, and how long to wait before the next try."""
+"""Time: the machine's clock, a server's clock, how long to wait before the next try, or for something to happen."""
 
 import asyncio
 import math
@@ -32,6 +32,37 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+
+class Bell:
+    """Wakes those who look now and then how something is: there may be something new to see.
+
+    Nobody hears it who does not wait at that moment. So look first, and then wait, with no `await` in between.
+    """
+
+    def __init__(self) -> None:
+        self._sleeping: list[asyncio.Future[None]] = []
+        # They ring with this one.
+        self.others: list[Bell] = []
+
+    def ring(self) -> None:
+        """Let all who wait go on."""
+        for sleeping in self._sleeping:
+            sleeping.cancel()
+        for other in self.others:
+            other.ring()
+
+    async def wait(self, clock: Clock, at_most: float) -> None:
+        """Until it rings, or until so many seconds have passed."""
+        sleeping = asyncio.ensure_future(clock.sleep(at_most))
+        self._sleeping.append(sleeping)
+        try:
+            await asyncio.wait((sleeping,))
+            if not sleeping.cancelled():
+                sleeping.result()
+        finally:
+            self._sleeping.remove(sleeping)
+            sleeping.cancel()
 
 
 class ServerTime:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from relay.core.clock import Bell
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 
@@ -37,6 +38,8 @@ class PairDirectory:
         self._predecessors: dict[ChannelRef, frozenset[ChannelRef]] = {}
         # Grows with each change, so that nobody need look through all pairs to find one.
         self.changes = 0
+        # Rings with each change.
+        self.changed = Bell()
         # Pairs that are left alone because another relay holds them, by one of their addresses: why.
         self._held_back: dict[ChannelAddress, str] = {}
         # Of pairs that are being handed over to another relay: nothing more is read in them.
@@ -50,12 +53,16 @@ class PairDirectory:
 
     def replace(self, pairs: Iterable[Pair]) -> None:
         """The operator changed the pairs. Addresses that are still declared stay open."""
-        self.changes += 1
         self._pairs = tuple(pairs)
         used = [pair for pair in self._pairs if pair.destinations and self._held_back.keys().isdisjoint(pair.sides)]
         self._by_address = {side: pair for pair in used for side in pair.sides}
         self._addresses = {self.channel(address): address for address in self._by_address}
         self._problems = {known: text for known, text in self._problems.items() if self._is_declared(known)}
+        self._count_change()
+
+    def _count_change(self) -> None:
+        self.changes += 1
+        self.changed.ring()
 
     def hold_back(self, reasons: Mapping[ChannelAddress, str]) -> None:
         """Another relay holds these pairs, and no others: treat them as not declared. The reasons are sentences."""
@@ -96,7 +103,7 @@ class PairDirectory:
         """
         pair = self._by_address.get(address)
         if not self.is_address_open(address) or self._channels.get(address) != channel:
-            self.changes += 1
+            self._count_change()
         if self._is_declared(address):
             before = self.channel(address)
             if before != channel and self._addresses.get(before) == address:
@@ -111,7 +118,8 @@ class PairDirectory:
     def close(self, address: ChannelAddress, problem: str) -> Pair | None:
         """`address` cannot be used now, and the sentence `problem` says why. Returns its pair."""
         if self._is_declared(address):
-            self.changes += self._problems.get(address) != problem
+            if self._problems.get(address) != problem:
+                self._count_change()
             self._problems[address] = problem
         return self._by_address.get(address)
 

@@ -112,6 +112,10 @@ class Inbox(Protocol):
         """The declared channel cannot be used now: a sentence with the remedy. `opened` ends it."""
         ...
 
+    def health_changed(self) -> None:
+        """Your `health` is another. What changes often, as how far you are, is looked at each second anyway."""
+        ...
+
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         """Read what was missed in `channel` since the cursor position `after`, through the adapter's `HistoryReader`.
 

@@ -71,6 +71,13 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
+def wake_ups(pid: int) -> int:
+    """How often the threads of a process have waited for something so far; those that ended are not in it."""
+    threads = (task / "status" for task in Path(f"/proc/{pid}/task").iterdir())
+    lines = (line for thread in threads for line in thread.read_text().splitlines())
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
 def resident_mib(pid: int) -> float:
     """What a process occupies in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -96,11 +103,14 @@ async def measure_processes(stage: Stage, sizes: Sizes, pairs: int, table: Table
         pids = (daemon.pid, bare.pid)
         table.memory[pairs] = resident_mib(daemon.pid)
         table.line(f"memory, idle{of}", "MiB", table.memory[pairs], resident_mib(bare.pid), bar="1.4")
+        woken = [wake_ups(pid) for pid in pids]
         before, began = [cpu_seconds(pid) for pid in pids], time.perf_counter()
         await asyncio.sleep(sizes.idle_seconds)
         seconds = time.perf_counter() - began
         relay, idle = (100 * (cpu_seconds(pid) - spent) / seconds for pid, spent in zip(pids, before, strict=True))
         table.line(f"CPU, idle{of}", "% of a core", relay, idle, bar="0.5 %")
+        relay, idle = ((wake_ups(pid) - times) / seconds for pid, times in zip(pids, woken, strict=True))
+        table.line(f"wake-ups, idle{of}", "a second", relay, idle)
 
 
 async def measure_messages(stage: Stage, sizes: Sizes, pairs: int, table: Table) -> None:

@@ -85,6 +85,9 @@ class RecordingInbox:
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         self.channels[address.value] = problem
 
+    def health_changed(self) -> None:
+        pass
+
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         raise AssertionError("history is read by the core")
 

@@ -97,6 +97,9 @@ class Inbox:
         self.problems[address.value] = problem
         self.news.append(f"closed {address.value}")
 
+    def health_changed(self) -> None:
+        pass
+
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         made = [event.ref for event in self.saved.events if isinstance(event, MessageCreated)]
         return next((ref for ref in reversed(made) if ref.channel == channel), None)

@@ -210,7 +210,7 @@ class DiscordAdapter:
                     group.create_task(self._gateway.run(self), name="discord gateway")
                     group.create_task(self._avatars.run(), name="discord avatars")
         except FatalError as error:
-            self._health = SideHealth("failed", str(error))
+            self._set_health(SideHealth("failed", str(error)))
             raise
 
     async def close(self) -> None:
@@ -246,6 +246,11 @@ class DiscordAdapter:
         if waiting := self._channels.catching_up():
             return SideHealth("catching_up", f"{waiting} channels are being caught up")
         return self._health
+
+    def _set_health(self, health: SideHealth) -> None:
+        self._health = health
+        if self._inbox is not None:
+            self._inbox.health_changed()
 
     async def _check_refused_tokens(self) -> NoReturn:
         while True:
@@ -291,14 +296,14 @@ class DiscordAdapter:
         self._bans_may_be_missed()
         self._channels.session_started()
         self._commands.session_started(self._identity.application)
-        self._health = SideHealth("ready")
+        self._set_health(SideHealth("ready"))
         _log.info("discord connected", user=self._identity.user, guilds=len(client.guilds))
         if not client.guilds:
             _log.warning("the bot is in no server", remedy=f"invite it: {self._guilds.invite_link()}")
 
     def session_resumed(self) -> None:
         """See `Listener` in `gateway/connection.py`."""
-        self._health = SideHealth("ready")
+        self._set_health(SideHealth("ready"))
         _log.info("discord resumed")
 
     def dispatch_lost(self) -> None:
@@ -309,7 +314,7 @@ class DiscordAdapter:
 
     def disconnected(self, reason: str) -> None:
         """See `Listener` in `gateway/connection.py`."""
-        self._health = SideHealth("connecting", reason)
+        self._set_health(SideHealth("connecting", reason))
 
     def dispatched(self, event: str, data: Json) -> None:
         """See `Listener` in `gateway/connection.py`."""

@@ -157,6 +157,7 @@ class MatrixAdapter:
     async def run(self, inbox: Inbox) -> None:
         """See `Adapter.run`."""
         retrying = self._inbox = RetryingInbox(inbox, self._clock, self._rng)
+        self._status.changed = inbox.health_changed
         self._status.set("connecting", "Logging in.")
         try:
             await self._remember_prefix(retrying)

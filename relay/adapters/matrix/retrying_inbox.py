@@ -72,9 +72,14 @@ class RetryingInbox:
             try:
                 result = await call()
             except StoreUnavailable as error:
-                self.trouble = str(error)
+                self._set_trouble(str(error))
                 _log.warning("the store takes nothing now, waiting", reason=error.reason, tries=backoff.tries)
                 await self.clock.sleep(backoff.next())
             else:
-                self.trouble = ""
+                self._set_trouble("")
                 return result
+
+    def _set_trouble(self, text: str) -> None:
+        if text != self.trouble:
+            self.trouble = text
+            self.inbox.health_changed()

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from relay.core.delivery.lane import Lane
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import Resolver
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Clock
-from relay.core.status.counters import Status, pause_between_glances
+from relay.core.ports import Clock, SideHealth
+from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
@@ -41,6 +41,8 @@ class Dispatcher:
     entries: Entries
     _lanes: dict[LaneKey, Lane] = field(default_factory=dict, init=False)
     _sending: defaultdict[LaneKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
+    # How the sides were when they were last looked at.
+    _sides: Mapping[str, SideHealth] = field(default_factory=dict, init=False)
     _movers: int = field(default=0, init=False)  # who moves what waits, and may wait for locks of `_sending`
     # Lanes to open or to wake, and whether what is at their head may have been sent. None: stop.
     _wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = field(default_factory=asyncio.Queue, init=False)
@@ -123,19 +125,20 @@ class Dispatcher:
 
     async def watch(self) -> None:
         """Wake lanes when a platform is back, or when another process has queued something. Works until cancelled."""
-        before, checked = self.status.sides(), 0.0
         while True:
-            began = self.clock.monotonic()
-            now = self.status.sides()
-            glanced = self.clock.monotonic()
-            for name, side in now.items():
-                if side.connected and not before[name].connected:
-                    self.platform_is_back(Platform(name))
-            before = now
-            if self.clock.monotonic() - checked >= _CHECK_SECONDS:
-                checked = self.clock.monotonic()
-                await self.check_outbox()
-            await self.clock.sleep(pause_between_glances(glanced - began))
+            # Adapters tell of what matters at once. How far they are, say, is seen here.
+            self.look_at_sides()
+            await self.check_outbox()
+            await self.clock.sleep(_CHECK_SECONDS)
+
+    def look_at_sides(self) -> None:
+        """A platform may be back, or gone."""
+        before, self._sides = self._sides, self.status.sides()
+        for name, side in self._sides.items():
+            if side.connected and name in before and not before[name].connected:
+                self.platform_is_back(Platform(name))
+        if before != self._sides:
+            self.status.news.ring()
 
     async def check_outbox(self) -> None:
         """Wake the lanes in which something waits, and end those that nothing needs any more."""

@@ -58,6 +58,10 @@ class Lanes(Protocol):
         """Something has improved for these lanes (None: for all): they do not wait for their next try."""
         ...
 
+    def look_at_sides(self) -> None:
+        """A platform may be back, or gone."""
+        ...
+
     def moving(self, lanes: Iterable[LaneKey]) -> AbstractAsyncContextManager[None]:
         """Nothing of these lanes is being sent inside the block, in which what waits there moves to other lanes."""
         ...
@@ -141,6 +145,10 @@ class CoreInbox:
         """See `Inbox.cursor`."""
         async with self.store.read() as uow:
             return await uow.cursors.get(platform, stream)
+
+    def health_changed(self) -> None:
+        """See `Inbox.health_changed`."""
+        self.lanes.look_at_sides()
 
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         """See `Inbox.last_original`."""

@@ -187,6 +187,7 @@ class Bans:
         """Work until cancelled."""
         look_at = 0.0
         while True:
+            seen, followed = self.pairs.changes, dict[PlaceRef, list[Pair]]()
             try:
                 followed = self._followed()
                 for place in followed:
@@ -206,6 +207,8 @@ class Bans:
                 _log.exception("bug while following bans")
                 await self.clock.sleep(_LIST_AGAIN / 10)
             await self.clock.sleep(_LOOK_EVERY)
+            if not (followed or self._may_remove) and self.pairs.changes == seen:
+                await self.pairs.changed.wait(self.clock, _LOOK_FOR_REMOVALS)
 
     async def _list(self, place: PlaceRef) -> None:
         """Find out which bans were missed, if any may have been."""

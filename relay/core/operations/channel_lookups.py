@@ -4,7 +4,9 @@ Of channels that are mirrored, `core.status` knows that. Here the adapters ask f
 when no daemon runs.
 """
 
+import asyncio
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -22,9 +24,9 @@ _log = get_logger(__name__)
 
 # Of the store's key-value table.
 _KEY = "channel lookups"
-# Seconds between looking whether there is something to ask for; until a channel is asked for again; and until then
+# Seconds between two looks at whether there is something to ask for; until a channel is asked for again; and until then
 # where nobody could be asked.
-_EVERY, _AGAIN, _AGAIN_AFTER_FAILURE = 5.0, 3600.0, 30.0
+_PAUSE, _AGAIN, _AGAIN_AFTER_FAILURE = 5.0, 3600.0, 30.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -36,6 +38,8 @@ class ChannelLookups:
     adapters: Mapping[Platform, ChannelLookup]
     # The channels that are to be looked up now.
     wanted: Callable[[], Iterable[ChannelAddress]]
+    # Set when those are others.
+    changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     # The latest of each channel.
     known: dict[ChannelAddress, ChannelInfo] = field(init=False, default_factory=dict)
     # When a channel is asked for again, on the monotonic clock.
@@ -45,6 +49,8 @@ class ChannelLookups:
         """Work until cancelled. Writes to the store only what has changed."""
         saved: Mapping[ChannelAddress, ChannelInfo] | None = None
         while True:
+            pause = _PAUSE
+            self.changed.clear()
             try:
                 if saved is None:
                     async with self.store.read() as uow:
@@ -55,11 +61,14 @@ class ChannelLookups:
                     async with self.store.write() as uow:
                         await uow.key_values.put(_KEY, _as_text(self.known))
                     saved = dict(self.known)
+                pause = max(_PAUSE, min(self._again_at.values(), default=math.inf) - self.clock.monotonic())
             except StoreUnavailable as error:
                 _log.warning("what is known of the rooms was not saved", reason=error.reason)
             except Exception:  # noqa: BLE001 - the top of a worker: it is logged, and the daemon goes on
                 _log.exception("the directory of rooms stays as it is for now")
-            await self.clock.sleep(_EVERY)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pause, _AGAIN)):
+                    await self.changed.wait()
 
     async def look(self) -> None:
         """Ask for what has not been asked for lately, and forget what is not wanted any more."""

@@ -22,8 +22,8 @@ from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-_LOOK_EVERY = 5.0
-"""Seconds after which it is looked whether there are other pairs."""
+_PAUSE, _LOOK_EVERY = 5.0, 60.0
+"""Seconds after which it is looked whether others are to be kept in step: if a pair has changed, and if none has."""
 
 _AGAIN_AFTER = 6 * 3600.0
 _AFTER_TROUBLE = 300.0
@@ -51,12 +51,14 @@ class Memberships:
         tasks: dict[_Task, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while True:
-                wanted = self._wanted()
+                seen, wanted = self.pairs.changes, self._wanted()
                 for gone in tasks.keys() - wanted:
                     tasks.pop(gone).cancel()
                 for task in wanted - tasks.keys():
                     tasks[task] = group.create_task(self._keep(*task), name=f"{task[1]} of {task[0].source.id}")
-                await self.clock.sleep(_LOOK_EVERY)
+                await self.clock.sleep(_PAUSE)
+                if self.pairs.changes == seen:
+                    await self.pairs.changed.wait(self.clock, _LOOK_EVERY)
 
     def _wanted(self) -> set[_Task]:
         wanted: set[_Task] = set()

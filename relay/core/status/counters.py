@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate
 
+from relay.core.clock import Bell
 from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, Clock, SideHealth
@@ -20,8 +21,6 @@ from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import sentence
 
-# Between two looks at how the sides are; and how many times as long as such a look took, at least.
-_GLANCE_SECONDS, _LONGEST_GLANCE_SECONDS, _GLANCE_SHARE = 0.2, 1.0, 2000.0
 # Upper bounds of the delivery histogram, in seconds.
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -42,11 +41,6 @@ class Histogram:
         """(bound, observations up to it), the last bound being `+Inf`, as Prometheus wants it."""
         bounds = [*(str(bound) for bound in DELIVERY_BUCKETS), "+Inf"]
         return list(zip(bounds, accumulate(self.counts), strict=True))
-
-
-def pause_between_glances(took: float) -> float:
-    """Until the sides are looked at again, which `took` so many seconds: an adapter goes through all its channels."""
-    return min(_LONGEST_GLANCE_SECONDS, max(_GLANCE_SECONDS, _GLANCE_SHARE * took))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +83,8 @@ class Status:
     # What has been learnt on the way, as findings.
     learnt: Callable[[], Sequence[Finding]] = field(init=False, default=lambda: ())
     _daemon: DaemonStatus = field(init=False)
+    # Rings when something is counted, a pair is in trouble or works again, or an adapter says that it is another way.
+    news: Bell = field(init=False, default_factory=Bell)
     # Both grow with each change: of what is counted, and of why lanes wait.
     _counted: int = field(init=False, default=0)
     _problem_changes: int = field(init=False, default=0)
@@ -105,8 +101,13 @@ class Status:
 
     def __post_init__(self) -> None:
         self._daemon = DaemonStatus(True, os.getpid(), socket.gethostname(), since=self.clock.now())
+        self.pairs.changed.others.append(self.news)
 
     # --- Counting -----------------------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        self._counted += 1
+        self.news.ring()
 
     def lane(self, lane: LaneKey) -> LaneCounts:
         """The counters of a lane."""
@@ -115,7 +116,7 @@ class Status:
     def move(self, lane: LaneKey, to: LaneKey) -> None:
         """The lane turned out to be another one."""
         counts = self._lanes.pop(lane, None)
-        self._counted += 1
+        self._count()
         if counts is not None:
             self.lane(to).add(counts)
 
@@ -129,7 +130,7 @@ class Status:
     def crossed(self, lane: LaneKey, *, written_at: datetime, received_at: datetime) -> None:
         """A message has been accepted on the other side."""
         counts = self.lane(lane)
-        self._counted += 1
+        self._count()
         counts.messages += 1
         self._accepted[lane.destination.platform] += 1
         # A server may say that it is the year 9000.
@@ -141,16 +142,16 @@ class Status:
     def dropped(self, lane: LaneKey, feature: Feature) -> None:
         """Something was dropped because it cannot cross."""
         self.lane(lane).dropped[feature] += 1
-        self._counted += 1
+        self._count()
 
     def queued(self) -> None:
         """Something waits for delivery."""
-        self._counted += 1
+        self._count()
 
     def retried(self, lane: LaneKey) -> None:
         """A delivery failed, and will be tried again."""
         self.lane(lane).retries += 1
-        self._counted += 1
+        self._count()
 
     def waits_for(self, lane: LaneKey, problem: str | None) -> None:
         """Why the lane cannot go on; None if it can."""
@@ -158,6 +159,7 @@ class Status:
         if counts.problem != problem:
             counts.problem = problem
             self._problem_changes += 1
+            self.news.ring()
 
     # --- Reporting ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from relay.core.ports import ChannelInfo, Clock
-from relay.core.status.counters import Status, pause_between_glances
+from relay.core.status.counters import Status
 from relay.core.status.reading import read_channels
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DaemonEnd, DirectionStatus, Report, StatusRecord
 from relay.core.storage import Store
@@ -18,6 +18,8 @@ from relay.logs import get_logger
 _log = get_logger(__name__)
 
 _SAVE_SECONDS = 1.0
+# Between two glances at whether something is urgent, while something happens. Else the bell tells.
+_GLANCE_SECONDS = 0.2
 # While nothing is known to have changed: what adapters are asked for (notes, names) may have.
 _IDLE_SECONDS = 10.0
 # How many times as long as a look has taken nobody looks again, at least: it takes longer with more pairs.
@@ -124,20 +126,23 @@ class StatusRecorder:
         ended = took = 0.0
         while True:
             began = self.clock.monotonic()
-            now = self.status.conditions()
-            glanced = self.clock.monotonic()
+            now, idle = self.status.conditions(), False
             if now != conditions:
                 pause = min(_URGENT_LIMIT, _URGENT_SHARE * took)
             elif self.status.version() != version or self.status.has_backlog or self.status.store_problem:
                 pause = min(_SAVE_LIMIT, max(_SAVE_SECONDS, _SAVE_SHARE * took))
             else:
-                pause = min(_IDLE_LIMIT, max(_IDLE_SECONDS, _IDLE_SHARE * took))
-            if began - ended >= pause:
+                pause, idle = min(_IDLE_LIMIT, max(_IDLE_SECONDS, _IDLE_SHARE * took)), True
+            left = pause - (began - ended)
+            if left > 0.0 and idle:
+                await self.status.news.wait(self.clock, left)
+            elif left > 0.0:
+                await self.clock.sleep(min(left, _GLANCE_SECONDS))
+            else:
                 conditions, version = now, self.status.version()
                 await self.look()
                 ended = self.clock.monotonic()
                 took = ended - began
-            await self.clock.sleep(pause_between_glances(glanced - began))
 
     async def finish(self, end: DaemonEnd) -> None:
         """Save the status for the last time, with how the daemon ends. Raises `StoreError`."""

@@ -1,16 +1,44 @@
 """The machine's clocks, and how long a platform that asks for patience is heeded."""
 
+import asyncio
 import json
 import time
 
 import pytest
 
-from relay.core.clock import SystemClock, retry_after_seconds
+from relay.core.clock import Bell, SystemClock, retry_after_seconds
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that goes on while it sleeps")
 def test_what_is_granted_for_seconds_runs_out_while_the_machine_sleeps() -> None:
     assert SystemClock().monotonic() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=5)
+
+
+async def test_a_bell_wakes_all_who_wait_for_it_and_for_others_that_ring_with_it() -> None:
+    one, other, clock = Bell(), Bell(), SystemClock()
+    one.others.append(other)
+    waiting = [asyncio.create_task(bell.wait(clock, 3600.0)) for bell in (one, one, other)]
+    await asyncio.sleep(0)
+    other.ring()
+    await waiting[2]
+    assert not any(task.done() for task in waiting[:2])
+    waiting[2] = asyncio.create_task(other.wait(clock, 3600.0))
+    await asyncio.sleep(0)
+    one.ring()
+    await asyncio.gather(*waiting)
+    await one.wait(clock, 0.0)
+
+
+async def test_who_is_cancelled_while_waiting_for_a_bell_leaves_nothing_behind() -> None:
+    bell = Bell()
+    before = asyncio.all_tasks()
+    waiting = asyncio.create_task(bell.wait(SystemClock(), 3600.0))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
 
 
 @pytest.mark.parametrize(

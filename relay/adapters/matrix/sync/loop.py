@@ -49,10 +49,13 @@ class ConnectionStatus:
     state: SideState = "connecting"
     detail: str = ""
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+    # Told of each change.
+    changed: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def set(self, state: SideState, detail: str = "") -> None:
         """Change the state, and the sentence that explains it."""
         self.state, self.detail = state, detail
+        self.changed()
 
 
 class _PositionRefused(Exception):

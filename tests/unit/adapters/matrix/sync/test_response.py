@@ -39,6 +39,9 @@ class RecordingInbox:
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         raise AssertionError
 
+    def health_changed(self) -> None:
+        pass
+
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         raise AssertionError
 
