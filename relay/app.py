@@ -47,6 +47,7 @@ from relay.logs import get_logger
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
 from relay.media.proxy import MediaProxy, stands
+from relay.memory import give_back, settle
 from relay.standby import Standby, serve_when_free, stamp
 from relay.store.backup import restored_gap
 from relay.store.lease import HeldLease, claim_of, has_ended, hold, last_seen
@@ -401,6 +402,7 @@ class Daemon:
                 group.create_task(parts.lookups.run(), name="directory of rooms"),
                 group.create_task(core.operators.run(), name="operators"),
                 group.create_task(self._look_around(parts), name="findings"),
+                group.create_task(self._save_memory(core), name="memory"),
             ]
             if parts.web is not None:
                 # The one that this one stood by for may be stopped, and still have the address.
@@ -427,6 +429,15 @@ class Daemon:
                 task.cancel()
             if rests:
                 await self._give_up_claims(parts)
+
+    async def _save_memory(self, core: Core) -> None:
+        """Once both sides are ready, most of what stays is there. Later, give back what a burst has left."""
+        while any(side.state != "ready" for side in core.status.sides().values()):
+            await core.status.news.wait(self._clock, _LOOK_SOON_SECONDS)
+        settle()
+        while True:
+            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
+            give_back()
 
     async def _give_up_claims(self, parts: _Parts) -> None:
         """Let another relay that waits go on where this one ends, in all pairs in which nothing is left to do."""

@@ -1,7 +1,6 @@
 """`relay run`: the daemon."""
 
 import asyncio
-import gc
 import os
 import signal
 from functools import partial
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from relay.cli.common import Invocation
 from relay.errors import ConfigurationError
+from relay.memory import keep_together, settle
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -22,6 +22,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    keep_together()
     try:
         settings = invocation.load(invocation.config, daemon=True)
     except ConfigurationError:
@@ -36,7 +37,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     from relay.config.loading import load, locate
 
     path = locate(invocation.config, os.environ)
-    _freeze()
+    settle()
     names = invocation.channel_names
     make = partial(
         app.Daemon,
@@ -49,13 +50,6 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         log_with=partial(invocation.log_with, daemon=True),
     )
     asyncio.run(app.run(make))
-
-
-def _freeze() -> None:
-    # Imported modules are never garbage. Scanning them would block the event loop for 0.1 s each time, and strangers
-    # can trigger a scan with events that contain a thousand lists.
-    gc.collect()
-    gc.freeze()
 
 
 def _run_tenants(invocation: Invocation, host: "Host") -> None:
@@ -74,7 +68,7 @@ def _run_tenants(invocation: Invocation, host: "Host") -> None:
         logs.configure(log.level, log.format, known, names=names)
 
     logs.configure(log.level, log.format, secrets[""], names=names)
-    _freeze()
+    settle()
     tenants = Tenants(
         files=host.files,
         load=host.load,

@@ -9,8 +9,9 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+from relay.core.recent import Recent
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, UserRef
@@ -35,7 +36,12 @@ _MAX_NAMES = 300
 _MAX_NAMES_EACH = 5
 """How many of them one account may hold: another bridge's bot has many, and people may change theirs often."""
 
-_MAX_CHANNELS = 200
+_MEMORY = 4 * 1024 * 1024
+"""Bytes of whom the names of all channels belong to, and as many of what was decided. The store knows the rest."""
+
+_NAME_BYTES = 300
+"""Of one name and whom it belongs to: two digests, and their place in the dictionary."""
+
 _MAX_HANDLE_LENGTH = 24
 # If two looks share a digest, somebody gets a needless suffix; if two users do, they share a name, which is worse.
 _LOOK_BYTES, _USER_BYTES = 5, 8
@@ -43,41 +49,38 @@ _LOOK_BYTES, _USER_BYTES = 5, 8
 _SUFFIX_BYTES = 4
 
 
-@dataclass(slots=True)
-class _Channel:
-    """The names of one channel."""
-
-    # Digest of a name's look -> digest of the user who has it; the last used at the end.
-    owners: OrderedDict[str, str]
-    # (user ID, name) -> the name that was decided, and both digests. Valid as long as the user owns that look.
-    shown: OrderedDict[tuple[str, str], tuple[str, str, str]] = field(default_factory=OrderedDict)
+# A channel, a user's ID, and the name under which they speak.
+_Asked = tuple[ChannelRef, str, str]
 
 
 class AuthorNames:
     """Decides under which name an author appears."""
 
     def __init__(self) -> None:
-        self._channels: OrderedDict[ChannelRef, _Channel] = OrderedDict()
+        # Of each channel: digest of a name's look -> digest of the user who has it; the last used at the end.
+        self._owners = Recent[ChannelRef, OrderedDict[str, str]](_MEMORY, lambda _, owners: _NAME_BYTES * len(owners))
+        # The name that was decided for a name, and both digests. Valid as long as the user owns that look.
+        self._shown = Recent[_Asked, tuple[str, str, str]](_MEMORY)
 
     async def distinguished(self, uow: UnitOfWork, channel: ChannelRef, author: Author) -> Author:
         """`author`, who speaks in `channel`, with a name that nobody else has there."""
-        known = self._channels.get(channel)
-        if known is None:
-            known = await self._read(uow, channel)
-        self._channels.move_to_end(channel)
-        name, is_new = _remembered(known, author), False
+        owners = self._owners.get(channel)
+        if owners is None:
+            owners = self._owners[channel] = _saved(await uow.key_values.get(_key(channel)))
+        asked = (channel, author.user.id, author.name)
+        name, is_new = self._remembered(owners, asked), False
         if name is None:
-            name, is_new = _decided(known.owners, author)
-            known.shown[author.user.id, author.name] = name, _look(name), _user(author)
-            if len(known.shown) > _MAX_NAMES:
-                known.shown.popitem(last=False)
+            name, is_new = _decided(owners, author)
+            self._shown[asked] = name, _look(name), _user(author)
         if is_new:
-            await uow.key_values.put(_key(channel), json.dumps(known.owners, separators=(",", ":")))
+            self._owners[channel] = owners  # it is larger now
+            await uow.key_values.put(_key(channel), json.dumps(owners, separators=(",", ":")))
         return author if name == author.name else replace(author, name=name)
 
     def forget(self) -> None:
         """Read everything from the store again: a transaction failed in which names may have been given."""
-        self._channels.clear()
+        self._owners.clear()
+        self._shown.clear()
 
     async def forget_person(self, uow: UnitOfWork, channels: Iterable[ChannelRef], user: UserRef) -> None:
         """Nobody has the names that somebody had in these channels. Call `forget` once that is on disk."""
@@ -88,12 +91,17 @@ class AuthorNames:
                 left = {look: owner for look, owner in owners.items() if owner != digest}
                 await uow.key_values.put(_key(channel), json.dumps(left, separators=(",", ":")))
 
-    async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
-        written = await uow.key_values.get(_key(channel))
-        known = self._channels[channel] = _Channel(_saved(written))
-        if len(self._channels) > _MAX_CHANNELS:
-            self._channels.popitem(last=False)
-        return known
+    def _remembered(self, owners: OrderedDict[str, str], asked: _Asked) -> str | None:
+        """The name that was decided before, unless somebody else has it now."""
+        found = self._shown.get(asked)
+        if found is None:
+            return None
+        name, look, user = found
+        if owners.get(look) != user:
+            return None
+        # Whoever speaks keeps their name, however many others come.
+        owners.move_to_end(look)
+        return name
 
 
 def in_template(author: Author, template: str) -> Author:
@@ -128,21 +136,6 @@ def distinct_from_relay(author: Author, own_names: frozenset[str]) -> Author:
 def _identifier(author: Author) -> str:
     identifier = visible(without_relay_signs(author.user.id.lstrip("@")))
     return identifier if len(identifier) <= 2 * _MAX_HANDLE_LENGTH else ""
-
-
-def _remembered(known: _Channel, author: Author) -> str | None:
-    """The name that was decided for an author before, unless somebody else has it now."""
-    key = (author.user.id, author.name)
-    found = known.shown.get(key)
-    if found is None:
-        return None
-    name, look, user = found
-    if known.owners.get(look) != user:
-        return None
-    # Whoever speaks keeps their name, however many others come.
-    known.shown.move_to_end(key)
-    known.owners.move_to_end(look)
-    return name
 
 
 def _saved(text: str | None) -> OrderedDict[str, str]:

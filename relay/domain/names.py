@@ -120,12 +120,17 @@ def with_suffix(name: str, suffix: str) -> str:
     return f"{shortened(name, max_length=room, max_bytes=room_in_bytes)} {suffix}"
 
 
-@lru_cache(maxsize=2_000)
 def skeleton(name: str) -> str:
     """What `name` looks like: readers mix up two names that have the same skeleton.
 
     Case, accents, spaces and punctuation do not count; letters of other scripts count as the Latin ones they look like.
     """
+    # Longer ones are not kept: there is no limit to what somebody may call themselves.
+    return (_skeleton if len(name) <= MAX_NAME_LENGTH else _skeleton.__wrapped__)(name)
+
+
+@lru_cache(maxsize=2_000)
+def _skeleton(name: str) -> str:
     looks = "".join(_look(char) for char in visible(name) if char != " ").replace(" ", "")
     bare = "".join(char for char in looks if unicodedata.category(char)[0] in "LNS")
     return (bare or looks).replace("rn", "m")

@@ -1,17 +1,17 @@
 """Rules about accounts, from the operator or from a policy list, made ready to be asked about each message."""
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from relay.core.moderation.globs import GlobSet
+from relay.core.recent import Recent
 from relay.domain.events import PolicyRule
 from relay.domain.ids import UserRef
 from relay.domain.jsontext import as_list
 
-_ANSWERS_KEPT = 10_000
-"""Accounts whose answer is remembered for each list."""
+_MEMORY = 1024 * 1024
+"""Bytes of the answers that are remembered for each list."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +25,7 @@ class RuleSet:
     _homes: GlobSet = field(init=False)
     _account_rules: list[PolicyRule] = field(init=False)
     _home_rules: list[PolicyRule] = field(init=False)
-    _known: OrderedDict[tuple[UserRef, bool], PolicyRule | None] = field(init=False, default_factory=OrderedDict)
+    _known: Recent[tuple[UserRef, bool], PolicyRule | None] = field(init=False, default_factory=lambda: Recent(_MEMORY))
 
     def __post_init__(self) -> None:
         self._account_rules = [rule for rule in self.rules if rule.kind == "account"]
@@ -42,12 +42,8 @@ class RuleSet:
         """The first rule that is about an account; None if none is. `by_home`: rules about its server count, too."""
         key = user, by_home
         if key in self._known:
-            self._known.move_to_end(key)
             return self._known[key]
-        found = next(self._matching(user, by_home=by_home), None)
-        self._known[key] = found
-        if len(self._known) > _ANSWERS_KEPT:
-            self._known.popitem(last=False)
+        found = self._known[key] = next(self._matching(user, by_home=by_home), None)
         return found
 
     def _matching(self, user: UserRef, *, by_home: bool = True) -> Iterator[PolicyRule]:

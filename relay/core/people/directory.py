@@ -1,16 +1,17 @@
 """Whose accounts are linked, and who has opted out: asked for each message, so it is kept in memory, up to a size."""
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from relay.core.recent import Recent
 from relay.core.storage import Store, UnitOfWork
 from relay.domain.ids import PlaceRef, Platform, UserRef
 
-_REMEMBERED = 10_000
-"""Accounts that are kept in memory."""
+_MEMORY = 4 * 1024 * 1024
+"""Bytes of what is kept in memory: 10,000 accounts or so."""
 
 _NOBODY: Mapping[Platform, UserRef] = MappingProxyType({})
 
@@ -39,7 +40,7 @@ class PeopleDirectory:
     settled: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     # Links that the operator declared, from either side. They take precedence.
     _declared: Mapping[UserRef, UserRef] = field(init=False, default_factory=dict)
-    _known: OrderedDict[UserRef, Person] = field(init=False, default_factory=OrderedDict)
+    _known: Recent[UserRef, Person] = field(init=False, default_factory=lambda: Recent(_MEMORY))
     # Accounts that running transactions change: what is read of them now may not be what is true afterwards.
     _changing: Counter[UserRef] = field(init=False, default_factory=Counter)
     # How often something was changed: what was read before that is not kept.
@@ -63,7 +64,6 @@ class PeopleDirectory:
         """What is known of an account; read in the transaction `uow` if there is one. Raises `StoreUnavailable`."""
         known = self._known.get(user)
         if known is not None:
-            self._known.move_to_end(user)
             return known
         version = self._version
         if uow is not None:
@@ -73,8 +73,6 @@ class PeopleDirectory:
                 person = await self._read(reading, user)
         if version == self._version and user not in self._changing:
             self._known[user] = person
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
         return person
 
     async def linked(self, user: UserRef, platform: Platform, uow: UnitOfWork | None = None) -> UserRef | None:

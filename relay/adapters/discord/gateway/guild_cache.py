@@ -3,7 +3,6 @@
 No I/O. The cache is as fresh as the last dispatch. After a READY it is empty until the guilds have arrived.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +22,7 @@ from relay.adapters.discord.permissions import (
     is_for_adults,
 )
 from relay.core.ports import ChannelInfo, Clock
+from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import CustomEmoji
@@ -32,8 +32,9 @@ _log = get_logger(__name__)
 
 # Seconds after READY in which the guilds may arrive. After that, a channel that is not there does not exist.
 _GUILDS_TIMEOUT = 5.0
-_REMEMBERED_NAMES = 5_000
-_REMEMBERED_THREADS = 20_000
+_NICKNAMES, _THREADS = 2 * 1024 * 1024, 4 * 1024 * 1024
+"""Bytes of the nicknames that are remembered, and of the threads' channels, public and private ones each."""
+
 _PRIVATE_THREAD = 12
 
 # The events that may change permissions.
@@ -115,11 +116,11 @@ class GuildCache:
     # When the session began, on the monotonic clock.
     _since: float = field(init=False, default=0.0)
     # The channel of each thread, of public and of private ones.
-    _parents: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
-    _private_parents: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
+    _parents: Recent[str, str] = field(init=False, default_factory=lambda: Recent(_THREADS))
+    _private_parents: Recent[str, str] = field(init=False, default_factory=lambda: Recent(_THREADS))
     # Servers that are for adults as a whole, of which discord.py does not tell.
     _adult_guilds: set[str] = field(init=False, default_factory=set)
-    _nicknames: OrderedDict[tuple[str, str], str | None] = field(init=False, default_factory=OrderedDict)
+    _nicknames: Recent[tuple[str, str], str | None] = field(init=False, default_factory=lambda: Recent(_NICKNAMES))
     # The channels for which a missing Manage Messages was logged.
     _warned: set[str] = field(init=False, default_factory=set)
     _declared: frozenset[str] = field(init=False, default=frozenset())
@@ -371,9 +372,6 @@ class GuildCache:
     def remember_nickname(self, guild: str, user: str, nickname: str | None) -> None:
         """Remember somebody's nickname in a server; None: they have none."""
         self._nicknames[guild, user] = nickname
-        self._nicknames.move_to_end((guild, user))
-        if len(self._nicknames) > _REMEMBERED_NAMES:
-            self._nicknames.popitem(last=False)
 
     def knows_nickname(self, guild: str, user: str) -> bool:
         """Whether it is known which nickname somebody has, if any."""
@@ -537,8 +535,6 @@ class GuildCache:
                 private=thread.get("type") == _PRIVATE_THREAD,
                 locked=bool((thread.get("thread_metadata") or {}).get("locked")),
             )
-        if len(parents) > _REMEMBERED_THREADS:
-            parents.popitem(last=False)
 
 
 def _declared_thread(thread: discord.Thread) -> _DeclaredThread:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, matrix_to_link, room_link
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
-from relay.adapters.matrix.rooms.state import RoomState
+from relay.adapters.matrix.rooms.state import MEMBERS, Members, RoomState
 from relay.core.clock import Backoff
 from relay.core.ports import ChannelInfo
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
@@ -116,6 +116,7 @@ class DeclaredRooms:
         self._now = now
         self._declared: dict[ChannelAddress, DeclaredRoom] = {}
         self._states: dict[str, RoomState] = {}
+        self._members = Members(MEMBERS)
         self._all_tried = False
         # Counts what may leave a room without its state: other addresses, or an address that names another room.
         self.version = 0
@@ -206,7 +207,7 @@ class DeclaredRooms:
     def state(self, room_id: str) -> RoomState:
         """What is known of a room."""
         if room_id not in self._states:
-            self._states[room_id] = RoomState(room_id)
+            self._states[room_id] = RoomState(room_id, self._members)
         return self._states[room_id]
 
     def describe(self, room_id: str) -> ChannelInfo | None:

@@ -1,10 +1,11 @@
 """What the relay knows of a room: who may do what in it, and what its members are called. Pure."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
+from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 
@@ -13,7 +14,9 @@ TOMBSTONE = "m.room.tombstone"
 # (https://spec.matrix.org/latest/rooms/v12/). Before, in rooms without that event the creator has 100 and others 0.
 _CREATOR_LEVEL = 2**53
 _FIRST_VERSION_WITH_PRIVILEGED_CREATORS = 12
-_MEMBERS_REMEMBERED = 2_000
+MEMBERS = 8 * 1024 * 1024
+"""Bytes of what the members of all rooms are called. They are asked for where they are not remembered."""
+
 LONGEST_NAME, LONGEST_TOPIC = 500, 1_000
 """Characters of a name and of a topic that are kept. An event may hold 60,000, and they are kept in many places."""
 
@@ -26,10 +29,19 @@ class MemberProfile:
     avatar: MediaRef | None = None
 
 
-class RoomState:
-    """The state of one room, as far as it matters here. Of its members only those who speak are remembered."""
+# Of a room's state, by its number, and of a user.
+Members = Recent[tuple[int, str], MemberProfile]
 
-    def __init__(self, room_id: str) -> None:
+
+class RoomState:
+    """The state of one room, as far as it matters here. Of its members only those who speak are remembered.
+
+    `members`: of all rooms together.
+    """
+
+    _numbers = count()
+
+    def __init__(self, room_id: str, members: Members | None = None) -> None:
         self.room_id = room_id
         # Whether all of the state has been received: what is not known then does not exist.
         self.complete = False
@@ -53,7 +65,9 @@ class RoomState:
         self._creators: frozenset[str] = frozenset()
         self._creators_are_privileged = False
         self._power: Json | None = None
-        self._members: OrderedDict[str, MemberProfile] = OrderedDict()
+        # Not of the room: what an earlier state said of its members no longer holds.
+        self._number = next(self._numbers)
+        self._members = Members(MEMBERS) if members is None else members
 
     def apply(self, event: Json) -> None:
         """Take in a state event; any other is ignored."""
@@ -68,7 +82,7 @@ class RoomState:
 
     def profile(self, user_id: str) -> MemberProfile:
         """The avatar of a member, and the display name; without one, the user ID."""
-        return self._members.get(user_id) or MemberProfile(user_id)
+        return self._members.get((self._number, user_id)) or MemberProfile(user_id)
 
     def name_of(self, user_id: str) -> str | None:
         """The display name of a member; None if there is none, or the member is not remembered."""
@@ -82,7 +96,7 @@ class RoomState:
 
     def knows_member(self, user_id: str) -> bool:
         """Whether the profile of a member is remembered."""
-        return user_id in self._members
+        return (self._number, user_id) in self._members
 
     def level(self, user_id: str) -> int:
         """The power level of a user."""
@@ -174,10 +188,7 @@ class RoomState:
         if profile is None:
             # Keep the profile of a member who left: their last messages may still be read.
             return
-        self._members[user_id] = profile
-        self._members.move_to_end(user_id)
-        while len(self._members) > _MEMBERS_REMEMBERED:
-            self._members.popitem(last=False)
+        self._members[self._number, user_id] = profile
 
 
 def joined_profile(user_id: str, content: Json) -> MemberProfile | None:

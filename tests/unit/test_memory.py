@@ -1,0 +1,48 @@
+"""The process gives back to the system what it does not need."""
+
+import ctypes
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from relay.memory import give_back, keep_together, settle
+
+_HAS_TRIM = hasattr(ctypes.CDLL(None), "malloc_trim")
+
+
+def anonymous_bytes() -> int:
+    rollup = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:")) * 1024
+
+
+def test_what_stays_is_not_looked_through_again() -> None:
+    before = gc.get_freeze_count()
+    held = [[number] for number in range(1000)]
+    settle()
+    try:
+        assert gc.get_freeze_count() > before + len(held) - 1
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.skipif(not _HAS_TRIM, reason="this C library gives memory back by itself, or never")
+def test_what_is_free_goes_back_to_the_system_although_what_came_after_it_stays() -> None:
+    # Below the size from which glibc asks the system for each, which grows with what was freed before.
+    blocks = [bytearray(100_000) for _ in range(400)]
+    behind = bytearray(100_000)
+    full = anonymous_bytes()
+    blocks.clear()
+    give_back()
+    assert full - anonymous_bytes() > 30_000_000
+    assert len(behind) == 100_000
+
+
+def test_threads_work_with_one_place_for_their_memory() -> None:
+    keep_together()
+    made: list[bytearray] = []
+    thread = threading.Thread(target=lambda: made.append(bytearray(100_000)))
+    thread.start()
+    thread.join()
+    assert len(made[0]) == 100_000
