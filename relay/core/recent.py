@@ -4,6 +4,7 @@ Bounded by bytes and not by numbers: how long names, addresses and IDs are is up
 there are to how many rooms are paired.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, MutableMapping
 from typing import TypeVar
@@ -67,3 +68,31 @@ class Recent(MutableMapping[_K, _V]):
 
 def _weight(key: Hashable, value: object) -> int:
     return weight((key, value))
+
+
+class LastSent:
+    """What our own messages say, as far as is remembered: an edit that would change nothing need not be sent.
+
+    Each is remembered by the hash of what the platform has accepted for it. Only what was certainly carried out counts:
+    forget a message before you change it, and put it once that has been accepted. An answer that may belong to an
+    earlier try does not count.
+    """
+
+    def __init__(self, most_bytes: int = 1024 * 1024) -> None:
+        self._hashes = Recent[str, bytes](most_bytes)
+
+    def put(self, message: str, body: str) -> None:
+        """`message` says `body` now."""
+        self._hashes[message] = _hash(body)
+
+    def forget(self, message: str) -> None:
+        """It is not certain what `message` will say."""
+        self._hashes.pop(message, None)
+
+    def says(self, message: str, body: str) -> bool:
+        """Whether `message` says just that; False where it is not remembered."""
+        return self._hashes.get(message) == _hash(body)
+
+
+def _hash(body: str) -> bytes:
+    return hashlib.blake2b(body.encode("utf-8", "replace"), digest_size=16).digest()

@@ -23,6 +23,8 @@ from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 
 _CHECK_SECONDS = 1.0
+_READ_AHEAD, _ALL_READ_AHEAD = 256 * 1024, 32 * 1024 * 1024
+"""Bytes that a lane reads ahead of the store, and all of them together: each lane has a backlog after an outage."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -178,9 +180,13 @@ class Dispatcher:
             backoff=Backoff(self.rng),
             may_send=self.may_send,
             suspect=suspect,
+            most_ahead=self._most_ahead,
             sending=self._sending[key],
         )
         group.create_task(self._run(key, lane), name=f"lane {key.source.id} {key.destination.id}")
+
+    def _most_ahead(self) -> int:
+        return min(_READ_AHEAD, _ALL_READ_AHEAD // max(1, len(self._lanes)))
 
     async def _run(self, key: LaneKey, lane: Lane) -> None:
         await lane.run()

@@ -37,7 +37,6 @@ from relay.logs import Logger, get_logger
 _LOG = get_logger(__name__)
 
 _READ_AHEAD = 50
-_READ_AHEAD_BYTES = 256 * 1024
 _TRIES_BEFORE_COMPLAINT = 3
 _TRIES_OF_A_BUG = 3
 _HOPELESS_SECONDS = 180.0  # of answers that say that it failed
@@ -77,6 +76,7 @@ class Lane:
     backoff: Backoff
     may_send: Callable[[], bool]  # whether this process still holds the store
     suspect: bool  # what is at the head now may have been sent
+    most_ahead: Callable[[], int]  # bytes of what may be read ahead of the store now
     sending: asyncio.Lock  # held during each try; whoever moves what waits here holds it meanwhile
     # Set when there is no point in waiting for the next try any longer.
     retry_event: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -117,7 +117,7 @@ class Lane:
     def _has_room_for(self, entry: Entry) -> bool:
         """Whether it may be kept in memory: what is read ahead is bounded in bytes, too."""
         held = sum(other.size for other in self._waiting)
-        return len(self._waiting) < _READ_AHEAD and (not held or held + entry.size <= _READ_AHEAD_BYTES)
+        return len(self._waiting) < _READ_AHEAD and (not held or held + entry.size <= self.most_ahead())
 
     def wake(self, *, suspect: bool = False) -> None:
         """Something was queued in the lane, or changed in it: ask the store. `suspect`: it may have been sent."""
@@ -173,7 +173,7 @@ class Lane:
         self._moved = False
         try:
             async with self.store.read() as uow:
-                entries, whole = await uow.outbox.read_ahead(self.key, _READ_AHEAD, _READ_AHEAD_BYTES)
+                entries, whole = await uow.outbox.read_ahead(self.key, _READ_AHEAD, self.most_ahead())
         except StoreUnavailable as error:
             await self._store_failed(error)
             return

@@ -136,6 +136,8 @@ class StatusRecorder:
             left = pause - (began - ended)
             if left > 0.0 and idle:
                 await self.status.news.wait(self.clock, left)
+                # More may come at once.
+                await self.clock.sleep(_GLANCE_SECONDS)
             elif left > 0.0:
                 await self.clock.sleep(min(left, _GLANCE_SECONDS))
             else:

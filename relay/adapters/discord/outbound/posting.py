@@ -29,8 +29,8 @@ from relay.adapters.discord.outbound.body import (
 )
 from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.webhooks import Webhook, Webhooks, is_gone
-from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
+from relay.core.recent import LastSent
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.jsontext import Json

@@ -22,8 +22,8 @@ from relay.adapters.discord.outbound.body import (
 )
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.webhooks import Webhooks, is_gone
-from relay.core.last_sent import LastSent
 from relay.core.ports import Delivery
+from relay.core.recent import LastSent
 from relay.domain.content import Quotation
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.jsontext import Json

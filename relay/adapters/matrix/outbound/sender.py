@@ -23,9 +23,9 @@ from relay.adapters.matrix.outbound.compose import (
 )
 from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
-from relay.core.last_sent import LastSent
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
+from relay.core.recent import LastSent
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.text.nodes import CustomEmoji

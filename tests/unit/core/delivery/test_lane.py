@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.core.delivery import dispatcher
 from relay.core.ports import Delivery
 from relay.core.storage import Entry
 from relay.domain.commands import PostNotice, RefreshMessage
@@ -99,10 +100,15 @@ async def test_a_message_deleted_while_it_waits_never_shows(bridge: World) -> No
         assert all(message.text != "second" for message in bridge.matrix.messages.values())
 
 
-@pytest.mark.parametrize(("count", "text"), [(130, ""), (40, "x" * 20_000)], ids=["many", "long ones"])
+@pytest.mark.parametrize(
+    ("count", "text", "lanes", "most"),
+    [(130, "", 1, 300_000), (40, "x" * 20_000, 1, 300_000), (40, "x" * 5_000, 1000, 40_000)],
+    ids=["many", "long ones", "in many lanes"],
+)
 async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too(
-    bridge: World, count: int, text: str
+    bridge: World, monkeypatch: pytest.MonkeyPatch, count: int, text: str, lanes: int, most: int
 ) -> None:
+    monkeypatch.setattr(dispatcher, "_ALL_READ_AHEAD", dispatcher._ALL_READ_AHEAD // lanes)
     _, room = bridge.channels()
     words = [f"{number}{text}" for number in range(count)]
 
@@ -116,7 +122,7 @@ async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too
             core.dispatcher.enqueue((await queued(bridge, word))[0])
         held = core.dispatcher._lanes[LANE]._waiting
         assert len(held) <= 50
-        assert sum(entry.size for entry in held) <= 300_000
+        assert sum(entry.size for entry in held) <= most
         release.set()
         await bridge.shows(room, *words)
 
