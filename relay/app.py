@@ -434,10 +434,12 @@ class Daemon:
         """Once both sides are ready, most of what stays is there. Later, give back what a burst has left."""
         while any(side.state != "ready" for side in core.status.sides().values()):
             await core.status.news.wait(self._clock, _LOOK_SOON_SECONDS)
-        settle()
+        # What belongs to a tenant ends with it, before the process does.
+        if not self.is_tenant:
+            settle()
         while True:
-            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
             give_back()
+            await self._clock.sleep(_LOOK_AGAIN_SECONDS)
 
     async def _give_up_claims(self, parts: _Parts) -> None:
         """Let another relay that waits go on where this one ends, in all pairs in which nothing is left to do."""

@@ -10,8 +10,8 @@ BAR = {"to_matrix": 64, "to_discord": 77}
 Raised by one each way since, each time: who is linked, or has opted out; who is unwanted, as moderators said
 (`core/moderation`); statements that are compiled once (`store/prepared.py`); whether another relay on the same accounts
 holds the pair (`core/claims`), of which sync tells (`adapters/matrix/register.py`); what is marked as for adults
-(`core/moderation/age_marks.py`). By two to Discord: a message wakes who keeps the status, and that asks both adapters how
-they are; before, it looked five times a second."""
+(`core/moderation/age_marks.py`). By two to Discord: a message wakes who keeps the status, and that
+asks both adapters how they are; before, it looked five times a second."""
 
 FEWEST = 14
 """With fewer, the tracer has lost sight of the line."""
