@@ -18,12 +18,12 @@ account itself keeps it) who it is and which channels it mirrors. A channel that
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from relay.core.claims.register import Ask, Claim, NoRegister, Positions, Register, as_register, claims_in
+from relay.core.claims.question import Question
+from relay.core.claims.register import Claim, NoRegister, Positions, Register, as_register, claims_in
 from relay.core.clock import Backoff
 from relay.core.ports import Clock
 from relay.domain.jsontext import Json
@@ -39,8 +39,6 @@ _SLOW, _SLOW_CONFIRM_AFTER = 5.0, 5.0
 """Where it took longer than that to read the register and to replace it, somebody may have begun meanwhile whose claim
 was overwritten. They are given the time to see that: more of it, if it took longer than `_SLOW`."""
 _POLL_SECONDS = 1.0
-_HANDED_OVER_WITHIN = 180.0
-"""Seconds in which a relay that has answered has to have handed over."""
 _log = get_logger(__name__)
 
 
@@ -99,18 +97,17 @@ class Claims:
     _awaited: set[str] = field(init=False, default_factory=set)
     # What was handed over, until that stands in the register.
     _left: dict[str, Positions] = field(init=False, default_factory=dict)
-    # Our question, and until when it may be answered (monotonic).
-    _ask: Ask | None = field(init=False, default=None)
-    _ask_until: float = field(init=False, default=float("inf"))
-    _answered: bool = field(init=False, default=False)
-    # Since when somebody is about to take over what nobody holds (monotonic).
-    _promised_since: float | None = field(init=False, default=None)
+    # Ours to those who hold what we want.
+    _question: Question = field(init=False)
     # False: there is no register, so every channel is ours.
     _agreed: bool = field(init=False, default=True)
     # Set once it is known what others hold.
     begun: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _look_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _busy: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self._question = Question(me=self.me, clock=self.clock, has_ended=self.has_ended, silence=self.silence)
 
     def valid(self) -> bool:
         """Whether what is `held` is certainly still ours. No I/O."""
@@ -146,7 +143,7 @@ class Claims:
         asked, claims = await self._read()
         silent, given_up = frozenset[str](), frozenset[str]()
         if doubtful := frozenset(key for key, holder in self._rivals(claims).items() if self._is_doubtful(holder)):
-            asked, claims, silent = await self._question(doubtful)
+            asked, claims, silent = await self._ask(doubtful)
             given_up = doubtful - silent - self._rivals(claims).keys()
         rivals = self._rivals(claims)
         silent |= frozenset(key for key, holder in rivals.items() if self.has_ended(holder))
@@ -156,7 +153,7 @@ class Claims:
         free = self.wanted - rivals.keys() - later
         mine = self._mine(claims)
         if rivals and self.take_over:
-            self._start_asking(frozenset(rivals), take=True)
+            self._question.start(frozenset(rivals), take=True)
         took = await self._write(free, take=silent)
         if mine is None or len(claims) > 1:
             # Not needed where we were the last to write, and alone.
@@ -177,10 +174,10 @@ class Claims:
         # What others hold can also be asked for while we run, but with our own store we read on where it ends.
         return not self.has_ended(holder) and (not self.take_over or holder.store == self.me.store)
 
-    async def _question(self, keys: frozenset[str]) -> tuple[float, list[Claim], frozenset[str]]:
+    async def _ask(self, keys: frozenset[str]) -> tuple[float, list[Claim], frozenset[str]]:
         """Ask who holds these whether they live. Returns when: the claims, and what nobody answered for."""
         _log.warning("another relay is in the register; waiting for its answer", seconds=self.silence)
-        ask = self._start_asking(keys, take=self.take_over)
+        ask = self._question.start(keys, take=self.take_over)
         try:
             await self._write(self.held, take=frozenset())
             while True:
@@ -190,13 +187,13 @@ class Claims:
                 unanswered = frozenset(key for key in keys & rivals.keys() if ask.nonce not in rivals[key].answers)
                 if not unanswered:
                     return asked, claims, unanswered
-                if not self._is_asked(claims):
+                if not self._question.stands_in(claims):
                     # Somebody wrote at the same moment.
                     await self._write(self.held, take=frozenset())
-                elif self.clock.monotonic() >= self._ask_until:
+                elif self._question.is_over():
                     return asked, claims, unanswered
         finally:
-            self._ask = None
+            self._question.ask = None
 
     async def _moved_on(self, claims: Sequence[Claim], taken: Mapping[str, Claim]) -> frozenset[str]:
         """What another store has read since ours has: free channels, and those that are `taken` from the silent.
@@ -214,17 +211,6 @@ class Claims:
         if claim.store != self.me.store:
             return True
         return not (self.me.is_same_place(claim) or self.has_ended(claim) or self.restored)
-
-    def _start_asking(self, channels: frozenset[str], *, take: bool) -> Ask:
-        """It is asked with the next `_write`."""
-        self._ask = Ask(secrets.token_hex(8), channels, take)
-        self._ask_until, self._answered = float("inf"), False
-        return self._ask
-
-    def _is_asked(self, claims: Iterable[Claim]) -> bool:
-        """Whether our question stands in the register."""
-        mine = self._mine(claims)
-        return mine is not None and mine.ask == self._ask
 
     async def _pause(self, error: Exception) -> None:
         await self.clock.sleep(self.backoff.next(error.retry_after if isinstance(error, Transient) else None))
@@ -263,8 +249,8 @@ class Claims:
         """The register, once somebody has changed it; None when it is time to read it, or `task` is done."""
         now = self.clock.monotonic()
         seconds = self.register.confirmed + _READ_EVERY - now
-        if self._ask is not None:
-            seconds = min(seconds, max(self._ask_until - now, _POLL_SECONDS))
+        if self._question.ask is not None:
+            seconds = min(seconds, max(self._question.until - now, _POLL_SECONDS))
         if self._awaited and not self.switch.is_ready():
             seconds = min(seconds, _POLL_SECONDS)
         news = asyncio.create_task(self.register.news(), name="register news")
@@ -319,9 +305,9 @@ class Claims:
             self.held -= lost.keys()
             await self._leave_alone(rivals)
             await self.switch.stand_down(lost.keys())
-        if self._ask is not None and asked - self.register.confirmed > RIGHT_SECONDS:
+        if asked - self.register.confirmed > RIGHT_SECONDS:
             # We were cut off or stopped, and others may have taken us for dead.
-            self._start_asking(self._ask.channels, take=self._ask.take)
+            self._question.repeat()
         # Nobody begins with what is handed over before we have said so.
         self.register.settle(asked)
         if await self._hand_over_to_askers(claims):
@@ -329,18 +315,18 @@ class Claims:
             asked, claims = await self._read()
             await self._react(claims, asked)
             return
-        promised, ready = self._promised(claims), self.switch.is_ready()
-        self._doubt(promised)
+        promised, ready = self._question.promised(claims, self.wanted - self.held), self.switch.is_ready()
+        self._question.doubt(promised)
         others = {**promised, **rivals}
-        silent = self._unanswered(claims, others) if ready else frozenset[str]()
+        silent = self._question.unanswered(claims, others) if ready else frozenset[str]()
         free = self.wanted - self.held - others.keys()
         free -= frozenset[str]() if ready else self._awaited
         await self._leave_alone({key: holder for key, holder in others.items() if key not in silent})
-        answers = self._answers(claims)
+        answers = self._question.answers(claims, self.held)
         known = frozenset() if mine is None else mine.answers
         old = any(claim.left.keys() & self.held for claim in claims)
         said = (still_mine, known, None if mine is None else mine.ask)
-        if free or silent or self._left or old or said != (self.held, answers, self._ask):
+        if free or silent or self._left or old or said != (self.held, answers, self._question.ask):
             took = await self._write(self.held | free | silent, take=silent, answers=answers)
             await self._begin_new(claims, free | silent, took)
 
@@ -398,7 +384,7 @@ class Claims:
                         await asyncio.wait({task})
                         break
                     self.register.settle(asked)
-                    answers = frozenset({nonce}) | self._answers(claims, keys)
+                    answers = frozenset({nonce}) | self._question.answers(claims, self.held | keys)
                     if mine is None or mine.answers != answers or not keys <= mine.channels:
                         await self._write(self.held | keys, take=frozenset(), answers=answers)
                 except (Transient, NoRegister) as error:
@@ -408,51 +394,6 @@ class Claims:
         finally:
             task.cancel()
             await asyncio.wait({task})
-
-    def _promised(self, claims: Sequence[Claim]) -> dict[str, Claim]:
-        """Who is about to take over what we do not hold."""
-        found: dict[str, Claim] = {}
-        for claim in claims:
-            if (ask := claim.ask) and ask.take and not self.me.is_same_place(claim) and not self.has_ended(claim):
-                ours = self._ask.channels if self._ask is not None and self.me.goes_before(claim) else frozenset()
-                found |= dict.fromkeys((ask.channels & self.wanted) - self.held - ours, claim)
-        return found
-
-    def _doubt(self, promised: Collection[str]) -> None:
-        """Ask whether those live who asked for what they do not take: they may have ended in between."""
-        now = self.clock.monotonic()
-        if not promised:
-            self._promised_since = None
-        elif self._promised_since is None:
-            self._promised_since = now
-        elif now - self._promised_since > self.silence and self._ask is None:
-            self._start_asking(frozenset(promised), take=False)
-            self._promised_since = now
-
-    def _answers(self, claims: Sequence[Claim], also: frozenset[str] = frozenset()) -> frozenset[str]:
-        """The questions of others that want to know whether we are alive."""
-        asks = [claim.ask for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]
-        wanted = self._ask.channels if self._ask is not None and self._ask.take else frozenset()
-        ours = self.held | also | wanted
-        return frozenset(ask.nonce for ask in asks if not ask.take and ask.channels & ours)
-
-    def _unanswered(self, claims: Sequence[Claim], others: Mapping[str, Claim]) -> frozenset[str]:
-        """Ends our question when that is due; the channels whose holders have been silent for too long."""
-        if self._ask is None:
-            return frozenset()
-        waiting = frozenset(key for key in self._ask.channels & self.wanted if key in others)
-        answered = frozenset(key for key in waiting if self._ask.nonce in others[key].answers)
-        if not self._ask.take:
-            waiting -= answered
-        elif answered and not self._answered:
-            self._answered, self._ask_until = True, self.clock.monotonic() + _HANDED_OVER_WITHIN
-        ended = all(self.has_ended(others[key]) for key in waiting)
-        if waiting and not ended and (self.clock.monotonic() < self._ask_until or not self._is_asked(claims)):
-            return frozenset()
-        self._ask = None
-        if waiting:
-            _log.warning("the other relay does not answer; taking over", holder=str(others[min(waiting)]))
-        return waiting
 
     async def give_up(self, positions: Mapping[str, Positions]) -> None:
         """At the end of the process: others may have these channels, which were read up to there.
@@ -504,16 +445,15 @@ class Claims:
             if self._is_other(claim) and not (self.has_ended(claim) and claim.channels <= take and not claim.left)
         ]
         claimed = channels.union(*(claim.channels for claim in others))
-        mine, left, ask = self._mine(claims), dict(self._left), self._ask
+        mine, left, ask = self._mine(claims), dict(self._left), self._question.ask
         known = {} if mine is None else {key: told for key, told in mine.left.items() if key not in claimed}
         own = replace(self.me, channels=channels, ask=ask, answers=answers, left={**known, **left})
         await self.register.write(as_register([own, *others]))
         for key in left.keys() - channels:
             self._left.pop(key, None)
-        now = self.clock.monotonic()
-        if ask is not None and ask is self._ask and not (self._answered or (mine is not None and mine.ask == ask)):
-            self._ask_until = now + self.silence
-        return now - began
+        if ask is not None and not (mine is not None and mine.ask == ask):
+            self._question.was_put(ask)
+        return self.clock.monotonic() - began
 
     def _mine(self, claims: Iterable[Claim]) -> Claim | None:
         return next((claim for claim in claims if self.me.is_same_place(claim)), None)
@@ -546,7 +486,7 @@ class Claims:
             return "Another relay held this pair; this one goes on from there once both sides have answered."
         if holder is None:
             return "It is being looked up whether another relay holds this pair."
-        if self._ask is not None and self._ask.take and key in self._ask.channels:
+        if self._question.is_to_take(key):
             return f"Another relay ({holder}) holds this pair; it is asked to hand it over."
         if self.has_ended(holder):
             return (

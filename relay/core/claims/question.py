@@ -1,0 +1,107 @@
+"""What a relay asks the others through the register: whether they live, or to hand over; and what it answers them."""
+
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from relay.core.claims.register import Ask, Claim
+from relay.core.ports import Clock
+from relay.logs import get_logger
+
+_HANDED_OVER_WITHIN = 180.0
+"""Seconds in which a relay that has answered has to have handed over."""
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Question:
+    """Our question to those who hold what we want: one at a time, which stands in our claim."""
+
+    # This process.
+    me: Claim
+    clock: Clock
+    # Whether a claim's process is known to have ended.
+    has_ended: Callable[[Claim], bool]
+    # Seconds after which who has not answered has lost its claims.
+    silence: float
+    ask: Ask | None = field(init=False, default=None)
+    # Until when it may be answered, and those who have answered may hand over (monotonic).
+    until: float = field(init=False, default=float("inf"))
+    _answered: bool = field(init=False, default=False)
+    # Since when somebody is about to take over what nobody holds (monotonic).
+    _promised_since: float | None = field(init=False, default=None)
+
+    def start(self, channels: frozenset[str], *, take: bool) -> Ask:
+        """It is put with the next writing of our claim."""
+        self.ask = Ask(secrets.token_hex(8), channels, take)
+        self.until, self._answered = float("inf"), False
+        return self.ask
+
+    def repeat(self) -> None:
+        """Ask it once more, and wait for answers as long again."""
+        if self.ask is not None:
+            self.start(self.ask.channels, take=self.ask.take)
+
+    def was_put(self, ask: Ask) -> None:
+        """It stands in the register since now: from now on answers are waited for."""
+        if ask is self.ask and not self._answered:
+            self.until = self.clock.monotonic() + self.silence
+
+    def stands_in(self, claims: Iterable[Claim]) -> bool:
+        """Whether it stands in the register."""
+        mine = next((claim for claim in claims if self.me.is_same_place(claim)), None)
+        return mine is not None and mine.ask == self.ask
+
+    def is_over(self) -> bool:
+        """Whether it has been waited for long enough."""
+        return self.clock.monotonic() >= self.until
+
+    def is_to_take(self, key: str) -> bool:
+        """Whether it asks to hand over this channel."""
+        return self.ask is not None and self.ask.take and key in self.ask.channels
+
+    def unanswered(self, claims: Sequence[Claim], holders: Mapping[str, Claim]) -> frozenset[str]:
+        """Ends it when that is due; the channels whose `holders` have been silent for too long."""
+        if self.ask is None:
+            return frozenset()
+        waiting = self.ask.channels & holders.keys()
+        answered = frozenset(key for key in waiting if self.ask.nonce in holders[key].answers)
+        if not self.ask.take:
+            waiting -= answered
+        elif answered and not self._answered:
+            self._answered, self.until = True, self.clock.monotonic() + _HANDED_OVER_WITHIN
+        ended = all(self.has_ended(holders[key]) for key in waiting)
+        if waiting and not ended and not (self.is_over() and self.stands_in(claims)):
+            return frozenset()
+        self.ask = None
+        if waiting:
+            _log.warning("the other relay does not answer; taking over", holder=str(holders[min(waiting)]))
+        return waiting
+
+    # --- What others ask ----------------------------------------------------------------------------------
+
+    def answers(self, claims: Sequence[Claim], held: frozenset[str]) -> frozenset[str]:
+        """The questions of others that want to know whether we are alive, about what we have `held` or take over."""
+        wanted = self.ask.channels if self.ask is not None and self.ask.take else frozenset()
+        asks = [claim.ask for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]
+        return frozenset(ask.nonce for ask in asks if not ask.take and ask.channels & (held | wanted))
+
+    def promised(self, claims: Sequence[Claim], free: frozenset[str]) -> dict[str, Claim]:
+        """Who is about to take over which of these, which we want and do not hold."""
+        found: dict[str, Claim] = {}
+        for claim in claims:
+            if (ask := claim.ask) and ask.take and not self.me.is_same_place(claim) and not self.has_ended(claim):
+                ours = self.ask.channels if self.ask is not None and self.me.goes_before(claim) else frozenset()
+                found |= dict.fromkeys((ask.channels & free) - ours, claim)
+        return found
+
+    def doubt(self, promised: Collection[str]) -> None:
+        """Ask whether those live who asked for what they do not take: they may have ended in between."""
+        now = self.clock.monotonic()
+        if not promised:
+            self._promised_since = None
+        elif self._promised_since is None:
+            self._promised_since = now
+        elif now - self._promised_since > self.silence and self.ask is None:
+            self.start(frozenset(promised), take=False)
+            self._promised_since = now
