@@ -179,4 +179,5 @@ async def read_status(settings: "StoreSettings", pairs: "tuple[Pair, ...] | None
     async with existing_store(settings.url) as store:
         running, seen = await is_held(store), await last_seen(store)
         report = await read_report(store, pairs, running=running, now=now, seen=seen)
-        return replace(report, standbys=tuple(await standbys(store)))
+        problem = report.store_problem or await store.problem()
+        return replace(report, standbys=tuple(await standbys(store)), store_problem=problem)

@@ -241,6 +241,10 @@ def hold(store: SqlStore, clock: Clock) -> AbstractAsyncContextManager[HeldLease
 
 async def is_held(store: SqlStore) -> bool:
     """Whether a daemon runs on the store, as far as one look can tell. Raises `StoreError`."""
+    if store.on_postgresql:
+        from relay.store.postgresql.lease import is_held
+
+        return await is_held(store)
     return await holder_of(store) is not None
 
 

@@ -168,6 +168,10 @@ class SqlStore:
                     await transaction.defer(_PUT_ID, {"id": known})
         self._id = known
 
+    async def problem(self) -> str | None:
+        """Why nothing can be written now, as far as reading tells: a sentence for the operator."""
+        return None
+
     async def recount(self) -> None:
         """Count the entries of all lanes again, in case a row is damaged. Needs the lease: nobody else may write."""
         async with self._readers.transaction() as transaction:

@@ -109,12 +109,13 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
+READ_ONLY = ("it is read-only", "name the primary server, or end the read-only mode")
 LOCKED = ("it is locked by another process", "end that one (pg_stat_activity shows it)")
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: by the whole code, or its first two characters.
 _REASONS = {
     "08": ("the connection was lost", "check that the server runs and that the network holds"),
-    "25006": ("it is read-only", "name the primary server, or end the read-only mode"),
+    "25006": READ_ONLY,
     "25P03": ("a transaction took too long", "the relay tries again by itself"),
     "28": (
         "the server refuses the user or the password",

@@ -235,6 +235,15 @@ async def holder_of(store: SqlStore) -> Holder | None:
         return _running(await _seen(unit.transaction))
 
 
+async def is_held(store: SqlStore) -> bool:
+    """Whether a daemon runs on the database: also one on this machine that cannot renew its lease."""
+    async with store.read() as unit:
+        seen = await _seen(unit.transaction)
+    return seen is not None and (
+        seen.state != "free" or (seen.holder.on_this_kernel() and seen.holder.process_state() == "alive")
+    )
+
+
 async def last_seen(store: SqlStore) -> datetime | None:
     """When a holder that did not give the lease back last showed that it was alive."""
     async with store.read() as unit:

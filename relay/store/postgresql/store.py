@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from relay.config.store_url import without_password
 from relay.errors import StoreUnavailable
+from relay.store.postgresql.connections import READ_ONLY
 from relay.store.postgresql.transactions import Readers, Writer
 from relay.store.unit_of_work import SqlStore
 
@@ -15,6 +16,7 @@ _DATABASE = text(
     "SELECT 'database ' || system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AS name FROM pg_control_system()"
 )
+_READ_ONLY = text("SELECT current_setting('default_transaction_read_only') = 'on' AS is_read_only")
 
 
 class PostgresqlStore(SqlStore):
@@ -39,6 +41,12 @@ class PostgresqlStore(SqlStore):
             async with self.read() as unit:
                 row = await unit.transaction.first(_DATABASE, {})
                 self.database = "" if row is None else row.name
+
+    async def problem(self) -> str | None:
+        """See `SqlStore.problem`."""
+        async with self.read() as unit:
+            row = await unit.transaction.first(_READ_ONLY, {})
+        return str(StoreUnavailable(self.name, *READ_ONLY)) if row is not None and row.is_read_only else None
 
     def write_only_with(self, token: str | None) -> None:
         """Refuse every later write transaction unless the lease has this token. None: no longer."""

@@ -81,8 +81,10 @@ async def test_read_only_for_a_while(store: SqlStore, url: str, running: Server)
             with pytest.raises(StoreUnavailable, match=words):
                 await put(store, "meanwhile")
             assert await get(store) == "before"
+            assert words in str(await store.problem())
     await put(store, "after")
     assert await get(store) == "after"
+    assert await store.problem() is None
 
 
 async def test_every_connection_is_ended_between_two_transactions(store: SqlStore, url: str, running: Server) -> None:

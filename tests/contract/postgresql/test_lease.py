@@ -13,7 +13,7 @@ import pytest
 from relay.core.clock import SystemClock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.store import migrate
-from relay.store.lease import Holder, hold, is_held, last_seen, standbys, standing_by
+from relay.store.lease import Holder, hold, holder_of, is_held, last_seen, standbys, standing_by
 from relay.store.postgresql import lease as leases
 from relay.store.postgresql.connections import writer_name
 from relay.store.postgresql.transactions import WRITE_LOCK
@@ -54,6 +54,14 @@ async def test_who_holds_it_is_named(store: SqlStore, other: SqlStore) -> None:
         await put(store, "a")
     assert not await is_held(other)
     assert await last_seen(other) is None
+
+
+async def test_one_on_this_machine_that_cannot_renew_it_runs(store: SqlStore, url: str, running: Server) -> None:
+    """As where the database can only be read: nobody may say that it has ended."""
+    insert(running, url, Holder.this_process("here", datetime.now(UTC)))
+    running.run("UPDATE lease SET renewed_at = 0", database(url))
+    assert await is_held(store)
+    assert await holder_of(store) is None
 
 
 async def test_one_that_ended_on_this_machine_is_replaced_at_once(
