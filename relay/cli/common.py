@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,8 +73,13 @@ def print_error(error: RelayError, redact: Callable[[str], str] = str) -> None:
     """Print to standard error what is wrong, one line for each mistake."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else (error,)
     for mistake in mistakes:
-        label = "\x1b[31merror: \x1b[0m" if sys.stderr.isatty() else "error: "
-        sys.stderr.write(f"{label}{printable(redact(str(mistake)))}\n")
+        line = f"error: {printable(redact(str(mistake)))}"
+        if sys.stderr.isatty():
+            # As wide as the terminal, but no path or address is broken, so that it can be copied.
+            width = shutil.get_terminal_size().columns
+            lines = textwrap.wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+            line = "\n".join(lines).replace("error:", "\x1b[31merror:\x1b[0m", 1)
+        sys.stderr.write(f"{line}\n")
 
 
 def printable(text: str) -> str:

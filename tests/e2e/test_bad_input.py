@@ -10,6 +10,7 @@ import pytest_asyncio
 from relay.demo.homeserver import Homeserver
 from tests.support import preloaded
 from tests.support.stack import FullStack, stack
+from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -78,6 +79,14 @@ async def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, kind: str)
     (line,) = lines
     assert line.startswith(f"error: {config}: ")
     assert "; " in line
+
+
+async def test_in_a_terminal_no_word_is_torn(tmp_path: Path) -> None:
+    async with terminal("status", folder=tmp_path) as screen:
+        assert await screen.ended() == 2
+    assert screen.text.startswith("error: relay.toml: there is no such file; run `relay init`, which asks")
+    assert all(len(line) <= 80 for line in screen.text.splitlines()), screen.text
+    assert screen.text.splitlines()[1].startswith("  ")
 
 
 async def test_a_file_that_is_no_store_is_one_line_and_stays_as_it_is(tmp_path: Path) -> None:

@@ -156,6 +156,14 @@ async def test_a_store_that_may_not_be_written(place: FullStack) -> None:
     (line,) = [line for line in output.splitlines() if not line.startswith("{")]
     assert line.startswith(f"error: store {store(place)}: ")
     assert "the relay's user" in line
+    mode = place.daemon.config.stat().st_mode
+    place.daemon.config.chmod(0o200)
+    try:
+        status, output = await unprivileged("-m", "relay", "run", "--config", str(place.daemon.config))
+    finally:
+        place.daemon.config.chmod(mode)
+    assert status == 2
+    assert output.startswith(f"error: {place.daemon.config}: cannot be read: permission denied; "), output
     await place.daemon.start()
     await talk(place, "one")
     await crossed(place, "one")
@@ -167,7 +175,7 @@ async def unprivileged(*arguments: str) -> tuple[int, str]:
     if os.geteuid() == 0:
         setpriv = shutil.which("setpriv")
         assert setpriv, "util-linux is needed to run this test as root"
-        command = (setpriv, "--bounding-set=-dac_override", *command)
+        command = (setpriv, "--bounding-set=-dac_override,-dac_read_search", *command)
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

@@ -1,6 +1,7 @@
 """Two relays, each with a store of its own, on the same accounts and pairs: nothing is lost or doubled through it."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -137,3 +138,68 @@ async def test_a_new_store_goes_on_by_itself_and_the_old_one_reads_nothing_again
     await eventually(lambda: problem(place.daemon, "help"), lambda text: not text, what=place.daemon.log)
     place.say("help", "seven")
     await everything_crossed_once(place, ["one", "three", "five", "seven"], ["two", "four", "six"])
+
+
+async def test_who_was_stopped_and_replaced_sends_nothing_when_it_goes_on(place: FullStack, second: Daemon) -> None:
+    await place.daemon.start()
+    await talk(place, "before")
+    await everything_crossed_once(place, ["before d"], ["before m"])
+    # In the middle of its work, for longer than it may be silent: nobody can tell it from one that has ended.
+    for number in range(20):
+        place.say("help", f"burst {number}")
+    await place.until_matrix("help", lambda words: "burst 2" in words)
+    place.daemon.send_signal(signal.SIGSTOP)
+    await second.start()
+    await talk(place, "meanwhile")
+    await place.until_matrix("help", lambda words: "meanwhile d" in words)
+    place.daemon.send_signal(signal.SIGCONT)
+    holder = f"process {second.pid}"
+    await eventually(lambda: problem(place.daemon, "help"), lambda text: holder in text, what=place.daemon.log)
+    # Both are there, and whoever reads, edits and deletes on either side sees one copy.
+    await talk(place, "after")
+    await place.until_matrix("help", lambda words: "after d" in words)
+    await place.until_discord("help", lambda words: "after m" in words)
+    await asyncio.sleep(1)  # for what should not come
+    said = {f"burst {number}" for number in range(20)}
+    for words in (await place.matrix_words("help"), await place.discord_words("help")):
+        for side in ("d", "m"):
+            spoken = [word for word in words if word not in said and word.endswith(f" {side}")]
+            assert spoken == [f"before {side}", f"meanwhile {side}", f"after {side}"]
+        bursts = [word for word in words if word in said]
+        # What the first one had read, and not delivered, is lost with its store; in order, and none twice.
+        assert bursts == [f"burst {number}" for number in range(20) if f"burst {number}" in bursts]
+    assert await second.stop() == 0
+    await eventually(lambda: problem(place.daemon, "help"), lambda text: not text, what=place.daemon.log)
+    await talk(place, "again")
+    await place.until_matrix("help", lambda words: "again d" in words)
+    await place.until_discord("help", lambda words: "again m" in words)
+    for words in (await place.matrix_words("help"), await place.discord_words("help")):
+        assert sorted(words) == sorted(set(words))
+
+
+async def test_who_is_stopped_while_it_takes_over_goes_on_where_the_other_one_ended(
+    place: FullStack, second: Daemon
+) -> None:
+    await place.daemon.start()
+    stop = asyncio.Event()
+    talking = asyncio.create_task(chatter(place, stop))
+    await second.start("--take-over", ready=False)
+    await eventually(lambda: problem(place.daemon, "help"), bool, what=place.daemon.log)
+    # The pair is in nobody's hands now, or just about to be in those of the one that is stopped.
+    second.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(3)
+    second.send_signal(signal.SIGCONT)
+    holder = f"process {second.pid}"
+    await eventually(lambda: problem(place.daemon, "help"), lambda text: holder in text, what=place.daemon.log)
+    # The one that waits is stopped and goes on, too: it has no right to anything.
+    place.daemon.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(1)
+    place.daemon.send_signal(signal.SIGCONT)
+    stop.set()
+    await everything_crossed_once(place, *await talking)
+
+
+async def talk(place: FullStack, word: str) -> None:
+    """A message on either side, one after the other."""
+    place.say("help", f"{word} d")
+    await place.tell("help", f"{word} m")

@@ -207,6 +207,15 @@ async def upgrade(place: FullStack, pair: str) -> None:
     await place.mia.set_state(old, "m.room.tombstone", body)
 
 
+async def same_room(place: FullStack, pair: str) -> None:
+    """By its alias, and another pair has it by its ID."""
+    alias = f"#again-{place.bot}:localhost"
+    await place.mia.set_alias(
+        alias, next(room for name, room in place.rooms.items() if room.startswith("!") and name != pair)
+    )
+    name_room(place, pair, alias)
+
+
 async def moderate(place: FullStack, pair: str) -> None:
     await joined(place, pair)
     place.pair_settings[pair] = "moderation.deletions = true"
@@ -251,6 +260,11 @@ ROOMS = {
         ("may not mark messages", "power level 20"),
         change_power(events={"m.reaction": 0}),
         "note",
+    ),
+    "the same room twice": Kind(
+        same_room,
+        ("it names the same room as !", "declare the room in one pair only"),
+        new_room,
     ),
     "upgraded": Kind(upgrade, ("has been replaced by", "declare the new room"), new_room, "note"),
     "history for members only": Kind(

@@ -285,8 +285,14 @@ class MatrixSurvey:
         except (Transient, FatalError) as error:
             yield Finding("the rooms", "wrong", str(error), "try again in a moment")
             return
+        first: dict[str, str] = {}
         for (pair, _), one in zip(sides, declared, strict=True):
-            found = await self._room(one, rooms.get(one.room_id), pair.policy)
+            other = first.setdefault(one.room_id, one.name) if one.room_id else one.name
+            if other == one.name:
+                found = await self._room(one, rooms.get(one.room_id), pair.policy)
+            else:
+                words = f"it names the same room as {other}, which is in a pair already"
+                found = [Finding(one.name, "wrong", words, "declare the room in one pair only")]
             for finding in (*found, *await self._lists(pair)):
                 yield replace(finding, pair=pair.name)
 
