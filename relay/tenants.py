@@ -230,7 +230,7 @@ class Tenants:
         self._find()
         mine = {tenant.name for tenant in self._running()}
         try:
-            workers = await self._workers.beat(len(mine))
+            workers = {**await self._workers.beat(len(mine)), self._workers.id: len(mine)}
             holders = await self._workers.holders(self._tenants.keys() - mine)
         except StoreUnavailable as error:
             self._lost += 1

@@ -44,17 +44,24 @@ _log = get_logger(__name__)
 NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 _now = literal_column(NOW, BigInteger())
 _l = lease_table.c
-# A session's lock of its own, made from its token: two numbers of 32 bits in `pg_locks`.
-CONNECTED = """EXISTS (
-    SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = hashtextextended(lease.holder, 0))"""
+TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
+"""Shows for as long as the session lasts that the process lives which has this token."""
+
+
+def has_lock(token: str) -> str:
+    """Whether a session has the lock of `TAKE_LOCK` for the token in this column. `pg_locks` has it in two halves."""
+    return f"""EXISTS (
+        SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = hashtextextended({token}, 0))"""  # noqa: S608
+
+
+CONNECTED = has_lock("lease.holder")
 GET_LEASE = select(
     lease_table,
     literal_column(NOW, Timestamp()).label("now"),
     literal_column(CONNECTED, Boolean()).label("connected"),
 )
-_CONNECT = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
 _TAKE = (
     insert(lease_table)
     .values({column.name: bindparam(column.name) for column in (_l.slot, _l.holder, _l.host, _l.pid, _l.started)})
@@ -180,7 +187,7 @@ class PostgresqlLease:
             session = await _connect(self.store)
             try:
                 with translated(self.store.name):
-                    await session.execute(_CONNECT, self.holder.token)
+                    await session.execute(TAKE_LOCK, self.holder.token)
             except BaseException:
                 session.terminate()
                 raise

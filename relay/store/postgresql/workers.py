@@ -1,7 +1,8 @@
 """Several processes that share the tenants of one database: who is there, and who serves which tenant.
 
-A process is counted by its heartbeat, by the database's clock: one that is stopped keeps its sessions, but not its
-share. Who may serve a tenant, the lease of its schema decides (`lease.py`); here it is only looked up.
+A process counts while it has its session (with an advisory lock) and a heartbeat, by the database's clock: one that
+ended has lost the session at once, and one that is stopped keeps it, but not its share. Who may serve a tenant, the
+lease of its schema decides (`lease.py`); here it is only looked up.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,7 +13,7 @@ import asyncpg
 from relay.config.store_url import of_tenant, schema_in, without_password
 from relay.store.lease import Holder
 from relay.store.postgresql.connections import connect, translated
-from relay.store.postgresql.lease import CONNECTED, LENGTH, NOW, SeenLease
+from relay.store.postgresql.lease import CONNECTED, LENGTH, NOW, TAKE_LOCK, SeenLease, has_lock
 from relay.store.tables import EPOCH, MICROSECOND
 
 ALIVE = 3.0
@@ -28,7 +29,9 @@ _BEAT = """
     INSERT INTO relay_worker VALUES ($1, $2, $3, clock_timestamp())
     ON CONFLICT (id) DO UPDATE SET held = excluded.held, seen_at = excluded.seen_at"""
 _FORGET = "DELETE FROM relay_worker WHERE id = $1 OR seen_at < clock_timestamp() - interval '1 hour'"
-_ALIVE = "SELECT id, held FROM relay_worker WHERE seen_at > clock_timestamp() - make_interval(secs => $1)"
+_ALIVE = f"""
+    SELECT id, held FROM relay_worker WHERE seen_at > clock_timestamp() - make_interval(secs => $1)
+    AND {has_lock("relay_worker.id")}"""  # noqa: S608 - SQL of our own
 _SCHEMAS = """
     SELECT n.nspname AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relname = 'lease' AND c.relkind = 'r' AND n.nspname = ANY($1)"""
@@ -85,6 +88,7 @@ class Workers:
                 async with opened.transaction():
                     await opened.execute(_LOCK)
                     await opened.execute(_TABLE)
+                await opened.execute(TAKE_LOCK, self.id)
             except BaseException:
                 opened.terminate()
                 raise

@@ -1,0 +1,53 @@
+"""Which processes share the tenants of a database, and who serves which."""
+
+import asyncio
+import os
+
+import pytest
+
+from relay.config.store_url import of_tenant
+from relay.core.clock import SystemClock
+from relay.store import migrate
+from relay.store.lease import hold
+from relay.store.postgresql import workers
+from relay.store.postgresql.workers import Workers
+from relay.store.unit_of_work import open_store
+from tests.support.stack import eventually
+
+
+async def test_one_that_ended_or_is_stopped_does_not_count(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = (Workers(url=url, id=name, who=f"process of {name}") for name in ("one", "two", "three"))
+    assert await one.beat(0) == {"one": 0}
+    assert await two.beat(2) == {"one": 0, "two": 2}
+    assert await three.beat(3) == {"one": 0, "two": 2, "three": 3}
+    await two.leave()
+    assert await one.beat(1) == {"one": 1, "three": 3}
+    assert three._connection is not None
+    three._connection.terminate()  # as when its process is killed
+    await eventually(lambda: one.beat(1), lambda found: found == {"one": 1})
+    assert await three.beat(3) == {"one": 1, "three": 3}, "it is back"
+    monkeypatch.setattr(workers, "ALIVE", 0.0)
+    assert await three.beat(3) == {}, "nobody has shown that it lives for so long"
+    for worker in (one, three):
+        await worker.leave()
+
+
+async def test_who_serves_a_tenant_is_seen_and_each_has_its_own_store(url: str) -> None:
+    worker = Workers(url=url, id="one", who="process of one")
+    assert await worker.holders(["a", "b"]) == {"a": None, "b": None}
+    for tenant in ("a", "b"):
+        assert (await asyncio.to_thread(migrate.upgrade, of_tenant(url, tenant))).state == "current"
+    a, b = [await open_store(of_tenant(url, tenant)) for tenant in ("a", "b")]
+    async with hold(a, SystemClock()):
+        found = await worker.holders(["a", "b", "c"])
+        assert found["a"] is not None
+        assert (found["a"].pid, found["b"], found["c"]) == (os.getpid(), None, None)
+        async with a.write() as unit, b.write() as other:  # neither waits for the other
+            await unit.key_values.put("key", "of a")
+            await other.key_values.put("key", "of b")
+        async with b.read() as unit:
+            assert await unit.key_values.get("key") == "of b"
+    assert await worker.holders(["a"]) == {"a": None}
+    for store in (a, b):
+        await store.close()
+    await worker.leave()
