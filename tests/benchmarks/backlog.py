@@ -32,7 +32,8 @@ from relay.domain.text.nodes import RichText
 from relay.store import codec
 from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 from tests.support.world import lane, pair
 
 LANES = 40

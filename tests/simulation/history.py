@@ -22,7 +22,8 @@ from tests.simulation.operator import Operator
 from tests.simulation.people import People
 from tests.simulation.place import Life, Place
 from tests.simulation.trouble import Trouble
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 
 T = TypeVar("T")
 

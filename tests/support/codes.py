@@ -13,7 +13,8 @@ from relay.core.storage import UnitOfWork
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.text.nodes import plain_text
 from relay.store.unit_of_work import open_store
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 from tests.support.store import new_store
 from tests.support.world import pair
 

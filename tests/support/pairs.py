@@ -5,8 +5,8 @@ import asyncio
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.errors import Transient
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
-from tests.support.platform import MemoryAdapter
 from tests.support.world import World
 
 

@@ -15,8 +15,9 @@ from relay.core.ports import Clock
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.memory_adapter import MarkingAdapter, MemoryAdapter
 from tests.support.patience import PATIENCE
-from tests.support.platform import MarkingAdapter, MemoryAdapter, MemoryPlatform, Message
+from tests.support.platform import MemoryPlatform, Message
 from tests.support.store import new_store
 
 

@@ -9,7 +9,7 @@ from relay.domain.content import Attachment, Content
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, Permanent, Transient, Unsupported
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import World, lane, pair, until, world
 
 

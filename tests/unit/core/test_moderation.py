@@ -8,7 +8,8 @@ import pytest
 from relay.core.ports import Delivery
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
 

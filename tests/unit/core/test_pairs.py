@@ -19,9 +19,9 @@ from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.errors import Transient
 from relay.store.sqlite.engine import connect
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.pairs import PUBLIC, STAFF, Gate, declare, depth, joined, waits
 from tests.support.patience import PATIENCE
-from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
 

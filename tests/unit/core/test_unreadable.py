@@ -14,8 +14,8 @@ from relay.core.status.report import STATUS_KEY
 from relay.core.storage import Unreadable
 from relay.domain.ids import Platform
 from relay.errors import RateLimited, Transient
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
-from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, pair, until, world
 
 DAMAGE = {

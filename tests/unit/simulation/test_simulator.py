@@ -19,7 +19,7 @@ from relay.errors import NotDeclared
 from relay.store.repositories.people import SqlPeople
 from tests.simulation.runner import play, workshop
 from tests.support.logs import quiet_logs
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

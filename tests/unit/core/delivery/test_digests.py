@@ -18,7 +18,8 @@ from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import CopyNotEditable, Permanent, RateLimited, StoreUnavailable
 from relay.store.unit_of_work import SqlStore
 from tests.support.logs import captured_logs
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, until, world
 
 Trouble = Callable[[str], Awaitable[None]]

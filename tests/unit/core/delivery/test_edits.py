@@ -10,8 +10,8 @@ from relay.domain.events import MessageCreated, MessageEdited
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.text.nodes import RichText
 from relay.errors import CopyNotEditable, Permanent, Postponed, Transient, Unsupported
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
-from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until
 
 

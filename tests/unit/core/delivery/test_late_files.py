@@ -18,7 +18,8 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, P
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.errors import CopyNotEditable, FileRejected
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 from tests.support.world import World, until, world
 
 PICTURE = Attachment("1", "a.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/a.png"))

@@ -12,7 +12,8 @@ from relay.domain.content import Attachment, Author, Content, Quotation
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
 from relay.errors import FileRejected
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 from tests.support.world import lane, pair
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -10,7 +10,7 @@ from relay.domain.commands import RequoteMessage
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import RateLimited, Transient
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import World, lane, pair, until, world
 
 

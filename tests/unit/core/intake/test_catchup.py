@@ -10,7 +10,7 @@ import pytest
 from relay.core.ports import EventBatch
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import World, WrongClock, lane, pair, until, world
 
 

@@ -12,7 +12,8 @@ from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.domain.pair import Pair
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import walk
-from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, until, world
 
 PICTURE = Attachment(
@@ -155,7 +156,7 @@ async def test_the_operators_word_is_the_mark_of_a_room(tmp_path: Path) -> None:
 
 async def test_nothing_crosses_before_the_mark_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store of an earlier version: what waits there may have been written where only adults read."""
-    monkeypatch.setattr("tests.support.platform.MarkingAdapter.age_restricted", lambda *_: None)
+    monkeypatch.setattr("tests.support.memory_adapter.MarkingAdapter.age_restricted", lambda *_: None)
     async with world(tmp_path) as bridge:
         here, there = bridge.channels()
         async with bridge.relay(takes_files) as core:

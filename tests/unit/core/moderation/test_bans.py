@@ -14,7 +14,7 @@ from relay.core.moderation.ports import Decision
 from relay.domain.ids import PlaceRef, Platform, UserRef
 from relay.errors import ActionNeeded
 from tests.support.logs import captured_logs
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import World, pair, until, world
 
 MAL, OTHER = UserRef(Platform.DISCORD, "mal"), UserRef(Platform.MATRIX, "other")

@@ -15,7 +15,7 @@ from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.pair import Pair
 from relay.errors import RateLimited
 from tests.support.logs import captured_logs
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import lane, pair, until, world
 
 TO_MATRIX, TO_DISCORD = lane(Platform.MATRIX), lane(Platform.DISCORD)

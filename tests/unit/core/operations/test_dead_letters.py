@@ -2,7 +2,7 @@
 
 from relay.core.operations.dead_letters import DeadLetters, summary
 from relay.errors import Permanent
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.stack import eventually
 from tests.support.world import World
 

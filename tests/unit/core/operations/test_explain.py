@@ -8,9 +8,9 @@ from relay.core.operations.explain import Life, lives_of
 from relay.core.pairs import PairDirectory
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.errors import Permanent, Transient
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.pairs import declare
 from tests.support.patience import PATIENCE
-from tests.support.platform import MemoryAdapter
 from tests.support.world import World, until
 
 

@@ -16,8 +16,8 @@ from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, Permanent, RateLimited, StoreUnavailable, Transient
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
-from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

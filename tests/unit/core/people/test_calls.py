@@ -6,7 +6,7 @@ from relay.domain.content import Content
 from relay.domain.ids import Platform, UserRef
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import walk
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import World, until
 
 ANN = UserRef(Platform.DISCORD, "ann")

@@ -9,7 +9,7 @@ from relay.core.people.commands import COMMANDS
 from relay.core.ports import CommandCall
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.text.nodes import plain_text
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import World, lane, until
 
 ANN = UserRef(Platform.DISCORD, "ann")
