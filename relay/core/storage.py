@@ -354,6 +354,10 @@ class Outbox(Protocol):
         """Put a dead letter back at the end of its lane; False if there is none of that ID."""
         ...
 
+    async def retried(self) -> str | None:
+        """Another word each time that a dead letter was put back, by whatever process."""
+        ...
+
     async def discard(self, entry_id: int) -> bool:
         """Forget a dead letter; False if there is none of that ID."""
         ...

@@ -45,6 +45,8 @@ class Dispatcher:
     _sending: defaultdict[LaneKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
     # How the sides were when they were last looked at.
     _sides: Mapping[str, SideHealth] = field(default_factory=dict, init=False)
+    # What `Outbox.retried` said last.
+    _retried: str | None = field(default=None, init=False)
     _movers: int = field(default=0, init=False)  # who moves what waits, and may wait for locks of `_sending`
     # Lanes to open or to wake, and whether what is at their head may have been sent. None: stop.
     _wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = field(default_factory=asyncio.Queue, init=False)
@@ -143,18 +145,22 @@ class Dispatcher:
             self.status.news.ring()
 
     async def check_outbox(self) -> None:
-        """Wake the lanes in which something waits, and end those that nothing needs any more."""
+        """Wake the lanes in which something waits of which they do not know, and end those that nothing needs."""
         try:
             # `relay dead retry` is another process: only the outbox tells us that it queued something.
             async with self.store.read() as uow:
                 waiting = await uow.outbox.lanes()
+                retried = await uow.outbox.retried() if waiting else self._retried
         except StoreUnavailable as error:
             self.status.store_problem = str(error)
             return
         if waiting:
             self.status.queued()
+        # A lane that is about something knows what else was queued, and would have to look it all up again.
         for key in waiting:
-            self.wake(key)
+            if retried != self._retried or key not in self._lanes or self._lanes[key].is_idle:
+                self.wake(key)
+        self._retried = retried
         self._end_unused(waiting)
 
     def _end_unused(self, waiting: AbstractSet[LaneKey]) -> None:

@@ -100,6 +100,11 @@ class Lane:
         """With the name that the operator gives the pair now."""
         return _LOG.bind(pair=self.pairs.name_of(self.key), direction=self.key.label)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, as far as the lane knows."""
+        return not self._waiting
+
     def enqueue(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
         if self._complete and entry.id <= self._newest:

@@ -10,6 +10,7 @@ lane, with room between them, and triggers count the rows (`tables.py`).
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -36,12 +37,15 @@ from relay.domain.pair import LaneKey
 from relay.store import codec
 from relay.store.portable import insert, next_entry_id
 from relay.store.repositories.message_map import addition_of, use_of
+from relay.store.repositories.small_tables import SqlKeyValues
 from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outbox
 from relay.store.tables import lane as lane_table
 from relay.store.transaction import Transaction
 
 # Between two positions. The messages of a digest that is split fit in there.
 _GAP = 1 << 20
+
+_RETRIED = "dead letters put back"
 
 _o = outbox.c
 _l = lane_table.c
@@ -398,7 +402,14 @@ class SqlOutbox:
 
     async def retry(self, entry_id: int) -> bool:
         """See `Outbox.retry`."""
-        return await self.transaction.execute(_RETRY, {"entry_id": entry_id}) > 0
+        is_dead = await self.transaction.execute(_RETRY, {"entry_id": entry_id}) > 0
+        if is_dead:
+            await SqlKeyValues(self.transaction).put(_RETRIED, secrets.token_hex(8))
+        return is_dead
+
+    async def retried(self) -> str | None:
+        """See `Outbox.retried`."""
+        return await SqlKeyValues(self.transaction).get(_RETRIED)
 
     async def discard(self, entry_id: int) -> bool:
         """See `Outbox.discard`."""

@@ -1,10 +1,12 @@
 """What a message asks of the store, counted: the figures fall or stay. Times are for tests/benchmarks/hot_path.py."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from relay.domain.ids import Platform
+from tests.support.platform import MemoryAdapter
 from tests.support.store_counts import counting
 from tests.support.world import pair, until, world
 
@@ -28,3 +30,30 @@ async def test_a_message_is_two_transactions(tmp_path: Path, source: Platform) -
     assert counts.trips <= 2 * MESSAGES
     assert counts.reads == 0
     assert counts.statements.total() <= 13 * MESSAGES, counts.statements
+
+
+async def test_what_waits_in_a_busy_lane_is_not_looked_up_again(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    def prepare(_: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        async def before(call: str) -> None:
+            if call == "send":
+                await gate.wait()
+
+        matrix.before = before
+
+    gate.set()
+    with counting() as counts:
+        async with world(tmp_path, pair()) as place, place.relay(prepare) as core:
+            here, there = place.channels()
+            place.discord.say(here, "ann", "the first is looked up")
+            await place.shows(there, "the first is looked up")
+            gate.clear()
+            for number in range(MESSAGES):
+                place.discord.say(here, "ann", f"message {number}")
+            await until(lambda: place.discord_adapter is not None and not place.discord_adapter.unread())
+            await core.dispatcher.check_outbox()  # as each second
+            counts.reset()
+            gate.set()
+            await until(lambda: core.status.accepted(Platform.MATRIX) == 1 + MESSAGES)
+    assert counts.reads < MESSAGES  # a look at the outbox may fall into it

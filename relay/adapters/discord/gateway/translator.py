@@ -62,7 +62,7 @@ class Translator:
         positions: dict[str, str] = {}
         held = 0
         for buffer, dispatch in dispatches:
-            if (held := held + weight(dispatch.data)) > LONG:
+            if (held := held + (dispatch.size or weight(dispatch.data))) > LONG:
                 held = 0
                 await asyncio.sleep(0)  # Let other tasks run in between.
             events.extend(self._events(buffer, dispatch))
@@ -109,13 +109,13 @@ class Translator:
                     return [self._cache_event(event, dispatch) for event in messages.created(dispatch.data, context)]
                 case "update":
                     event = messages.edited(dispatch.data, context, self.time.now())
-                    if event is not None:
-                        self.time.told(event.edited_at)
-                    return (
-                        []
-                        if event is None or self._is_unchanged(event, dispatch)
-                        else [self._cache_event(event, dispatch)]
-                    )
+                    if event is None:
+                        return []
+                    self.time.told(event.edited_at)
+                    if self._is_unchanged(event, dispatch):
+                        return []
+                    self._cache_event(event, dispatch)
+                    return [] if event.author.is_self else [event]
                 case "delete":
                     message = snowflake(dispatch.data["id"])
                     self.cache.forget(message)
@@ -152,7 +152,8 @@ class Translator:
         )
 
     def _cache_event(self, event: Event, dispatch: GatewayEvent) -> Event:
-        if isinstance(event, MessageCreated | MessageEdited):
+        is_echo = isinstance(event, MessageCreated) and messages.is_echo(event.author, dispatch.data)
+        if isinstance(event, MessageCreated | MessageEdited) and not is_echo:
             cached = CachedMessage(
                 channel=dispatch.channel,
                 author=event.author.name,

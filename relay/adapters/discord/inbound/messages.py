@@ -147,12 +147,13 @@ def created(message: Json, context: MessageContext) -> tuple[Event, ...]:
         return ()
     if kind == _Type.THREAD_CREATED:
         return (FeatureUsed(context.channel, "thread", author_of(message, context).is_self),)
-    content = content_of(message, context)
+    author = author_of(message, context)
+    content = Content() if is_echo(author, message) else content_of(message, context)
     if content is None:
         return ()
     event = MessageCreated(
         ref=MessageRef(context.channel, snowflake(message["id"])),
-        author=author_of(message, context),
+        author=author,
         content=content,
         created_at=created_at(message["id"]),
         reply_to=_reply_to(message, context),
@@ -218,6 +219,14 @@ def author_of(message: Json, context: MessageContext) -> Author:
         may_broadcast=bool(message.get("mention_everyone")),
         handle="" if is_webhook else str(author["username"]),
     )
+
+
+def is_echo(author: Author, message: Json) -> bool:
+    """Whether a message is a copy that the relay posted through a webhook.
+
+    Nothing of it crosses, and whoever posted it knows what it says: so that is not read.
+    """
+    return author.is_self and "webhook_id" in message
 
 
 def _is_self(message: Json, author: Json, context: MessageContext) -> bool:

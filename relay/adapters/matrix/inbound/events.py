@@ -90,6 +90,16 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
     return FeatureUsed(channel, _feature(kind, content), user_is_self=is_self)
 
 
+def echo(event: Json, channel: ChannelRef, me: str, names: NameLookup) -> MessageCreated | None:
+    """What the relay said itself; None for anything else. Nothing of it crosses, so what it says is not read."""
+    sender, event_id = as_string(event.get("sender")), as_string(event.get("event_id"))
+    is_ours = event.get("type") in _MESSAGES and "state_key" not in event and _is_self(sender, me, names)
+    if not is_ours or not is_event_id(event_id):
+        return None
+    author = Author(UserRef(Platform.MATRIX, sender), name=sender, is_self=True)
+    return MessageCreated(MessageRef(channel, event_id), author, Content(), timestamp(event.get("origin_server_ts")))
+
+
 def _is_self(user_id: str, me: str, names: NameLookup) -> bool:
     """Whether a user is the relay's own account, or a ghost of it."""
     return user_id == me or names.person(user_id) is not None

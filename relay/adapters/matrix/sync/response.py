@@ -15,7 +15,14 @@ from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, gap_stream, is_inside, room_stream, tombstone_stream
 from relay.adapters.matrix.identifiers import is_user_id
-from relay.adapters.matrix.inbound.events import ban_event, changed_picture, convert, ephemeral_events, is_message
+from relay.adapters.matrix.inbound.events import (
+    ban_event,
+    changed_picture,
+    convert,
+    echo,
+    ephemeral_events,
+    is_message,
+)
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
@@ -360,6 +367,7 @@ class ResponseHandler:
     async def _converted(self, update: RoomUpdate, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
         state, channel = update.state, ChannelRef(Platform.MATRIX, update.room_id)
+        names = self._rooms.names()
         since_pause = 0
         for event in events:
             state.apply(event)
@@ -367,16 +375,19 @@ class ResponseHandler:
                 self._saw_member(state.room_id, event)
                 if (banned := self._ban_of(event, state)) is not None:
                     found.append(banned)
-                if (changed := changed_picture(event, channel, self._me, self._rooms.names())) is not None:
+                if (changed := changed_picture(event, channel, self._me, names)) is not None:
                     found.append(changed)
             if update.first_join and not _was_sent_to_us(event):
+                continue
+            if (own := echo(event, channel, self._me, names)) is not None:
+                found.append(own)
                 continue
             try:
                 size = weight(event.get("content"))
                 if (since_pause := since_pause + size) > LONG:
                     since_pause = 0
                     await asyncio.sleep(0)  # Let other tasks run.
-                converted = await self._conversions.run(size, convert, event, state, self._me, self._rooms.names())
+                converted = await self._conversions.run(size, convert, event, state, self._me, names)
             except Exception:  # noqa: BLE001 - the top of this worker: see below
                 # One event that we cannot read must not stop all rooms for ever.
                 _log.exception("bug while reading an event", room=state.room_id, event_id=ascii(event.get("event_id")))
