@@ -10,6 +10,9 @@ class Platform(StrEnum):
     DISCORD = "discord"
     MATRIX = "matrix"
 
+    # Every reference is hashed with its platform, and an enum's own hash is a function in Python.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ChannelAddress:

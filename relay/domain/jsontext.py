@@ -39,7 +39,10 @@ def loads(raw: str | bytes, *, levels: int = 0, max_containers: int | None = Non
     `max_containers`: how many lists and objects are kept of each value that is read in one go, the outer ones first.
     """
     text = raw if isinstance(raw, str) else raw.decode(json.detect_encoding(raw), "surrogatepass")
-    value, end = _value(text, _start(text, 0), levels, len(text) if max_containers is None else max_containers)
+    most = len(text) if max_containers is None else max_containers
+    if text.count("[") + text.count("{") <= min(MAX_LEVELS, most):
+        levels = 0  # too small for any of that
+    value, end = _value(text, _start(text, 0), levels, most)
     if _start(text, end) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
     return value

@@ -107,8 +107,10 @@ class Pair:
 
     def side(self, platform: Platform) -> ChannelAddress:
         """The channel of this pair on `platform`."""
-        return next(side for side in self.sides if side.platform is platform)
+        first, second = self.sides
+        return first if first.platform is platform else second
 
     def other(self, platform: Platform) -> Platform:
         """The platform on the other side."""
-        return next(side.platform for side in self.sides if side.platform is not platform)
+        first, second = self.sides
+        return second.platform if first.platform is platform else first.platform

@@ -12,6 +12,7 @@ from relay.core.status.reading import read_channels
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DaemonEnd, DirectionStatus, Report, StatusRecord
 from relay.core.storage import Store
 from relay.domain.ids import ChannelRef
+from relay.domain.jsontext import Json
 from relay.errors import StoreUnavailable
 from relay.logs import get_logger
 
@@ -150,17 +151,19 @@ class StatusRecorder:
         """Save the status for the last time, with how the daemon ends. Raises `StoreError`."""
         record = self.status.record()
         ended = replace(end, at=self.clock.now())
-        await self._save(replace(record, daemon=replace(record.daemon, running=False, ended=ended)))
+        record = replace(record, daemon=replace(record.daemon, running=False, ended=ended))
+        await self._save(record, record.lasting())
 
     async def look(self) -> None:
         """Save what has changed."""
         try:
             record = self.status.record()
             report = await self.status.report(record)
+            lasting = record.lasting()
             # Only a write that succeeds shows that the store works again.
-            changed = record.lasting() != self._saved or record.channels != self._channels
+            changed = lasting != self._saved or record.channels != self._channels
             if changed or self.status.store_problem is not None:
-                await self._save(record)
+                await self._save(record, lasting)
             self.status.store_problem = None
         except StoreUnavailable as error:
             self.status.store_problem = str(error)
@@ -168,9 +171,9 @@ class StatusRecorder:
             self._progress.look(report)
             self._readiness.look(report)
 
-    async def _save(self, record: StatusRecord) -> None:
+    async def _save(self, record: StatusRecord, lasting: Json) -> None:
         async with self.store.write() as uow:
-            await uow.key_values.put(STATUS_KEY, json.dumps(record.as_json()))
+            await uow.key_values.put(STATUS_KEY, json.dumps(record.as_json(lasting)))
             if record.channels != self._channels:
                 await uow.key_values.put(CHANNELS_KEY, json.dumps(record.channels_as_json()))
-        self._saved, self._channels = record.lasting(), record.channels
+        self._saved, self._channels = lasting, record.channels

@@ -167,9 +167,9 @@ class StatusRecord:
             ],
         }
 
-    def as_json(self) -> Json:
-        """As it is saved."""
-        return {"daemon": self.daemon.as_json(), **self.lasting()}
+    def as_json(self, lasting: Json | None = None) -> Json:
+        """As it is saved, with what `lasting` has said of it if that was asked."""
+        return {"daemon": self.daemon.as_json(), **(self.lasting() if lasting is None else lasting)}
 
     def channels_as_json(self) -> Sequence[Json]:
         """What the channels are known by, as it is saved."""

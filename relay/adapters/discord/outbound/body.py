@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from relay.adapters.discord import markup
 from relay.core.convert.headings import under_heading
@@ -41,6 +42,8 @@ _SIGN_LOOKALIKES = {"@": "＠", "#": "＃", ":": "꞉"}
 _TICKS = str.maketrans({"`": "ˋ", "｀": "ˋ"})
 _BREAK = "·"
 _STAND_IN_DIGITS = 16
+# The same people write again and again.
+_NAMES_KEPT = 1_000
 
 
 def _emoji_code(node: n.CustomEmoji) -> str | None:
@@ -162,9 +165,7 @@ def username(author: Author) -> str:
 
     If nothing of the author's name can be seen, it is the local part of the user ID.
     """
-    local_part = author.user.id.lstrip("@").partition(":")[0]
-    name = _presentable(author.name) or _presentable(local_part) or "user"
-    return visible(shortened(name, max_length=NAME_LENGTH, max_bytes=4 * NAME_LENGTH))
+    return usernames(author)[0]
 
 
 def usernames(author: Author) -> tuple[str, ...]:
@@ -172,9 +173,16 @@ def usernames(author: Author) -> tuple[str, ...]:
 
     Some of its rules are not documented, and it makes new ones. No message must be lost because of them.
     """
-    first = username(author)
+    return _usernames(author.name, author.user.id)
+
+
+@lru_cache(_NAMES_KEPT)
+def _usernames(name: str, user_id: str) -> tuple[str, ...]:
+    local_part = user_id.lstrip("@").partition(":")[0]
+    shown = _presentable(name) or _presentable(local_part) or "user"
+    first = visible(shortened(shown, max_length=NAME_LENGTH, max_bytes=4 * NAME_LENGTH))
     broken = _presentable(_with_words_broken(first))
-    digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:_STAND_IN_DIGITS]
+    digest = hashlib.sha256(user_id.encode("utf-8", "replace")).hexdigest()[:_STAND_IN_DIGITS]
     # The broken name is left out if it is too long: it would be cut at its end, where authors of one name differ.
     names = (first, broken, f"member-{digest}") if len(broken) <= NAME_LENGTH else (first, f"member-{digest}")
     return tuple(dict.fromkeys(names))

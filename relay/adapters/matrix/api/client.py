@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
-from nio.client.async_client import AsyncClient, AsyncClientConfig, client_session
+from nio.client.async_client import AsyncClient, AsyncClientConfig
 from yarl import URL
 
 from relay.adapters.matrix.api.redirects import ForbiddenAddress, RedirectClient
@@ -105,9 +105,11 @@ class Download:
 
 
 class _Transport(AsyncClient):
-    """nio's transport, but without redirects: they would take our token and messages to any address."""
+    """nio's transport, but without redirects: they would take our token and messages to any address.
 
-    @client_session  # type: ignore[untyped-decorator]
+    And without its tracing, which looks at each chunk of each request.
+    """
+
     async def send(
         self,
         method: str,
@@ -121,7 +123,6 @@ class _Transport(AsyncClient):
             method, self.homeserver + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
         )
 
-    @client_session  # type: ignore[untyped-decorator]
     async def read(
         self, url: URL, *, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
@@ -130,7 +131,7 @@ class _Transport(AsyncClient):
 
     def _session(self) -> aiohttp.ClientSession:
         if self.client_session is None:
-            raise RuntimeError("nio made no session")
+            self.client_session = aiohttp.ClientSession()  # with nio's own close
         return self.client_session
 
 

@@ -12,6 +12,7 @@ import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import regex
 
@@ -29,6 +30,8 @@ _SPOILER = "page.codeberg.everypizza.msc4193.spoiler"
 _VOICE = "org.matrix.msc3245.voice"
 _AUDIO = "org.matrix.msc1767.audio"
 _PROFILE = "com.beeper.per_message_profile"
+# Each message needs its author's name several times, and the same people write again and again.
+_NAMES_KEPT = 1_000
 _LONGEST_NAME = 255  # Of a profile, in bytes, as the proposal says.
 _GRAPHEME = regex.compile(r"\X")
 # Our own key: the ID of the original's attachment. An edit compares it with the attachment that it has.
@@ -302,7 +305,12 @@ def _bytes(text: str) -> int:
 
 def display_name(author: Author) -> str:
     """The author's name in one line, without hidden characters. Never empty or blank."""
-    return _cut(visible(author.name) or visible(author.handle) or author.user.id).strip()
+    return _display_name(author.name, author.handle, author.user.id)
+
+
+@lru_cache(_NAMES_KEPT)
+def _display_name(name: str, handle: str, user_id: str) -> str:
+    return _cut(visible(name) or visible(handle) or user_id).strip()
 
 
 def _cut(name: str) -> str:
