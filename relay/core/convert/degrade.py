@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from relay.core.convert.split import Measure, beginning, first_part, split
+from relay.core.convert.split import Measure, beginning, first_part, is_surely_short, split
 from relay.domain.content import Attachment, Author, Capabilities, Content, Quotation, with_most_files
 from relay.domain.events import Feature
 from relay.domain.ids import MediaRef
@@ -63,8 +63,12 @@ def degrade(
 
     as_file = as_file and capabilities.max_attachments > 0
     whole = n.RichText(blocks)
-    if written_out := as_file and _is_far_too_long(whole, policy.max_parts * room):
-        first, rest = beginning(whole, _FIRST_LINES), []
+    rest: list[n.RichText] = []
+    written_out = False
+    if not above and is_surely_short(whole, room):
+        first = whole
+    elif written_out := as_file and _is_far_too_long(whole, policy.max_parts * room):
+        first = beginning(whole, _FIRST_LINES)
     else:
         first, *rest = split(
             whole, limit=room, measure=below_quotation, max_parts=policy.max_parts + 1 if as_file else None

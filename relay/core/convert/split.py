@@ -78,6 +78,22 @@ def split(text: n.RichText, *, limit: int, measure: Measure, max_parts: int | No
     return (*parts, rest) if rest else tuple(parts)
 
 
+def is_surely_short(text: n.RichText, limit: int) -> bool:
+    """Whether a few words without markup, as most messages are, fit however they are rendered: so they need not be.
+
+    Half of the limit is left for what stands around them, such as their author's name.
+    """
+    units = len(text.blocks)
+    for block in text.blocks:
+        if not isinstance(block, n.Paragraph):
+            return False
+        for node in block.children:
+            if not isinstance(node, n.Text | n.LineBreak):
+                return False
+            units += len(node.text) if isinstance(node, n.Text) else 1
+    return _MAX_RENDERED * units <= limit // 2
+
+
 def _is_too_long(text: n.RichText, limit: int, measure: Measure) -> bool:
     # The rest may be very long, and would be rendered again for each part. So look whether the beginning alone is too
     # long: first at a small piece, which is enough for texts that are much longer when rendered.
