@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.domain.ids import Platform
-from tests.support.platform import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter
 from tests.support.store_counts import counting
 from tests.support.world import pair, until, world
 
