@@ -7,7 +7,7 @@ webhooks cannot post voice messages (https://docs.discord.com/developers/resourc
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from relay.adapters.discord.api.client import Download, RestClient, Route
 from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.adapters.discord.pictures.drawing import Pictures
 from relay.core.files import File, Files, MediaStream, Sender
+from relay.core.ports import NOT_OURS
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
 from relay.domain.jsontext import Json
@@ -92,7 +93,7 @@ class Media:
             raise FileRejected(attachments[0].id, "without a way across")
         self._rest.check(route)
         async with self._files.open(attachments, max_bytes=max_size, sender=sender) as files:
-            form = _form(body, attachments, files)
+            form = form_of(body, attachments, files, self._rest.may_write)
             size = sum(file.size for file in files)
             try:
                 return await self._rest.call(route, form=form, size=size + _ENVELOPE, query=query)
@@ -166,11 +167,22 @@ class Media:
 
 
 class _SizedStream(AsyncIterablePayload):
-    """A stream of known length, so that the request can have a Content-Length."""
+    """A stream of known length, so that the request can have a Content-Length.
 
-    def __init__(self, file: File) -> None:
-        super().__init__(file.chunks, content_type=file.content_type)
+    It ends with an error once this process may not write any more (`RestClient.may_write`): Discord then posts nothing.
+    """
+
+    def __init__(self, file: File, may_write: Callable[[], bool]) -> None:
+        super().__init__(_while(may_write, file.chunks), content_type=file.content_type)
         self._size = file.size
+
+
+async def _while(may_write: Callable[[], bool], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield chunk
+        # Once more after the last one was written: only the end of the form is left then.
+        if not may_write():
+            raise Transient(NOT_OURS)
 
 
 def _host(url: str) -> tuple[str, str]:
@@ -184,13 +196,16 @@ def _is_signed(url: str) -> bool:
     return urlsplit(url).path.startswith(("/attachments/", "/ephemeral-attachments/"))
 
 
-def _form(body: Json, attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:
+def form_of(
+    body: Json, attachments: Sequence[Attachment], files: Sequence[File], may_write: Callable[[], bool]
+) -> MultipartWriter:
+    """A message with files, as a form. Broken off if this process may not write any more."""
     form = MultipartWriter("form-data")
     payload = JsonPayload(dict(body) | {"attachments": attachment_fields(attachments, [file.name for file in files])})
     form.append_payload(payload)
     payload.set_content_disposition("form-data", name="payload_json")
     for number, file in enumerate(files):
-        part = _SizedStream(file)
+        part = _SizedStream(file, may_write)
         form.append_payload(part)
         # The real name, in any script, is in the JSON.
         part.set_content_disposition("form-data", name=f"files[{number}]", filename=f"file{number}")
