@@ -62,6 +62,9 @@ _OPTED_OUT_SECONDS = 300.0
 """How often a channel is told at most that somebody who has opted out said something."""
 
 
+_MAX_KEPT_BACK = 10_000
+
+
 @dataclass(slots=True)
 class _Routed:
     """The results of one batch. Counted only once it is on disk, because otherwise the batch comes again."""
@@ -97,6 +100,9 @@ class Router:
     _told: dict[ChannelRef, float] = field(init=False, default_factory=dict)
     # Streams of which this process has written a cursor.
     _begun: set[tuple[Platform, str]] = field(init=False, default_factory=set)
+    # The newest messages of those who had opted out. Nothing of them is in the store, so that only this tells when one
+    # comes again: its author may be in again by then, and did not mean it to cross.
+    _kept_back: dict[MessageRef, None] = field(init=False, default_factory=dict)
 
     async def receive(self, batch: EventBatch) -> Sequence[Entry]:
         """Save a batch, and return what there is to deliver now. Raises `StoreUnavailable`."""
@@ -221,7 +227,10 @@ class Router:
     ) -> None:
         if event.author.is_self:
             return
-        if (await self.people.of(event.author.user, uow)).has_opted_out:
+        if event.ref in self._kept_back or (await self.people.of(event.author.user, uow)).has_opted_out:
+            self._kept_back[event.ref] = None
+            if len(self._kept_back) > _MAX_KEPT_BACK:
+                del self._kept_back[next(iter(self._kept_back))]
             await self._opted_out(uow, pair, lane, routed)
             return
         if (why := await self.moderation.refusal(pair, lane, event.author.user, uow)) is not None:

@@ -1,15 +1,17 @@
 """`optout`, `optin` and `forget`: what somebody does not want to cross does not, and what is known of them goes."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from relay.core.people.storage import ForgetRequest
-from relay.core.ports import CommandCall
+from relay.core.ports import CommandCall, EventBatch
 from relay.domain.commands import Digest, DigestItem, SendMessage
 from relay.domain.content import Author, Content
+from relay.domain.events import MessageCreated
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import Transient
@@ -60,6 +62,28 @@ async def test_who_opts_out_is_not_carried_over_until_they_opt_in(bridge: World)
         bridge.discord.say(here, "ann", "after")
         await bridge.shows(there, "before", "this", "and this", "after")
     assert len(bridge.shown(there)) == 4
+
+
+async def test_what_comes_again_does_not_cross_because_its_author_is_in_again(bridge: World) -> None:
+    """Nothing of it is on record. Seen in the simulation, seed 7170609."""
+    here, there = bridge.channels()
+    again: list[EventBatch] = []
+
+    def doubled(batches: Sequence[EventBatch]) -> EventBatch | None:
+        says = [plain_text(event.content.text) for event in batches[-1].events if isinstance(event, MessageCreated)]
+        again.extend([batches[-1]] if "not this" in says else ())
+        return again.pop() if "go on" in says else None
+
+    async with bridge.relay(lambda discord, _: setattr(discord, "doubled", doubled)):
+        await ask(bridge, "optout")
+        bridge.discord.say(here, "ann", "not this")
+        await until(lambda: bool(again))
+        await ask(bridge, "optin")
+        bridge.discord.say(here, "bob", "go on")
+        await until(lambda: not again)
+        bridge.discord.say(here, "ann", "but this")
+        await bridge.shows(there, "go on", "but this")
+        await bridge.quiet()
 
 
 async def test_earlier_copies_of_who_opted_out_follow_their_edits_and_deletions(bridge: World) -> None:
