@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_trace import BAR
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = [
@@ -33,3 +35,8 @@ def test_a_decision_is_five_lines_at_most() -> None:
     _, _, decisions = TEXT.partition("## Decisions")
     each = re.split(r"\n(?=- |\*\*|\n|\Z)", decisions)
     assert [one for one in each if len(one.strip("\n").splitlines()) > 5] == []
+
+
+def test_it_says_how_many_files_a_line_of_chat_passes() -> None:
+    to_matrix, to_discord = BAR["to_matrix"], BAR["to_discord"]
+    assert f"A line of chat passes {to_matrix} files to Matrix and {to_discord} to Discord" in " ".join(TEXT.split())
