@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -112,6 +111,8 @@ def shown(key: object) -> str:
 
 def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
     """The fix for an unknown key. `written` turns a known key into what the operator would write."""
+    from difflib import get_close_matches  # only for mistakes
+
     names = sorted(known)
     close = get_close_matches(key.lower(), names, n=1)
     return f"did you mean {written(close[0])}?" if close else f"write one of {', '.join(map(written, names))}"

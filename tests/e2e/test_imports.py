@@ -22,10 +22,16 @@ NOT_IN_THE_DAEMON = {
     "PIL",  # only in the process that draws
     "alembic",  # only where a migration is due
     "asyncpg",  # only where the store is a PostgreSQL
+    "difflib",
+    "multiprocessing",
     "pygments",
     "rich",
     "structlog",
+    "regex",  # only for texts and names that are too long
     "rlottie_python",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.ext.asyncio",
+    "sqlalchemy.orm",
     "relay.adapters.discord.survey",  # only for `relay check`
     "relay.adapters.matrix.survey",
     "relay.cli.commands",

@@ -6,12 +6,11 @@ of a block. A cut closes what is open (bold, a quote, a code block) and opens it
 All in one file, because sizes, boundaries and cuts have to count units in the same way for every kind of node.
 """
 
+import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
-
-import regex
 
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import expand_inline, map_blocks
@@ -22,9 +21,8 @@ Measure = Callable[[n.RichText], int]
 _LEAST_FILL = 1 / 3
 """A better kind of boundary is not used if the part would be less full than this."""
 
-_GRAPHEME = regex.compile(r"\X")
-_SPACE = regex.compile(r"\s+")
-_SENTENCE_END = regex.compile(r"[.!?…。！？][\"'”’)\]]*$")
+_SPACE = re.compile(r"\s+")
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _WINDOW = 64
 _CUT = -1
 _MAX_NAME_LENGTH = 64
@@ -238,7 +236,7 @@ def _boundaries(blocks: tuple[n.Block, ...], start: int, rank: _Rank) -> Generat
             case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
                 start = yield from _inline_boundaries(children, start)
             case n.CodeBlock(text):
-                lines = (match.start() for match in regex.finditer("\n", text))
+                lines = (match.start() for match in re.finditer("\n", text))
                 yield from (_Boundary(start + at, 1, _Rank.LINE) for at in lines)
                 start += len(text)
             case n.Quote(inner):
@@ -291,7 +289,7 @@ def _grapheme_floor(text: n.RichText, most: int) -> int:
     """The last position up to `most` that does not cut through what a reader sees as one character."""
     head, tail = _cut(text, most)
     before, after = _edge(head.blocks, -1)[-_WINDOW:], _edge(tail.blocks, 0)[:_WINDOW]
-    whole = [end for match in _GRAPHEME.finditer(before + after) if (end := match.end()) <= len(before)]
+    whole = [end for end in ends_of_characters(before + after) if end <= len(before)]
     torn = len(before) - max(whole, default=0)
     return most - torn if torn < len(before) else most
 
@@ -423,3 +421,11 @@ def _is_atom(node: n.Inline) -> bool:
     if isinstance(node, n.Container):
         return not node.children or (isinstance(node, n.Link) and n.inline_text(node.children) == node.url)
     return not isinstance(node, n.Text | n.Code)
+
+
+def ends_of_characters(text: str) -> Iterator[int]:
+    """Where each character ends, as readers see characters: an emoji of a family is one."""
+    # Only where a text or a name is too long: it takes 1.5 MiB.
+    import regex
+
+    return (match.end() for match in regex.finditer(r"\X", text))

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import regex
-
 from relay.adapters.matrix.identifiers import permalink, room_link
 from relay.adapters.matrix.markup import Rendered, Resolver, render
+from relay.core.convert.split import ends_of_characters
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -33,7 +32,6 @@ _PROFILE = "com.beeper.per_message_profile"
 # Each message needs its author's name several times, and the same people write again and again.
 _NAMES_KEPT = 1_000
 _LONGEST_NAME = 255  # Of a profile, in bytes, as the proposal says.
-_GRAPHEME = regex.compile(r"\X")
 # Our own key: the ID of the original's attachment. An edit compares it with the attachment that it has.
 _FILE = "relay.attachment"
 _FILE_KEYS = (_FILE, "filename", "url", "info", _SPOILER, _VOICE, _AUDIO)
@@ -315,15 +313,16 @@ def _display_name(name: str, handle: str, user_id: str) -> str:
 
 def _cut(name: str) -> str:
     """As much of `name` as a profile may hold, cut between two characters as the reader sees them."""
-    left = _LONGEST_NAME
-    for character in _GRAPHEME.finditer(name):
-        left -= len(character.group().encode("utf-8", "replace"))
-        if left < 0:
-            # If the first one alone is too long, nobody sees it as one character: cut inside.
-            return name[: character.start()] or name.encode("utf-8", "replace")[:_LONGEST_NAME].decode(
-                "utf-8", "ignore"
-            )
-    return name
+    encoded = name.encode("utf-8", "replace")
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    fitting = 0
+    for end in ends_of_characters(name):
+        if len(name[:end].encode("utf-8", "replace")) > _LONGEST_NAME:
+            break
+        fitting = end
+    # If the first one alone is too long, nobody sees it as one character: cut inside.
+    return name[:fitting] or encoded[:_LONGEST_NAME].decode("utf-8", "ignore")
 
 
 def _profile(author: Author) -> Json:
