@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
-from relay.adapters.discord.permissions import INVITED
+from relay.adapters.discord.permissions import INVITED, MANAGE_WEBHOOKS
 from relay.config.loading import load
 from relay.core.operations.findings import Finding, State
 from relay.demo.homeserver import Homeserver, free_port
@@ -153,6 +153,15 @@ async def test_a_bot_that_may_not_write_or_was_never_invited(place: FullStack) -
     assert any("the bot is in no server; invite it: https://discord.com/oauth2/" in line for line in lines), lines
     place.control.invite(place.bot, place.guild)
     await all_is_well(place)
+
+
+async def test_a_role_of_the_bot_that_gives_too_little(place: FullStack) -> None:
+    place.write_config()
+    names = [one.name.upper().replace(" ", "_") for one in INVITED if one is not MANAGE_WEBHOOKS]
+    place.control.set_bot_permissions(place.bot, place.guild, names)
+    await told(place, "without Manage Webhooks", "give the bot's role Manage Webhooks in #help", state="note")
+    place.control.set_bot_permissions(place.bot, place.guild, [*names, "MANAGE_WEBHOOKS"])
+    assert wanting(await look(place)) == []
 
 
 async def test_a_website_for_the_homeserver(place: FullStack) -> None:

@@ -90,6 +90,18 @@ def lacks(permission: Permission) -> Kind:
     return Kind(without(permission), (words,), all_permissions, state)
 
 
+def hide(place: FullStack, pair: str) -> None:
+    """A private channel: @everyone may not see it, whatever their roles give them on the server."""
+    place.control.set_channel_permissions(place.channels[pair], place.guild, deny=["VIEW_CHANNEL"])
+
+
+async def let_the_bots_role_in(place: FullStack, pair: str) -> None:
+    url, headers = f"{place.sandbox.api_url}/guilds/{place.guild}/roles", {"Authorization": f"Bot {place.bot_token}"}
+    async with ClientSession(headers=headers) as session, session.get(url) as answer:
+        (role,) = (one for one in await answer.json() if one.get("tags", {}).get("bot_id") == place.bot)
+    place.control.set_channel_permissions(place.channels[pair], role["id"], allow=["VIEW_CHANNEL"])
+
+
 CHANNELS = {
     **{f"without {needed.name}": lacks(needed) for needed in INVITED},
     "nothing may be posted": Kind(
@@ -99,6 +111,7 @@ CHANNELS = {
         ("may not write in", "give its role Manage Webhooks and Send Messages there"),
         all_permissions,
     ),
+    "a private channel": Kind(hide, ("may not see #", "give its role View Channel there"), let_the_bots_role_in),
     "15 webhooks": Kind(fill_webhooks, ("all 15 webhooks", "delete one", "Integrations"), free_webhook, "note"),
     "another bridge's webhook": Kind(
         lambda place, pair: place.control.create_webhook(place.channels[pair], "Matrix bridge", place.people["Ada"]),
