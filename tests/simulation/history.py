@@ -16,13 +16,14 @@ from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey, PairPolicy
 from relay.errors import StoreUnavailable, Transient
 from relay.store.unit_of_work import open_store
-from tests.simulation.invariant import crossed_in_secret, violations, wrongly_linked
+from tests.simulation.invariant import copies_in, crossed_in_secret, violations, wrongly_linked
 from tests.simulation.loop import Stuck, Undead, VirtualLoop
+from tests.simulation.moderators import Moderators
 from tests.simulation.operator import Operator
 from tests.simulation.people import People
 from tests.simulation.place import Life, Place
 from tests.simulation.trouble import Trouble
-from tests.support.memory_adapter import MemoryAdapter
+from tests.support.memory_adapter import MarkingAdapter, MemoryAdapter
 from tests.support.platform import MemoryPlatform
 
 T = TypeVar("T")
@@ -84,6 +85,7 @@ class History:
         over = rng.uniform(5, 40)
         operator = Operator.of(rng, policy, over, self.note)
         people = People(rng, (platforms[0], platforms[1]), operator, self.note)
+        people.moderators = Moderators.of(self.seed, people.platforms, operator, self.note)
         if rng.random() < 0.1:
             operator.grow_backlog(self.store)
         troubles = [Trouble.of(rng, self.clock.elapsed, self.note, platform, over) for platform in Platform]
@@ -103,12 +105,17 @@ class History:
             except Undead as error:
                 found.append(f"goes on although it was cancelled: {error}")
                 break
+            if people.moderators is not None:
+                people.moderators.end()
             for platform in platforms:
                 platform.listeners.clear()
+                platform.mark_listeners.clear()
             self._absence(rng, people, acts)
             if not last and rng.random() < 0.2:
                 operator.damage(self.store)
         found += violations(self.store, (platforms[0], platforms[1]), operator, people.removed, self.ready_at)
+        if people.moderators is not None:
+            found += people.moderators.violations(copies_in(self.store))
         found += crossed_in_secret(self.store, people.secret)
         found += wrongly_linked(self.store, people.is_linked(platforms[-1]))
         counts = dict(self.store.troubles)
@@ -174,11 +181,17 @@ class History:
             rng=rng,
         )
         await _insist(core.inbox.begin)
+        await _insist(partial(core.moderation.declare, people.operator.pairs()))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(core.dispatcher.run())]
+            if people.moderators is not None:
+                tasks.append(group.create_task(core.moderation.bans.run()))
+                people.moderators.begin(core, adapters)
             for adapter in adapters:
                 await _insist(partial(adapter.watch, core.pairs.watched(adapter.platform)))
                 tasks.append(group.create_task(adapter.run(core.inbox)))
+                if isinstance(adapter, MarkingAdapter):
+                    tasks.append(group.create_task(adapter.tell_of_marks()))
             await _ready(adapters)
             self.ready_at = self.ready_at or self.clock.now()
             changes = people.operator.changes
@@ -193,6 +206,11 @@ class History:
                     people.act()
                     if people.wants_code:
                         await people.ask_for_code(core.inbox)
+                    if people.moderators is not None and people.moderators.block_list_changed:
+                        await _redeclare(core, adapters, people.operator)
+                        people.moderators.block_list_changed = False
+            if people.moderators is not None:
+                people.moderators.settle()
             await _quiet(store, core, adapters, self.clock, over)
             for task in tasks:
                 task.cancel()
@@ -231,6 +249,12 @@ async def _reload(core: Core, adapters: list[MemoryAdapter], operator: Operator)
         await asyncio.sleep(0.1)
     operator.changes.pop(0)
     operator.change()
+    await _redeclare(core, adapters, operator)
+
+
+async def _redeclare(core: Core, adapters: list[MemoryAdapter], operator: Operator) -> None:
+    """The daemon reads the file again."""
+    await _insist(partial(core.moderation.declare, operator.pairs()))
     core.inbox.declare(operator.pairs())
     for adapter in adapters:
         while True:
@@ -244,7 +268,8 @@ async def _reload(core: Core, adapters: list[MemoryAdapter], operator: Operator)
 
 
 def _adapter(platform: MemoryPlatform, trouble: Trouble) -> MemoryAdapter:
-    return MemoryAdapter(
+    kind = MemoryAdapter if platform.platform is Platform.MATRIX else MarkingAdapter
+    return kind(
         platform,
         replays=platform.platform is Platform.MATRIX,
         before=trouble.before,

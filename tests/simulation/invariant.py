@@ -8,6 +8,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.text.nodes import plain_text
 from relay.store.tables import unpacked
+from tests.simulation.moderators import MAL
 from tests.simulation.operator import Operator
 from tests.simulation.people import EVE
 from tests.simulation.place import Place
@@ -28,7 +29,7 @@ def violations(
     `removed`: copies that a moderator deleted. They stay gone, and how many parts remain of their originals is not
     the relay's to say. `since`: when the relay was first ready; nothing older has to cross.
     """
-    copies = _copies(store)
+    copies = copies_in(store)
     batches = _batches(store)
     left, undeclared = _left_over(store, operator)
     found = [f"{left} commands are left in the outbox"] if left else []
@@ -56,7 +57,7 @@ def _was_command(ref: MessageRef, platforms: tuple[MemoryPlatform, MemoryPlatfor
 
 def crossed_in_secret(store: Place, secret: set[MessageRef]) -> list[str]:
     """What crossed although its author had opted out."""
-    return [f"crossed: {ref.platform} {ref.id}, of somebody who opted out" for ref in secret & _copies(store).keys()]
+    return [f"crossed: {ref.platform} {ref.id}, of somebody who opted out" for ref in secret & copies_in(store).keys()]
 
 
 def wrongly_linked(store: Place, as_told: bool | None) -> list[str]:
@@ -121,7 +122,7 @@ def _direction(
             if was_command and not source.edits.get(original.ref):
                 found += _command(source, original, refs)
                 continue
-            said = original.ref not in operator.unsaid and original.author.name != EVE
+            said = original.ref not in operator.unsaid and original.author.name not in (EVE, MAL)
             if not said or not _strict(original.ref, operator):
                 continue
             if not refs:
@@ -136,7 +137,7 @@ def _direction(
                 found.append(f"lost: {source.platform} {original.ref.id}: its copies {gone} are gone")
                 continue
             together = shared.get(refs[0], [])
-            if all(_strict(other.ref, operator) and other.author.name != EVE for other in together):
+            if all(_strict(other.ref, operator) and other.author.name not in (EVE, MAL) for other in together):
                 first, *rest = (_own_words(shown[ref]) for ref in refs)
                 if together:
                     commands = {one.ref for one in together if _was_command(one.ref, (source, target))}
@@ -231,7 +232,8 @@ def _batches(store: Place) -> set[str]:
     return {unpacked(row[0]) for row in store.rows("SELECT native_id FROM batch")}
 
 
-def _copies(store: Place) -> Copies:
+def copies_in(store: Place) -> Copies:
+    """Where the parts of each original stand, or stood."""
     rows = store.rows(
         "SELECT f.platform, f.native_id, m.native_id, t.platform, t.native_id, c.native_id"
         " FROM message m JOIN message_copy c ON c.message_id = m.id"

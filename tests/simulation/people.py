@@ -9,6 +9,7 @@ from relay.core.ports import CommandCall, Inbox
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import plain_text
 from relay.errors import StoreUnavailable
+from tests.simulation.moderators import Moderators
 from tests.simulation.operator import Operator
 from tests.support.platform import MemoryPlatform, Message
 
@@ -48,6 +49,7 @@ class People:
     wishes: dict[MessageRef, str] = field(default_factory=dict)
     # She is about to ask for a code on Discord, and the one that she was told last.
     wants_code: bool = False
+    moderators: Moderators | None = None
     _code: str = "abcdefghjk"
     _has_code: bool = False
 
@@ -58,13 +60,16 @@ class People:
 
     def act(self) -> None:
         """Do something, mostly write."""
+        if self.moderators is not None and self.moderators.rng.random() < 0.5:
+            self.moderators.act()
+            return
         platform = self.rng.choice(self.platforms)
         open_channels = self.operator.open_channels(platform.platform)
         if not open_channels:
             return
         channel = platform.channel(self.rng.choice(open_channels))
         shown = platform.shown(channel)
-        mine = [message for message in shown if not message.author.is_self and message.author.name != EVE]
+        mine = [message for message in shown if message.author.name in ("ann", "ben")]
         on_matrix = platform.platform is Platform.MATRIX
         what = self.rng.choices(
             ("say", "reply", "edit", "take back", "delete", "react", "moderate", "ask", "eve"),

@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from relay.core.ports import EventBatch
+from relay.domain.events import MemberBanned, MemberUnbanned, PolicyListRead
 from relay.errors import ActionNeeded, RateLimited, Transient
 
 _WRITES = frozenset({"send", "edit", "delete", "mark"})
+
+_IN_ORDER = (MemberBanned, MemberUnbanned, PolicyListRead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,11 @@ class Trouble:
 
     def doubled(self, batches: Sequence[EventBatch]) -> EventBatch | None:
         """Some events come twice, the second time after newer ones."""
-        return self.rng.choice(batches) if self._unlucky() else None
+        if not self._unlucky():
+            return None
+        found = self.rng.choice(batches)
+        # No platform tells of bans in another order than they were made in.
+        return None if any(isinstance(event, _IN_ORDER) for event in found.events) else found
 
     async def _delay(self) -> None:
         await asyncio.sleep(self.rng.choice((0.0, 0.001, 0.01, self.rng.expovariate(2.0))))

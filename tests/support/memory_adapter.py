@@ -86,6 +86,7 @@ class MemoryAdapter:
                 await (self._replay(inbox, queue) if self.replays else self._live(inbox, queue))
             except (Transient, StoreUnavailable):
                 self.state = SideHealth("connecting")
+                self.missed_bans += not self.replays
             finally:
                 if queue in self.server.listeners:
                     self.server.listeners.remove(queue)
@@ -418,27 +419,21 @@ class MemoryAdapter:
 class MarkingAdapter(MemoryAdapter):
     """One to a platform that marks channels for adults; it also implements `AgeMarkReader`."""
 
-    async def run(self, inbox: Inbox) -> None:
-        """As any, and tell of marks that change."""
-        changed = asyncio.Event()
-        self.server.mark_listeners.append(changed)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._tell_of_marks(inbox, changed))
-                await MemoryAdapter.run(self, inbox)
-        finally:
-            self.server.mark_listeners.remove(changed)
-
     def age_restricted(self, channel: ChannelRef) -> bool | None:
         """See `AgeMarkReader.age_restricted`."""
         return channel in self.server.restricted
 
-    async def _tell_of_marks(self, inbox: Inbox, changed: asyncio.Event) -> None:
+    async def tell_of_marks(self) -> None:
+        """Beside `run`: tell whenever one may have changed."""
+        changed = asyncio.Event()
+        self.server.mark_listeners.append(changed)
         while True:
             await changed.wait()
             changed.clear()
-            for address in sorted(self.opened):
+            inbox = self.inbox
+            for address in sorted(self.opened) if inbox is not None else ():
                 try:
+                    assert inbox is not None
                     await inbox.opened(address, ChannelRef(self.platform, address.value.lstrip("#!")))
                 except StoreUnavailable:
                     await asyncio.sleep(1)

@@ -121,7 +121,7 @@ class AgeMarks:
         mark = await self._mark(lane.source) if lane.source.platform in self.readers else None
         if mark is None:
             return not await self._is_marked(pair, lane.source)
-        return not mark.restricted and (mark.restricted_until is None or written_at >= mark.restricted_until)
+        return not mark.restricted and (mark.restricted_until is None or written_at > mark.restricted_until)
 
     def problems(self, pair: Pair) -> tuple[str, ...]:
         """Why a pair is refused, as a sentence with the remedy; empty if it is not. No I/O."""

@@ -10,6 +10,8 @@ from relay.core.delivery.execute import Executor
 from relay.core.delivery.lane import Lane
 from relay.core.delivery.lookups import Lookups
 from relay.core.delivery.plan import Plan, Send, Target
+from relay.core.moderation.age_marks import AgeMarks
+from relay.core.moderation.decisions import Moderation
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, EventBatch
 from relay.core.storage import Entry
@@ -39,13 +41,13 @@ def template() -> Iterator[Path]:
         yield path
 
 
-def first_broken(template: Path) -> list[str]:
+def first_broken(template: Path, seeds: range = SEEDS) -> list[str]:
     """What is wrong with the first history that breaks the promise."""
-    for seed in SEEDS:
+    for seed in seeds:
         report = play(seed, template)
         if report.violations:
             return report.violations
-    pytest.fail(f"the fault stayed hidden in {len(SEEDS)} histories")
+    pytest.fail(f"the fault stayed hidden in {len(seeds)} histories")
 
 
 def test_the_real_core_keeps_the_promise(template: Path) -> None:
@@ -148,3 +150,19 @@ def test_it_finds_keys_that_are_used_again(template: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("relay.core.delivery.render.key", key)
     assert any("lost" in violation or "wrong" in violation for violation in first_broken(template))
+
+
+@pytest.mark.parametrize(
+    ("service", "asked", "answer", "told"),
+    [(Moderation, "refusal", None, "of somebody who is banned"), (AgeMarks, "carries_files", True, "for adults")],
+)
+def test_it_finds_what_moderators_did_not_want(
+    template: Path, monkeypatch: pytest.MonkeyPatch, service: type, asked: str, answer: object, told: str
+) -> None:
+    """A relay that does not ask whether something may cross."""
+
+    async def always(*_: object) -> object:
+        return answer
+
+    monkeypatch.setattr(service, asked, always)
+    assert any(told in violation for violation in first_broken(template, range(3, 400, 4)))
