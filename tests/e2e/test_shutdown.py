@@ -125,8 +125,8 @@ async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
     assert [line["event"] for line in logged if line["event"].startswith("ready")] == ["ready: 1 of 1 pairs"]
     [stopped] = [line for line in logged if line["event"] == "stopped"]
     assert (stopped["finished"], stopped["waiting"]) == (1, 0)
-    [joined] = [line for line in logged if line["event"] == "channel open" and line["platform"] == "discord"]
-    assert joined["channel"] == place.channels["help"]
+    # A line for each channel would hide what matters: sixty pairs have 120.
+    assert not [line for line in logged if line["event"] == "channel open"]
 
 
 async def test_another_daemon_on_the_same_store_is_sent_away(place: FullStack, tmp_path: Path) -> None:

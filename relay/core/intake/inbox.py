@@ -87,6 +87,8 @@ class CoreInbox:
     _bound: set[ChannelAddress] = field(init=False, default_factory=set)
     # Addresses that were opened in this process, even if they have been closed since.
     _opened: set[ChannelAddress] = field(init=False, default_factory=set)
+    # Addresses whose opening is worth a line in the log: new in the file, or closed before. Those of a start are many.
+    _awaited: set[ChannelAddress] = field(init=False, default_factory=set)
     # What the pair of each lane with an open channel is called in the store.
     _names: dict[LaneKey, str] = field(init=False, default_factory=dict)
 
@@ -169,7 +171,9 @@ class CoreInbox:
         Call `Adapter.watch` before you await anything, so that no adapter seems ready for pairs it does not know yet;
         then call `keep_names`.
         """
+        known = {side for pair in self.pairs.pairs for side in pair.sides}
         self.pairs.replace(pairs)
+        self._awaited.update({side for pair in self.pairs.pairs for side in pair.sides} - known)
         self.lanes.retry_now()
 
     async def keep_names(self) -> None:
@@ -245,7 +249,9 @@ class CoreInbox:
         self._bound.add(address)
         self._opened.add(address)
         self._names |= dict.fromkeys(known_lanes, pair.name)
-        _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
+        if address in self._awaited:
+            self._awaited.discard(address)
+            _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         lanes = self.pairs.lanes(pair)
         for lane in lanes:
             # What was queued for another channel may have been sent there already.
@@ -303,6 +309,7 @@ class CoreInbox:
         """See `Inbox.closed`."""
         pair = self.pairs.close(address, problem)
         if pair is not None:
+            self._awaited.add(address)
             _log.warning("channel closed", pair=pair.name, platform=str(address.platform), problem=problem)
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
