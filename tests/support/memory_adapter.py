@@ -13,6 +13,7 @@ from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import (
     HistorySkipped,
     MessageCreated,
+    PolicyListRead,
 )
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, PlaceRef, Platform, UserRef
 from relay.domain.text.nodes import RichText, plain_text
@@ -364,7 +365,9 @@ class MemoryAdapter:
         at = len(self.server.log) if position is None else int(position) if position.isdecimal() else 0
         at = min(at, len(self.server.log))
         if position is None:
-            await self._hand_over(EventBatch((), (Cursor(self.platform, "sync", str(at)),)))
+            # It goes on from now. What a policy list says is state, and read all the same.
+            lists = {one.address: one for one in self.server.log[:at] if isinstance(one, PolicyListRead)}
+            await self._hand_over(EventBatch(tuple(lists.values()), (Cursor(self.platform, "sync", str(at)),)))
         self.state = SideHealth("ready")
         self.unread = lambda: at < len(self.server.log) or reading
         reading = False
