@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from relay.config.store_url import without_password
+from relay.config.store_url import schema_in, without_password
 from relay.errors import StoreError, StoreUnavailable
 
 try:
@@ -54,6 +54,9 @@ async def connect(
             process = await _set_up(connection, database, lock_timeout, patience)
             if process != connection.get_server_pid():
                 await _refuse_shared(url, database, process)
+            if schema := schema_in(url):
+                # A pooler may leave it out (`ignore_startup_parameters`), and all tenants would share one store.
+                await connection.execute("SELECT set_config('search_path', $1, false)", schema)
         except BaseException:
             connection.terminate()
             raise

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from relay.config.store_url import of_tenant
 from relay.core.clock import SystemClock
 from relay.errors import StoreError
 from relay.store.lease import hold
+from relay.store.postgresql.connections import connect
 from relay.store.unit_of_work import open_store
 from tests.support.patience import PATIENCE
 from tests.support.postgresql import SHORT, USER, Server, unprivileged
@@ -24,6 +26,7 @@ listen_port = 5432
 unix_socket_dir = {folder}
 auth_type = any
 pool_mode = {mode}
+ignore_startup_parameters = search_path
 """
 
 
@@ -63,6 +66,12 @@ async def test_session_pooling(behind: Callable[[str], str]) -> None:
             assert await unit.key_values.get("a") == "b"
         assert lease.valid()
     await store.close()
+
+
+async def test_a_tenant_keeps_its_schema_where_the_pooler_leaves_it_out(behind: Callable[[str], str]) -> None:
+    connection = await connect(of_tenant(behind("session"), "a"), lock_timeout=1.0)
+    assert await connection.fetchval("SHOW search_path") == "tenant_a"
+    connection.terminate()
 
 
 async def test_transaction_pooling(behind: Callable[[str], str]) -> None:
