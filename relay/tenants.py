@@ -134,6 +134,8 @@ class Tenant:
     again: float = 0.0
     # Since when nobody has served it (monotonic).
     free_since: float | None = None
+    # Whether this process ends it: that takes seconds, and is asked for once.
+    stopping: bool = False
     backoff: Backoff
 
     @property
@@ -142,7 +144,10 @@ class Tenant:
         return self.task is not None and not self.task.done()
 
     def stop(self) -> None:
-        """Finish what is in flight, and leave it to others."""
+        """Finish what is in flight, and leave it to others. Once: a start that is broken off gives its lease back."""
+        if self.stopping:
+            return
+        self.stopping = True
         if self.daemon is not None:
             self.daemon.stop()
         elif self.task is not None:
@@ -242,7 +247,7 @@ class Tenants:
         decision = decide(self._workers.id, workers, mine, free)
         for name in decision.take:
             self._begin(self._tenants[name])
-        if decision.give is not None:
+        if decision.give is not None and not self._tenants[decision.give].stopping:
             _log.info("left to another process", tenant=decision.give, workers=len(workers))
             self._tenants[decision.give].stop()
 
@@ -278,7 +283,7 @@ class Tenants:
     # --- Serving one --------------------------------------------------------------------------------------
 
     def _begin(self, tenant: Tenant) -> None:
-        tenant.free_since = None
+        tenant.free_since, tenant.stopping = None, False
         tenant.task = asyncio.create_task(self._serve(tenant), name=f"tenant {tenant.name}")
 
     async def _serve(self, tenant: Tenant) -> None:

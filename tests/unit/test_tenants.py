@@ -1,8 +1,11 @@
 """Which process serves which tenant, as each decides for itself."""
 
+import asyncio
 import random
+from pathlib import Path
 
-from relay.tenants import Decision, decide
+from relay.core.clock import Backoff
+from relay.tenants import Decision, Tenant, decide
 
 NAMES = [f"tenant {number}" for number in range(7)]
 
@@ -61,3 +64,25 @@ def settle(held: dict[str, set[str]], tenants: list[str]) -> None:
         if not changed:
             return
     raise AssertionError(f"it never settles: {held}")
+
+
+async def test_a_tenant_that_is_stopped_twice_is_not_interrupted_while_it_ends() -> None:
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            ended.set()
+
+    tenant = Tenant(name="a", path=Path("a.toml"), backoff=Backoff(random.Random()), task=asyncio.create_task(serve()))
+    await begun.wait()
+    for _ in range(2):
+        tenant.stop()
+        await asyncio.sleep(0)
+    may_end.set()
+    assert tenant.task is not None
+    await asyncio.wait((tenant.task,))
+    assert ended.is_set()
