@@ -44,8 +44,11 @@ _log = get_logger(__name__)
 NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 _now = literal_column(NOW, BigInteger())
 _l = lease_table.c
-TAKE_LOCK = "SELECT pg_advisory_lock(hashtextextended($1, 0))"
-"""Shows for as long as the session lasts that the process lives which has this token."""
+TAKE_LOCK = "SELECT pg_advisory_lock_shared(hashtextextended($1, 0))"
+"""Shows for as long as the session lasts that the process lives which has this token.
+
+Shared: where the network was away, the server may keep a session of ours for hours that we have left.
+"""
 
 
 def has_lock(token: str) -> str:

@@ -56,6 +56,25 @@ async def test_who_holds_it_is_named(store: SqlStore, other: SqlStore) -> None:
     assert await last_seen(other) is None
 
 
+async def test_it_is_renewed_though_the_server_has_not_seen_that_a_session_ended(store: SqlStore, url: str) -> None:
+    async with hold(store, CLOCK) as lease:
+        token = await holder_token(store)
+        left = await asyncpg.connect(url)
+        taken = asyncio.create_task(left.execute(leases.TAKE_LOCK, token))
+        lease.disconnect()  # type: ignore[attr-defined]  # as when an answer stays away
+        await taken
+        before = await last_seen(store)
+        await eventually(lambda: last_seen(store), lambda seen: seen != before)
+        left.terminate()
+
+
+async def holder_token(store: SqlStore) -> str:
+    """Of the one that has the lease."""
+    holder = await holder_of(store)
+    assert holder is not None
+    return holder.token
+
+
 async def test_one_on_this_machine_that_cannot_renew_it_runs(store: SqlStore, url: str, running: Server) -> None:
     """As where the database can only be read: nobody may say that it has ended."""
     insert(running, url, Holder.this_process("here", datetime.now(UTC)))
