@@ -53,13 +53,13 @@ def _paths(sandbox: SandboxServer) -> list[tuple[str, str]]:
 
 
 async def test_no_request_makes_the_sandbox_fail() -> None:
-    rng = random.Random(7)
+    rng = random.Random(1)
     async with SandboxServer(limits=Limits(factor=0)) as sandbox:
         routes = _paths(sandbox)
         token = next(iter(sandbox.state.applications.values())).token
         statuses = set()
         async with raw(sandbox, token) as call:
-            for _ in range(25):
+            for _ in range(40):
                 for method, path in routes:
                     query = {rng.choice(["limit", "after", "before", "wait", "thread_id", "query"]): rng.choice("x1-")}
                     body = json.dumps(_body(rng))
@@ -75,7 +75,7 @@ async def test_no_request_makes_the_sandbox_fail() -> None:
 
 
 async def test_no_frame_makes_the_gateway_fail() -> None:
-    rng = random.Random(7)
+    rng = random.Random(1)
     async with SandboxServer(limits=Limits(identify_every=0.0, global_per_second=10_000)) as sandbox:
         made = sandbox.control.bootstrap()
         async with aiohttp.ClientSession() as session:

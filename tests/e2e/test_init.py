@@ -157,8 +157,11 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
             lambda: daemon.metric("relay_dropped_total", pair="help", feature="paused"), lambda it: it == 1
         )
         await the_same_pair_stays_paused(accounts, daemon, path)
+        changes = daemon.log(1_000_000).count("pair changed")
         assert (await daemon.relay("pairs", "resume", "help"))[0] == 0
-        await eventually(lambda: paused(daemon), lambda found: not found, what=daemon.log)
+        # The status shows the file at once; the daemon follows.
+        await eventually(lambda: _logged(daemon, "pair changed", changes + 1), bool, what=daemon.log)
+        assert await paused(daemon) == set()
         await accounts.crosses(daemon, "again")
         assert len(accounts.control.messages(accounts.channels["help"])) == before + 2
     finally:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from relay.adapters.matrix.api.client import Api, Refused
 from relay.core.operations.findings import Finding
 from relay.core.ports import Clock
-from relay.domain.jsontext import as_string
+from relay.domain.jsontext import Json, as_string
 
 RATE_LIMIT = "rate limit of the Matrix account"
 _KEPT_IN = "org.relay.allowance"
 _EVENT = "org.relay.allowance"
 ROOM_TYPE = "org.relay.allowance"
-_MOST = 25
+_MOST, _TRIES = 25, 5
 # Seconds: who takes one event in half a second limits nobody; a longer pause than that is told as it is.
 _QUICK, _LONGEST_PAUSE = 12.0, 8.0
 
@@ -46,7 +46,7 @@ def rate_finding(user: str, seconds: float) -> Finding:
 
 async def measure(api: Api, clock: Clock) -> Allowance:
     """Send until the homeserver refuses, but not for long. Raises `Refused`, `Unreachable`."""
-    room = await _room(api)
+    room = await _room(api, clock)
     started, run = clock.monotonic(), secrets.token_hex(6)
     for number in range(_MOST):
         pause = await _send(api, room, f"{run}.{number}")
@@ -84,7 +84,7 @@ async def _send(api: Api, room: str, transaction: str) -> float | None:
     return None
 
 
-async def _room(api: Api) -> str:
+async def _room(api: Api, clock: Clock) -> str:
     """The room that is kept for this, made if there is none."""
     path = ("user", api.user_id, "account_data", _KEPT_IN)
     try:
@@ -103,6 +103,19 @@ async def _room(api: Api) -> str:
             "topic": "Here `relay check` measures how many messages this account may send. Nobody else is to join.",
             "creation_content": {"m.federate": False, "type": ROOM_TYPE},
         }
-        known = str((await api.call("POST", "createRoom", body=body))["room_id"])
+        known = await _create(api, body, clock)
         await api.call("PUT", *path, body={"room_id": known})
     return known
+
+
+async def _create(api: Api, body: Json, clock: Clock) -> str:
+    """Make a room. It costs the account what some messages do, which a daemon that has just ended may have spent."""
+    for _ in range(_TRIES):
+        try:
+            return str((await api.call("POST", "createRoom", body=body))["room_id"])
+        except Refused as refused:
+            pause = refused.retry_after or 1.0
+            if refused.status != 429 or pause > _LONGEST_PAUSE:
+                raise
+            await clock.sleep(pause)
+    return str((await api.call("POST", "createRoom", body=body))["room_id"])

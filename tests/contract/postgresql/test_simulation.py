@@ -1,5 +1,6 @@
 """Histories on a real server that misbehaves (`python -m tests.simulation --postgresql` plays many)."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 def own() -> Iterator[OwnServer]:
     with quiet_logs(), own_server() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def swept() -> Iterator[None]:
+    """What killed processes leave behind is collected here: no later test is to be told of their open connections."""
+    yield
+    gc.collect()
 
 
 def test_the_promise_is_kept(own: OwnServer) -> None:
@@ -38,4 +46,4 @@ def test_it_finds_a_commit_that_is_believed_to_be_done(own: OwnServer, monkeypat
         return True
 
     monkeypatch.setattr(Writer, "_was_committed", surely)
-    assert any("lost" in violation for seed in range(3, 20) for violation in play_on(own, seed).violations)
+    assert any("lost" in violation for seed in range(20, 60) for violation in play_on(own, seed).violations)
