@@ -5,7 +5,9 @@
 
 Each is a process of its own, between a sandbox (without limits) and rooms of its own on the same Synapse. They take
 turns. A burst counts from its first message until a second after its last copy was read, so that the echoes are in it.
-What is compared is the CPU of that process alone, of all its threads; also the rate at which the copies came.
+What is compared is the CPU of that process alone, of all its threads; also the rate at which the copies came. The bare
+libraries keep no order: they send all that they have at once. So beside them is a bare sender, one message after the
+other in each of as many rooms: as fast as a homeserver takes what has to stay in order.
 """
 
 import argparse
@@ -53,6 +55,8 @@ class Bench:
     ears: Ears
     sender: Bare
     count: int  # messages in each pair and burst
+    own_rooms: Sequence[str]  # that nobody mirrors
+    rates: list[float] = field(default_factory=list)  # of the sender, in those
 
     async def burst(self, subject: Subject, direction: str, tag: str) -> None:
         """One burst, measured."""
@@ -69,6 +73,13 @@ class Bench:
         await asyncio.sleep(_SETTLE)
         subject.cpu[direction].append((subject.seconds() - before) / len(tags))
         subject.rates[direction].append(len(tags) / (heard - began))
+
+    async def send(self, tag: str) -> None:
+        """As many messages, in order, with nobody between their writer and the homeserver."""
+        tags = [f"{tag}-{room}-{number}" for room in range(len(self.own_rooms)) for number in range(self.count)]
+        began = time.perf_counter()
+        await self.sender.flood(self.own_rooms, self.count, tag)
+        self.rates.append(len(tags) / (await self.ears.until("matrix", tags) - began))
 
     async def _say(self, place: FullStack, tag: str) -> None:
         for number in range(self.count):
@@ -138,8 +149,8 @@ async def _reader(exits: AsyncExitStack, homeserver: Homeserver, ears: Ears, roo
     exits.callback(reading.cancel)
 
 
-def report(subjects: Sequence[Subject]) -> None:
-    """Medians, and their ratios to the last subject, which is the bare libraries."""
+def report(subjects: Sequence[Subject], sent: Sequence[float]) -> None:
+    """Medians, and their ratios to the last subject, which is the bare libraries. `sent`: rates of the bare sender."""
     for direction in DIRECTIONS:
         print(direction)
         bare = subjects[-1]
@@ -151,6 +162,7 @@ def report(subjects: Sequence[Subject]) -> None:
                 f"  {subject.name:<24} CPU {cpu * 1000:5.2f} ms a message, ratio {ratio:4.2f};"
                 f" {rate:6.1f} messages/s, ratio {speed:4.2f}"
             )
+    print(f"  a bare sender to Matrix, in order: {statistics.median(sent):6.1f} messages/s")
 
 
 async def main(arguments: argparse.Namespace) -> None:
@@ -164,7 +176,8 @@ async def main(arguments: argparse.Namespace) -> None:
             await connected(exits, folder / str(number), homeserver, ears, arguments.pairs, name, checkout)
             for number, (name, checkout) in enumerate(checkouts.items())
         ]
-        rooms = [room for subject in subjects for room in subject.place.rooms.values()]
+        own_rooms = [await subjects[-1].place.mia.create_room() for _ in range(arguments.pairs)]
+        rooms = [*own_rooms, *(room for subject in subjects for room in subject.place.rooms.values())]
         await _reader(exits, homeserver, ears, rooms)
         # Somebody else than the bare libraries' own account writes, in another process.
         made = subjects[-1].place.control.bootstrap(channels=["sender"], people=["Eve"], guild="Sender", bot="sender")
@@ -173,16 +186,18 @@ async def main(arguments: argparse.Namespace) -> None:
         wiring = _wiring(subjects[-1].place, homeserver, [], (user, token), rooms)
         wiring |= {"discord_token": made["token"], "user_id": user, "access_token": token}
         sender = await exits.enter_async_context(bare_process(wiring))
-        bench = Bench(ears, sender, arguments.burst)
+        bench = Bench(ears, sender, arguments.burst, own_rooms)
         for number in range(-1, arguments.rounds):
             for direction in DIRECTIONS:
                 for index, subject in enumerate(subjects):
                     await bench.burst(subject, direction, f"{direction[0]}{index}r{number + 1}")
+            await bench.send(f"s{number + 1}")
             if number < 0:  # the first round opens connections and fills caches
                 for subject in subjects:
                     for found in (*subject.cpu.values(), *subject.rates.values()):
                         found.clear()
-        report(subjects)
+                bench.rates.clear()
+        report(subjects, bench.rates)
 
 
 def _arguments() -> argparse.Namespace:
