@@ -2,9 +2,9 @@
 
 import secrets
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
@@ -78,6 +78,30 @@ class SqlUnitOfWork:
         self.traces = SqlTraces(transaction)
 
 
+class Reading(Protocol):
+    """Connections that only read."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """A consistent view that changes nothing. Raises `StoreError`."""
+        ...
+
+    async def dispose(self) -> None:
+        """Close those that nobody uses."""
+        ...
+
+
+class Writing(Protocol):
+    """The connection that writes."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection when the running transaction has ended."""
+        ...
+
+
 class SqlStore:
     """`core.storage.Store` on one SQLite file: one connection that writes, a few that read.
 
@@ -93,8 +117,10 @@ class SqlStore:
         # Tells a database on a server from all others, once it is open; "" for a file.
         self.database = ""
         self._id = ""
-        self._readers = Readers(path, busy_timeout)
-        self._writer = Writer(path, busy_timeout, replaced=self._replaced)
+        self._file_writer = Writer(path, busy_timeout, replaced=self._replaced)
+        # Another database has others.
+        self._readers: Reading = Readers(path, busy_timeout)
+        self._writer: Writing = self._file_writer
         self._lanes: set[LaneKey] = set()
         self._waiting_cursors = WaitingCursors()
 
@@ -108,7 +134,7 @@ class SqlStore:
 
         `check` raises if this process may not write any more (`lease.py`).
         """
-        self._writer.fence = check
+        self._file_writer.fence = check
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:

@@ -30,9 +30,8 @@ class PostgresqlStore(SqlStore):
         self.name = without_password(url)
         # Of the lease, when this process holds it.
         self.token = secrets.token_hex(8)
-        # The same to the base class: transactions.
-        self._readers = Readers(url, busy_timeout)  # type: ignore[assignment]
-        self._writer = Writer(url, busy_timeout, self.forget_lanes, self.token)  # type: ignore[assignment]
+        self._readers = Readers(url, busy_timeout)
+        self._writer = self._fenced_writer = Writer(url, busy_timeout, self.forget_lanes, self.token)
 
     async def load_id(self) -> None:
         """See `SqlStore.load_id`; and which database it is, of which there may be copies with the same ID."""
@@ -50,4 +49,4 @@ class PostgresqlStore(SqlStore):
 
     def write_only_with(self, token: str | None) -> None:
         """Refuse every later write transaction unless the lease has this token. None: no longer."""
-        self._writer.fence = token  # type: ignore[assignment]
+        self._fenced_writer.fence = token

@@ -89,8 +89,8 @@ async def test_a_full_disk(store: SqlStore) -> None:
     await queue(store, 1)
     async with store.write() as unit:
         await unit.key_values.put("a", "b")
-    assert store._writer._connection is not None
-    await store._writer._connection.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    assert store._file_writer._connection is not None
+    await store._file_writer._connection.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
 
     async def write_much() -> None:
         async with store.write() as unit:
@@ -109,8 +109,8 @@ async def test_nothing_is_written_after_a_failure_that_was_swallowed(store: SqlS
     """SQLite ends a transaction by itself when the disk is full: what follows must not be written on its own."""
     async with store.write() as unit:
         await unit.key_values.put("a", "b")
-    assert store._writer._connection is not None
-    await store._writer._connection.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    assert store._file_writer._connection is not None
+    await store._file_writer._connection.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
 
     async def careless() -> None:
         async with store.write() as unit:

@@ -55,8 +55,8 @@ async def statements(store: SqlStore) -> list[str]:
     """From now on every statement that the writing connection executes."""
     seen: list[str] = []
     await write(store, 0)
-    assert store._writer._connection is not None
-    await store._writer._connection.submit(lambda connection: connection.set_trace_callback(seen.append))
+    assert store._file_writer._connection is not None
+    await store._file_writer._connection.submit(lambda connection: connection.set_trace_callback(seen.append))
     return seen
 
 
@@ -132,8 +132,8 @@ async def test_one_that_goes_on_after_a_failure_is_not_kept(store: SqlStore) -> 
 
 async def test_none_of_them_is_promised_when_the_disk_is_full(store: SqlStore) -> None:
     await write(store, 0)
-    assert store._writer._connection is not None
-    await store._writer._connection.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    assert store._file_writer._connection is not None
+    await store._file_writer._connection.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
     outcomes = await asyncio.gather(
         *(write(store, number, size=100_000 if number == 5 else 1) for number in range(1, 10)), return_exceptions=True
     )
@@ -197,7 +197,7 @@ async def test_a_cancellation_counts_whatever_its_undoing_meets(store: SqlStore)
         async with store.write() as unit:
             await unit.key_values.put("a", "b")
             await unit.key_values.get("a")
-            opened = store._writer._connection
+            opened = store._file_writer._connection
             assert opened is not None
             await opened.close()
             inside.set()
