@@ -1,5 +1,6 @@
 """Behind PgBouncer: with session pooling all is well, and what shares connections is refused."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -33,7 +34,8 @@ ignore_startup_parameters = search_path
 @pytest.fixture
 def behind(running: Server, url: str) -> Iterator[Callable[[str], str]]:
     """The database's URL behind a pooler of that mode."""
-    program = shutil.which("pgbouncer")
+    # Debian has it where a user's PATH does not look.
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("there is no pgbouncer (Debian's package pgbouncer has it)")
     folder = Path(tempfile.mkdtemp(prefix="relay-pool-", dir=SHORT))
