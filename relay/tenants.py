@@ -32,9 +32,9 @@ from relay.errors import (
     FatalError,
     Mistake,
     RelayError,
+    StoreError,
     StoreHeld,
     StoreTooNew,
-    StoreUnavailable,
     ungrouped,
 )
 from relay.logs import TENANT, get_logger
@@ -216,7 +216,7 @@ class Tenants:
                 await asyncio.wait(late, timeout=1.0)
         try:
             await self._workers.leave()
-        except StoreUnavailable as error:
+        except StoreError as error:
             _log.warning("other processes are not told that this one has ended", reason=error.reason)
 
     def _read_again(self) -> None:
@@ -237,7 +237,7 @@ class Tenants:
         try:
             workers = {**await self._workers.beat(len(mine)), self._workers.id: len(mine)}
             holders = await self._workers.holders(self._tenants.keys() - mine)
-        except StoreUnavailable as error:
+        except StoreError as error:
             self._lost += 1
             _log.warning("it is not known who serves which tenant", reason=error.reason, tries=self._lost)
             return

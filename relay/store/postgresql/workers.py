@@ -5,7 +5,7 @@ ended has lost the session at once, and one that is stopped keeps it, but not it
 lease of its schema decides (`lease.py`); here it is only looked up.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -37,6 +37,11 @@ _SCHEMAS = """
     WHERE c.relname = 'lease' AND c.relkind = 'r' AND n.nspname = ANY($1)"""
 
 
+_LOOK = f"""
+    SELECT '{{schema}}' AS schema, holder, host, pid, started, since, renewed_at, {NOW} AS now, {CONNECTED} AS connected
+    FROM "{{schema}}".lease AS lease"""  # noqa: S608 - names of our own
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Workers:
     """The processes on one database, as this one sees them. Every call may raise `StoreError`."""
@@ -51,7 +56,11 @@ class Workers:
         """Show that this process lives and serves so many tenants; how many each that lives serves, this one too."""
         with translated(without_password(self.url)):
             connection = await self._open()
-            await connection.execute(_BEAT, self.id, self.who, held)
+            try:
+                await connection.execute(_BEAT, self.id, self.who, held)
+            except asyncpg.UndefinedTableError:
+                connection.terminate()  # the next call makes it again
+                raise
             return {row["id"]: row["held"] for row in await connection.fetch(_ALIVE, ALIVE)}
 
     async def holders(self, tenants: Collection[str]) -> Mapping[str, Holder | None]:
@@ -61,14 +70,7 @@ class Workers:
         with translated(without_password(self.url)):
             connection = await self._open()
             there = [row["name"] for row in await connection.fetch(_SCHEMAS, list(schemas))]
-            if not there:
-                return found
-            looks = (
-                f"SELECT '{schema}' AS schema, lease.*, {NOW} AS now, {CONNECTED} AS connected"  # noqa: S608 - our names
-                f' FROM "{schema}".lease AS lease'
-                for schema in there
-            )
-            for row in await connection.fetch(" UNION ALL ".join(looks)):
+            for row in await _leases(connection, there):
                 seen = _seen(row)
                 found[schemas[row["schema"]]] = None if seen.state == "free" else seen.holder
         return found
@@ -94,6 +96,23 @@ class Workers:
                 raise
             self._connection = opened
         return self._connection
+
+
+async def _leases(connection: asyncpg.Connection, schemas: Sequence[str]) -> list[asyncpg.Record]:
+    """The lease in each of these schemas, as far as it can be read.
+
+    One that cannot be (dropped meanwhile, without the right to read it, of another version) counts as free: whoever
+    begins to serve it is told what is wrong, and it keeps nobody from looking at the others.
+    """
+    if not schemas:
+        return []
+    looks = (_LOOK.format(schema=schema) for schema in schemas)
+    try:
+        return list(await connection.fetch(" UNION ALL ".join(looks)))
+    except asyncpg.SyntaxOrAccessError:
+        if len(schemas) == 1:
+            return []
+        return [row for schema in schemas for row in await _leases(connection, [schema])]
 
 
 def _seen(row: asyncpg.Record) -> SeenLease:

@@ -7,6 +7,7 @@ import pytest
 
 from relay.config.store_url import of_tenant
 from relay.core.clock import SystemClock
+from relay.errors import StoreError
 from relay.store import migrate
 from relay.store.lease import hold
 from relay.store.postgresql import workers
@@ -30,6 +31,26 @@ async def test_one_that_ended_or_is_stopped_does_not_count(url: str, monkeypatch
     assert await three.beat(3) == {}, "nobody has shown that it lives for so long"
     for worker in (one, three):
         await worker.leave()
+
+
+async def test_a_store_that_cannot_be_read_hides_no_other_one(url: str) -> None:
+    worker = Workers(url=url, id="one", who="process of one")
+    await worker.beat(0)
+    assert worker._connection is not None
+    await worker._connection.execute("CREATE SCHEMA tenant_a; CREATE TABLE tenant_a.lease (slot integer)")
+    await asyncio.to_thread(migrate.upgrade, of_tenant(url, "b"))
+    b = await open_store(of_tenant(url, "b"))
+    async with hold(b, SystemClock()):
+        found = await worker.holders(["a", "b"])
+        assert found["a"] is None
+        assert found["b"] is not None
+        assert found["b"].pid == os.getpid()
+    await b.close()
+    await worker._connection.execute("DROP TABLE relay_worker")
+    with pytest.raises(StoreError):
+        await worker.beat(0)
+    assert await worker.beat(0) == {"one": 0}, "it made its table again"
+    await worker.leave()
 
 
 async def test_who_serves_a_tenant_is_seen_and_each_has_its_own_store(url: str) -> None:
