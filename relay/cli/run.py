@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from relay.cli.common import Invocation
 from relay.errors import ConfigurationError
-from relay.memory import keep_together, settle
+from relay.memory import settle
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -22,7 +22,6 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    keep_together()
     try:
         settings = invocation.load(invocation.config, daemon=True)
     except ConfigurationError:

@@ -58,9 +58,10 @@ class PairDirectory:
         self._by_address = {side: pair for pair in used for side in pair.sides}
         self._addresses = {self.channel(address): address for address in self._by_address}
         self._problems = {known: text for known, text in self._problems.items() if self._is_declared(known)}
-        self._count_change()
+        self.count_change()
 
-    def _count_change(self) -> None:
+    def count_change(self) -> None:
+        """Something about the pairs, or the channels of one, is another way now."""
         self.changes += 1
         self.changed.ring()
 
@@ -103,7 +104,7 @@ class PairDirectory:
         """
         pair = self._by_address.get(address)
         if not self.is_address_open(address) or self._channels.get(address) != channel:
-            self._count_change()
+            self.count_change()
         if self._is_declared(address):
             before = self.channel(address)
             if before != channel and self._addresses.get(before) == address:
@@ -119,7 +120,7 @@ class PairDirectory:
         """`address` cannot be used now, and the sentence `problem` says why. Returns its pair."""
         if self._is_declared(address):
             if self._problems.get(address) != problem:
-                self._count_change()
+                self.count_change()
             self._problems[address] = problem
         return self._by_address.get(address)
 

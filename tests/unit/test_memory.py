@@ -2,12 +2,11 @@
 
 import ctypes
 import gc
-import threading
 from pathlib import Path
 
 import pytest
 
-from relay.memory import give_back, keep_together, settle
+from relay.memory import give_back, settle
 
 _HAS_TRIM = hasattr(ctypes.CDLL(None), "malloc_trim")
 
@@ -37,12 +36,3 @@ def test_what_is_free_goes_back_to_the_system_although_what_came_after_it_stays(
     give_back()
     assert full - anonymous_bytes() > 30_000_000
     assert len(behind) == 100_000
-
-
-def test_threads_work_with_one_place_for_their_memory() -> None:
-    keep_together()
-    made: list[bytearray] = []
-    thread = threading.Thread(target=lambda: made.append(bytearray(100_000)))
-    thread.start()
-    thread.join()
-    assert len(made[0]) == 100_000

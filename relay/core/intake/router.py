@@ -16,6 +16,7 @@ from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
 from relay.core.people.ports import MemberMirror, PictureKeeper
 from relay.core.ports import Clock, CommandCall, EventBatch
+from relay.core.recent import Recent
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (
@@ -62,7 +63,8 @@ _OPTED_OUT_SECONDS = 300.0
 """How often a channel is told at most that somebody who has opted out said something."""
 
 
-_MAX_KEPT_BACK = 10_000
+_KEPT_BACK = 4 * 1024 * 1024
+"""Bytes of the messages that are remembered as kept back."""
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ class Router:
     _begun: set[tuple[Platform, str]] = field(init=False, default_factory=set)
     # The newest messages of those who had opted out. Nothing of them is in the store, so that only this tells when one
     # comes again: its author may be in again by then, and did not mean it to cross.
-    _kept_back: dict[MessageRef, None] = field(init=False, default_factory=dict)
+    _kept_back: Recent[MessageRef, None] = field(init=False, default_factory=lambda: Recent(_KEPT_BACK))
 
     async def receive(self, batch: EventBatch) -> Sequence[Entry]:
         """Save a batch, and return what there is to deliver now. Raises `StoreUnavailable`."""
@@ -229,8 +231,6 @@ class Router:
             return
         if event.ref in self._kept_back or (await self.people.of(event.author.user, uow)).has_opted_out:
             self._kept_back[event.ref] = None
-            if len(self._kept_back) > _MAX_KEPT_BACK:
-                del self._kept_back[next(iter(self._kept_back))]
             await self._opted_out(uow, pair, lane, routed)
             return
         if (why := await self.moderation.refusal(pair, lane, event.author.user, uow)) is not None:

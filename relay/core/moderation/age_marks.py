@@ -95,7 +95,7 @@ class AgeMarks:
         if mark != await _read(uow, channel):
             await uow.key_values.put(_key(channel), _text(mark))
         if mark != before:
-            self.pairs.changes += 1
+            self.pairs.count_change()
             if before is not None or now:
                 _log.info("age mark", platform=str(channel.platform), channel=channel.id, restricted=now)
 

@@ -1,7 +1,6 @@
 """What the relay knows of a room: who may do what in it, and what its members are called. Pure."""
 
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
@@ -29,8 +28,8 @@ class MemberProfile:
     avatar: MediaRef | None = None
 
 
-# Of a room's state, by its number, and of a user.
-Members = Recent[tuple[int, str], MemberProfile]
+# By a mark of one room's state, and a user.
+Members = Recent[tuple[object, str], MemberProfile]
 
 
 class RoomState:
@@ -38,8 +37,6 @@ class RoomState:
 
     `members`: of all rooms together.
     """
-
-    _numbers = count()
 
     def __init__(self, room_id: str, members: Members | None = None) -> None:
         self.room_id = room_id
@@ -66,7 +63,7 @@ class RoomState:
         self._creators_are_privileged = False
         self._power: Json | None = None
         # Not of the room: what an earlier state said of its members no longer holds.
-        self._number = next(self._numbers)
+        self._mark = object()
         self._members = Members(MEMBERS) if members is None else members
 
     def apply(self, event: Json) -> None:
@@ -82,7 +79,7 @@ class RoomState:
 
     def profile(self, user_id: str) -> MemberProfile:
         """The avatar of a member, and the display name; without one, the user ID."""
-        return self._members.get((self._number, user_id)) or MemberProfile(user_id)
+        return self._members.get((self._mark, user_id)) or MemberProfile(user_id)
 
     def name_of(self, user_id: str) -> str | None:
         """The display name of a member; None if there is none, or the member is not remembered."""
@@ -96,7 +93,7 @@ class RoomState:
 
     def knows_member(self, user_id: str) -> bool:
         """Whether the profile of a member is remembered."""
-        return (self._number, user_id) in self._members
+        return (self._mark, user_id) in self._members
 
     def level(self, user_id: str) -> int:
         """The power level of a user."""
@@ -188,7 +185,7 @@ class RoomState:
         if profile is None:
             # Keep the profile of a member who left: their last messages may still be read.
             return
-        self._members[self._number, user_id] = profile
+        self._members[self._mark, user_id] = profile
 
 
 def joined_profile(user_id: str, content: Json) -> MemberProfile | None:
