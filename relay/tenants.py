@@ -235,16 +235,20 @@ class Tenants:
         self._find()
         mine = {tenant.name for tenant in self._running()}
         try:
-            workers = {**await self._workers.beat(len(mine)), self._workers.id: len(mine)}
+            # In this order: a tenant that another one has just taken then counts among those that it serves.
             holders = await self._workers.holders(self._tenants.keys() - mine)
+            workers = {**await self._workers.beat(len(mine)), self._workers.id: len(mine)}
+            now = self.clock.monotonic()
+            free = {name: long for name, holder in holders.items() if (long := self._free(name, holder, now)) >= 0}
+            decision = decide(self._workers.id, workers, mine, free)
+            if decision.take:
+                # Before the leases say so: who still sees the old number would give up one more of its own.
+                await self._workers.beat(len(mine) + len(decision.take))
         except StoreError as error:
             self._lost += 1
             _log.warning("it is not known who serves which tenant", reason=error.reason, tries=self._lost)
             return
         self._lost = 0
-        now = self.clock.monotonic()
-        free = {name: seconds for name, holder in holders.items() if (seconds := self._free(name, holder, now)) >= 0}
-        decision = decide(self._workers.id, workers, mine, free)
         for name in decision.take:
             self._begin(self._tenants[name])
         if decision.give is not None and not self._tenants[decision.give].stopping:

@@ -86,7 +86,7 @@ async def serves(process: Daemon) -> int:
     except (OSError, KeyError):
         return -1
     connected = [line for line in text.splitlines() if line.startswith("relay_connected{") and line.endswith(" 1.0")]
-    return sum('platform="matrix"' in line for line in connected)
+    return min(sum(f'platform="{side}"' in line for line in connected) for side in ("discord", "matrix"))
 
 
 @asynccontextmanager

@@ -2,10 +2,15 @@
 
 import asyncio
 import random
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from relay.config.settings import Settings, WebSettings
 from relay.core.clock import Backoff
-from relay.tenants import Decision, Tenant, decide
+from relay.errors import ConfigurationError, Mistake
+from relay.store.lease import Holder
+from relay.tenants import Decision, Tenant, Tenants, decide
 
 NAMES = [f"tenant {number}" for number in range(7)]
 
@@ -86,3 +91,45 @@ async def test_a_tenant_that_is_stopped_twice_is_not_interrupted_while_it_ends()
     assert tenant.task is not None
     await asyncio.wait((tenant.task,))
     assert ended.is_set()
+
+
+@dataclass(slots=True)
+class Register:
+    """Who is there, in the order in which it is asked and told."""
+
+    id: str = "me"
+    calls: list[str] = field(default_factory=list)
+
+    async def beat(self, held: int) -> Mapping[str, int]:
+        self.calls.append(f"I serve {held}")
+        return {self.id: held}
+
+    async def holders(self, tenants: Collection[str]) -> Mapping[str, Holder | None]:
+        self.calls.append("who serves what")
+        return dict.fromkeys(tenants)
+
+    async def leave(self) -> None:
+        raise NotImplementedError
+
+
+async def test_one_says_that_it_has_more_before_it_takes_them(tmp_path: Path) -> None:
+    # Otherwise the one that gave it up sees it served, and the other one still with too few: it would give one more.
+    register = Register()
+
+    def load(name: str) -> Settings:
+        register.calls.append(f"begin with {name}")
+        raise ConfigurationError((Mistake("here", "enough seen", "nothing"),))
+
+    tenants = Tenants(
+        files=lambda: {"a": tmp_path / "a.toml"},
+        load=load,
+        log_with=lambda name, settings: None,
+        name_channels=lambda name_of, tenant: None,
+        store_url="",
+        web=WebSettings(),
+    )
+    tenants._workers = register
+    await tenants._look()
+    tasks = [one.task for one in tenants._running() if one.task is not None]
+    await asyncio.gather(*tasks)
+    assert register.calls == ["who serves what", "I serve 0", "I serve 1", "begin with a"]
