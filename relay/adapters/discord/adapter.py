@@ -525,6 +525,9 @@ class DiscordAdapter:
         """See `BanReader.decision`: as the audit log has it."""
         try:
             entry = await self._members.audit_entry(place.id, _BAN_REMOVED if lifted else _BAN_ADDED, user.id)
+        except Refused as error:
+            kind = ActionNeeded if error.code in MISSING else Transient
+            raise kind(f"Discord does not show the audit log of server {place.id} ({error.message})") from None
         except ApiError as error:
             raise Transient(f"Discord does not show the audit log of server {place.id} ({error})") from None
         return None if entry is None else Decision(as_string(entry.get("user_id")), as_string(entry.get("reason")))

@@ -42,7 +42,7 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, P
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text.nodes import RichText
 from relay.domain.text.rewrite import weight
-from relay.errors import FatalError, Permanent, StoreError, TargetGone, Transient, ungrouped
+from relay.errors import ActionNeeded, FatalError, Permanent, StoreError, TargetGone, Transient, ungrouped
 
 _LISTS_READ_WITHIN = 5.0
 """Seconds that the start waits for policy lists. What was read of them before holds in any case."""
@@ -359,7 +359,10 @@ class MatrixAdapter:
         path = ("rooms", place.id, "state", "m.room.member", account.id)
         try:
             event = await self._api.call("GET", *path, query={"format": "event"})
-        except (Refused, Unreachable) as error:
+        except Refused as error:
+            kind = ActionNeeded if error.status in (403, 404) else Transient
+            raise kind(f"who decided about {account.id} cannot be read ({error})") from None
+        except Unreachable as error:
             raise Transient(f"who decided about {account.id} cannot be read ({error})") from None
         content = as_dict(event.get("content"))
         # By now it may be about something else. Whoever leaves by themselves has not lifted a ban.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from relay.core.moderation.ports import BanReader
+from relay.core.moderation.ports import BanReader, Decision
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
 from relay.core.ports import Clock, EventBatch
@@ -21,7 +21,7 @@ from relay.domain.events import Event, MemberBanned, MemberUnbanned, MessageDele
 from relay.domain.ids import ChannelRef, PlaceRef, Platform, UserRef
 from relay.domain.jsontext import as_list
 from relay.domain.pair import LaneKey, Pair
-from relay.errors import DeliveryError, StoreUnavailable, sentence
+from relay.errors import ActionNeeded, DeliveryError, StoreUnavailable, Transient, sentence
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -37,6 +37,8 @@ _COPIES = 5  # messages whose copies are deleted in one step
 _BUSY_STEP = 10.0  # seconds between two steps where others' words wait
 _BATCH = 200
 _LOOKS_FOR_A_DECISION = 3  # a platform may write it down after it has told of the ban
+_ASKED_FOR = 3600.0  # seconds for which a platform that does not answer is asked again
+_LONGEST_PAUSE = 60.0  # between two of these tries
 _MOST_UNEXPLAINED = 100
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,6 +56,18 @@ class BanAct:
     removes_since: datetime | None = None
     # It was banned before the relay looked for the first time.
     is_old: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Unexplained:
+    """It is not known yet who decided something, and why."""
+
+    act: BanAct
+    since: float
+    # How often the platform did not know it yet, and how often it did not answer in a row.
+    untold: int = 0
+    failures: int = 0
+    again_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +100,7 @@ class Bans:
     # Of whom something was told live while a list is being read: that is newer than the list.
     _listing: bool = field(init=False, default=False)
     _told_live: set[tuple[PlaceRef, UserRef]] = field(init=False, default_factory=set)
-    # Of which it is not known yet who decided that, and how often that is still asked.
-    _unexplained: deque[tuple[BanAct, int]] = field(init=False, default_factory=lambda: deque(maxlen=_MOST_UNEXPLAINED))
+    _unexplained: deque[_Unexplained] = field(init=False, default_factory=deque)
     _may_remove: bool = field(init=False, default=True)
     _busy_until: float = field(init=False, default=0.0)
 
@@ -179,7 +192,9 @@ class Bans:
             facts["removes_since"] = "ever" if act.removes_since == _EVER else act.removes_since.isoformat()
         _log.info("ban lifted" if act.lifted else "ban followed", **facts)
         if not act.is_old:
-            self._unexplained.append((act, _LOOKS_FOR_A_DECISION))
+            if len(self._unexplained) >= _MOST_UNEXPLAINED:
+                _tell_decision(self._unexplained.popleft().act, _UNKNOWN)
+            self._unexplained.append(_Unexplained(act, self.clock.monotonic()))
 
     # --- What is done beside everything else ----------------------------------------------------------------
 
@@ -251,20 +266,34 @@ class Bans:
 
     async def _explain(self) -> None:
         """Log who decided what was written down, and why, where the platform tells that."""
+        now = self.clock.monotonic()
         for _ in range(len(self._unexplained)):
-            act, looks = self._unexplained.popleft()
-            try:
-                found = await self.readers[act.place.platform].decision(act.place, act.user, lifted=act.lifted)
-            except DeliveryError as error:
-                # Mostly a permission that is missing, without which everything else works.
-                _log.debug("who banned somebody is not told", place=act.place.id, reason=str(error))
-                continue
+            one = self._unexplained.popleft()
+            if now >= one.again_at:
+                await self._ask(one, now)
+            else:
+                self._unexplained.append(one)
+
+    async def _ask(self, one: _Unexplained, now: float) -> None:
+        act = one.act
+        try:
+            found = await self.readers[act.place.platform].decision(act.place, act.user, lifted=act.lifted)
+        except ActionNeeded as error:
+            # A permission is missing, without which everything else works.
+            _log.debug("who banned somebody is not told", place=act.place.id, reason=str(error))
+        except DeliveryError as error:
+            if now - one.since >= _ASKED_FOR:
+                _tell_decision(act, _UNKNOWN)
+                return
+            pause = min(_LONGEST_PAUSE, _LOOK_EVERY * 2**one.failures)
+            if isinstance(error, Transient) and error.retry_after is not None:
+                pause = max(pause, error.retry_after)
+            self._unexplained.append(replace(one, failures=one.failures + 1, again_at=now + pause))
+        else:
             if found is not None:
-                facts = {"platform": str(act.place.platform), "place": act.place.id, "user": act.user.id}
-                what = "ban lifted by" if act.lifted else "banned by"
-                _log.info(what, **facts, moderator=found.by or "unknown", reason=found.reason or "none given")
-            elif looks > 1:
-                self._unexplained.append((act, looks - 1))
+                _tell_decision(act, found)
+            elif one.untold + 1 < _LOOKS_FOR_A_DECISION:
+                self._unexplained.append(replace(one, untold=one.untold + 1, failures=0))
 
     # --- Removals -----------------------------------------------------------------------------------------
 
@@ -329,6 +358,15 @@ class Bans:
         text = json.dumps(rows) if rows else ""
         if text != (await uow.key_values.get(_REMOVALS) or ""):
             await uow.key_values.put(_REMOVALS, text)
+
+
+_UNKNOWN = Decision("", "the platform did not answer")
+
+
+def _tell_decision(act: BanAct, found: Decision) -> None:
+    facts = {"platform": str(act.place.platform), "place": act.place.id, "user": act.user.id}
+    what = "ban lifted by" if act.lifted else "banned by"
+    _log.info(what, **facts, moderator=found.by or "unknown", reason=found.reason or "none given")
 
 
 def _written(one: PlaceRef | UserRef) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import pytest
 from relay.core.moderation import bans
 from relay.core.moderation.ports import Decision
 from relay.domain.ids import PlaceRef, Platform, UserRef
-from relay.errors import ActionNeeded
+from relay.errors import ActionNeeded, Transient
 from tests.support.logs import captured_logs
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.world import World, pair, until, world
@@ -307,6 +307,60 @@ async def test_the_log_names_the_moderator_and_the_reason_once_they_are_told(tmp
             ("mal", "olga", "spam"),
             ("mal", "olga", "none given"),
         ]
+
+
+async def test_the_platform_is_asked_again_while_it_does_not_answer_and_the_line_comes_once(tmp_path: Path) -> None:
+    asked = 0
+
+    async def away(call: str) -> None:
+        nonlocal asked
+        if call == "decision":
+            asked += 1
+            if asked <= 3:
+                raise Transient("502")
+
+    def prepare(discord: MemoryAdapter, _: MemoryAdapter) -> None:
+        discord.before = away
+
+    async with following(tmp_path) as bridge:
+        here, _ = bridge.channels()
+        bridge.discord.decisions[here.id, "mal", False] = Decision("olga", "spam")
+        with captured_logs() as logs:
+            async with bridge.relay(prepare):
+                await until_listed(bridge)
+                bridge.discord.ban(here, "mal")
+                await until(lambda: any(line["event"] == "banned by" for line in logs))
+                bridge.discord.unban(here, "mal")
+                await until(lambda: asked > 6)  # of the end of the ban nothing is told
+        assert [(line["moderator"], line["reason"]) for line in logs if line["event"] == "banned by"] == [
+            ("olga", "spam")
+        ]
+
+
+async def test_a_platform_that_never_answers_is_not_asked_for_ever_and_the_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bans, "_ASKED_FOR", 0.1)
+    monkeypatch.setattr(bans, "_MOST_UNEXPLAINED", 2)
+
+    async def away(call: str) -> None:
+        if call == "decision":
+            raise Transient("502")
+
+    def prepare(discord: MemoryAdapter, _: MemoryAdapter) -> None:
+        discord.before = away
+
+    async with following(tmp_path) as bridge:
+        here, _ = bridge.channels()
+        with captured_logs() as logs:
+            async with bridge.relay(prepare):
+                await until_listed(bridge)
+                for name in ("mal", "bob", "ben"):  # one more than are remembered
+                    bridge.discord.ban(here, name)
+                await until(lambda: sum(line["event"] == "banned by" for line in logs) == 3)
+        told = [line for line in logs if line["event"] == "banned by"]
+        assert {line["user"] for line in told} == {"mal", "bob", "ben"}
+        assert {line["moderator"] for line in told} == {"unknown"}
 
 
 async def test_where_the_platform_does_not_say_who_banned_them_the_ban_holds_all_the_same(tmp_path: Path) -> None:
