@@ -5,6 +5,7 @@ looks up nothing but what a write depends on and may have changed since: the wri
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -239,8 +240,8 @@ class Executor:
             try:
                 if digest is not None and copy.part == 0:
                     await self._edit_digest(target, digests.edited(digest, plan.command.source, part))
-                else:
-                    await self._edit_part(plan, copy, part)
+                elif not await self._edit_part(plan, copy, part):
+                    await self._post_part_again(plan, copy, parts, number)
             except FileRejected as error:
                 parts = await self._without_file(plan, parts, number, error)
             else:
@@ -264,26 +265,39 @@ class Executor:
                 return
         await self.entries.drop(plan.entry, Dropped("former", plan.reason))
 
-    async def _edit_part(self, plan: Edit, copy: Copy, content: Content) -> None:
-        """Make one copy say `content`. Raises `FileRejected` for a file of it that cannot cross, or not in time."""
-        target, author = plan.target, plan.command.author
-        delivery = render.delivery(target, author, content, "e", part=copy.part)
+    async def _edit_part(self, plan: Edit, copy: Copy, content: Content) -> bool:
+        """Make one copy say `content`; False where it has to be posted again.
+
+        Raises `FileRejected` for a file of it that cannot cross, or not in time.
+        """
+        target = plan.target
+        delivery = render.delivery(target, plan.command.author, content, "e", part=copy.part)
         try:
             await target.adapter.edit(copy.ref, delivery)
         except TargetGone:
             # Somebody removed the copy on its own side, and meant it.
             _log.info("edited copy is gone", pair=target.pair.name, direction=plan.entry.lane.label)
         except CopyNotEditable:
-            again = render.delivery(target, author, content, "a", part=copy.part, suspect=target.suspect)
-            ref = await self._post(target, again)
-            # Whatever interrupts us from here on, the old one is known to be too many.
-            async with self.store.write() as uow:
-                old = await uow.messages.supersede(copy)
-                await uow.messages.record_copy(replace(copy, ref=ref), retries=plan.entry.retries)
-                removed = await self._follow_removal(uow, target, ref)
-            if removed:
-                self.entries.wake(plan.entry.lane.back)
-            await self._delete_superseded(target, (old,))
+            return False
+        return True
+
+    async def _post_part_again(self, plan: Edit, copy: Copy, parts: Parts, number: int) -> None:
+        """Post a part anew, and delete its old copy."""
+        target = plan.target
+        if parts != plan.command.parts and target.channel == target.entry.lane.destination:
+            # What it quotes may change before the next try, and the message itself may be gone: what has been posted
+            # is found again by these words.
+            await self._write_down(plan, parts)
+        again = render.delivery(target, plan.command.author, parts[number], "a", part=copy.part, suspect=target.suspect)
+        ref = await self._post(target, again)
+        # Whatever interrupts us from here on, the old one is known to be too many.
+        async with self.store.write() as uow:
+            old = await uow.messages.supersede(copy)
+            await uow.messages.record_copy(replace(copy, ref=ref), retries=plan.entry.retries)
+            removed = await self._follow_removal(uow, target, ref)
+        if removed:
+            self.entries.wake(plan.entry.lane.back)
+        await self._delete_superseded(target, (old,))
 
     # --- Delete ---------------------------------------------------------------------------------------
 
@@ -403,7 +417,7 @@ class Executor:
         except TargetGone:
             _log.info("edited copy is gone", pair=target.pair.name, direction=target.entry.lane.label)
         except CopyNotEditable:
-            stands, old = await self._post_digest_again(target, digest)
+            stands, old = await self._post_digest_again(target, digest, leaving=leaving)
         async with self.store.write() as uow:
             # In one transaction: a digest without a message whose copy is still on record would be taken for a message
             # that stands alone, and its deletion would take the others along.
@@ -413,18 +427,24 @@ class Executor:
         if old is not None:
             await self._delete_superseded(target, (old,))
 
-    async def _post_digest_again(self, target: Target, digest: Digest) -> tuple[MessageRef, Copy]:
+    async def _post_digest_again(self, target: Target, digest: Digest, *, leaving: bool) -> tuple[MessageRef, Copy]:
         """What posted the shared copy is gone: post it again, for all that stand in it. Where, and the old copy."""
         shared = target.copies[0]
         again = render.delivery(
             target, digests.speaker(digest), digests.content_of(digest), "a", suspect=target.suspect
         )
         ref = await self._post(target, again)
+        if target.suspect:
+            # An earlier try may have posted it, with what was quoted then.
+            said = render.delivery(target, digests.speaker(digest), digests.content_of(digest), "e")
+            with suppress(TargetGone):
+                await target.adapter.edit(ref, said)
         async with self.store.write() as uow:
             sharing = await uow.messages.originals_of(shared.ref)
             old = await uow.messages.supersede(shared)
             for original in sharing:
-                await uow.messages.record_copy(Copy(original.id, 0, ref))
+                if not (leaving and original.id == shared.message_id):  # as in `_edit_digest`
+                    await uow.messages.record_copy(Copy(original.id, 0, ref))
             await uow.digests.put(ref, digest)
             await uow.digests.forget(shared.ref)
         return ref, old

@@ -165,7 +165,7 @@ class Resolver:
             case RefreshMessage() | RequoteMessage() as command:
                 return await self._read_again(entry, command, suspect=suspect)
             case DeleteMessage() as command:
-                return await self._delete(entry, command)
+                return await self._delete(entry, command, suspect=suspect)
             case RemoveOriginal(source):
                 return DeleteOriginal(await self.lookups.target(entry, suspect=False), source)
             case RemoveMember(user):
@@ -315,8 +315,9 @@ class Resolver:
             files.append(file if url is None else replace(file, url=url, page=file.page or file.url))
         return replace(content, attachments=tuple(files))
 
-    async def _delete(self, entry: Entry, command: DeleteMessage) -> Delete | DeleteSuperseded:
-        target = await self.lookups.target_about(entry, command.source, None, suspect=False)
+    async def _delete(self, entry: Entry, command: DeleteMessage, *, suspect: bool) -> Delete | DeleteSuperseded:
+        # Where others stand in the same copy, it may have been posted anew for them.
+        target = await self.lookups.target_about(entry, command.source, None, suspect=suspect)
         if command.leftovers:
             return DeleteSuperseded(target)
         # Whatever the channel is paired with by now: what somebody deletes is to be read nowhere.
@@ -386,10 +387,12 @@ class Resolver:
     ) -> tuple[Target, Digest | None] | None:
         """Where a quoted line is to be changed, with the digest that says it then; None where nothing changes."""
         target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
-        if not target.copies or target.original is None or target.original.deleted:
+        # A suspect one is carried out to its end, whatever has changed since: an earlier try may have posted the copy
+        # anew, and only this entry can find that.
+        if not target.copies or target.original is None or (target.original.deleted and not suspect):
             return None
         async with self.lookups.store.read() as uow:
-            if await uow.outbox.is_repeated(entry):
+            if not suspect and await uow.outbox.is_repeated(entry):
                 return None  # once is enough, however often somebody edits what many answer
         digest = target.require_digest()
         if digest is None:
@@ -401,7 +404,7 @@ class Resolver:
         for original in originals:
             if original is not None and original.reply_to == command.reply_to:
                 changed = digests.requoted(changed, original.ref, quotation)
-        return None if changed == digest else (target, changed)
+        return None if changed == digest and not suspect else (target, changed)
 
     def _wait_for_source(self, entry: Entry, command: RefreshMessage | RequoteMessage, error: Transient) -> Move:
         """What a message says cannot be asked now: wait with all that waits for its platform, and hold up nobody."""

@@ -15,7 +15,7 @@ from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import CopyNotEditable, Permanent, RateLimited, StoreUnavailable
+from relay.errors import CopyNotEditable, Permanent, RateLimited, StoreUnavailable, Transient
 from relay.store.unit_of_work import SqlStore
 from tests.support.logs import captured_logs
 from tests.support.memory_adapter import MemoryAdapter
@@ -250,6 +250,76 @@ async def test_a_shared_copy_that_nobody_can_edit_any_more_is_posted_anew(
             assert bridge.shown(there)[0].ref != orphan
             bridge.discord.delete(three)
             await bridge.shows(there, "ann: one\nben: deux")
+
+
+def _orphan(monkeypatch: pytest.MonkeyPatch, *copies: MessageRef) -> None:
+    """Nobody can edit these copies any more: their webhook is gone."""
+    change = MemoryPlatform.change
+
+    def gone(self: MemoryPlatform, target: MessageRef, content: Content) -> None:
+        if target in copies:
+            raise CopyNotEditable("its webhook is gone")
+        change(self, target, content)
+
+    monkeypatch.setattr(MemoryPlatform, "change", gone)
+
+
+async def test_a_shared_copy_is_posted_anew_once_although_the_answer_to_that_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Exception] = []
+    slow = slow_at_first()
+
+    async def after(call: str) -> None:
+        if call == "send" and lost:
+            raise lost.pop()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.before, discord.after = slow, after
+
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        there, here = bridge.channels()
+        async with bridge.relay(prepare) as core:
+            bridge.matrix.say(here, "ann", "one")
+            two = bridge.matrix.say(here, "ben", "two")
+            three = bridge.matrix.say(here, "ann", "three", reply_to=two)
+            await bridge.shows(there, "ann: one\nben: two\n↪ ben: two\nann: three")
+            await bridge.quiet()
+            for deleted, rest in ((two, "ann: one\n↪ a message that is not here\nann: three"), (three, "ann: one")):
+                _orphan(monkeypatch, bridge.shown(there)[0].ref)
+                lost.append(Transient("no answer", ambiguous=True))
+                bridge.matrix.delete(deleted)
+                await until(lambda: not lost)
+                core.dispatcher.retry_now()
+                await bridge.shows(there, rest)
+                await bridge.quiet()
+                assert bridge.words(there) == [rest]
+
+
+async def test_a_deletion_that_is_interrupted_behind_a_new_copy_takes_nobody_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        _, there = bridge.channels()
+        async with bridge.relay(slow_matrix) as core:
+            _, two, _ = await three_together(bridge)
+            _orphan(monkeypatch, bridge.shown(there)[0].ref)
+            write = SqlStore.write
+            writes: list[int] = []
+
+            def full(self: SqlStore) -> AbstractAsyncContextManager[UnitOfWork]:
+                if len(bridge.words(there)) == 2:
+                    writes.append(len(writes))
+                    if len(writes) == 2:  # what is new is on record
+                        raise StoreUnavailable("relay.db", "the disk is full", "make room")
+                return write(self)
+
+            monkeypatch.setattr(SqlStore, "write", full)
+            bridge.discord.delete(two)
+            await until(lambda: len(writes) >= 2)
+            core.dispatcher.retry_now()
+            await bridge.quiet()
+        assert bridge.words(there) == ["ann: one\nann: three"]
 
 
 async def test_a_shared_copy_that_nobody_can_edit_stays_where_its_channel_is_not_mirrored_any_more(

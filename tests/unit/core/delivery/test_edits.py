@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from relay.core.ports import EventBatch
 from relay.domain.content import Content
 from relay.domain.events import MessageCreated, MessageEdited
@@ -115,6 +117,60 @@ async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_w
         bridge.discord.delete(ref)
         await bridge.shows(there)
     assert not any(troubles.values())
+
+
+@pytest.mark.parametrize("changed", ["question", "answer"])
+async def test_what_was_posted_anew_is_found_again_although_its_message_is_gone_since(
+    bridge: World, changed: str
+) -> None:
+    here, there = bridge.channels()
+    troubles: dict[str, list[Exception]] = {}
+    away = False
+
+    async def before(call: str) -> None:
+        if call == "edit" and troubles.get(call):
+            raise troubles[call].pop()
+        if call == "send" and away:
+            raise Transient("no connection")
+
+    async def after(call: str) -> None:
+        nonlocal away
+        if call == "send" and troubles.get(call):
+            away = True
+            raise troubles[call].pop()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.before, discord.after = before, after
+
+    async with bridge.relay(prepare) as core:
+        question = bridge.matrix.say(there, "ben", "tea?")
+        answer = bridge.matrix.say(there, "ann", "yes", reply_to=question)
+        bridge.matrix.edit(answer, "no")
+        await bridge.shows(here, "tea?", "↪ ben: tea?\nno")
+        await bridge.quiet()
+        troubles = {"edit": [CopyNotEditable("its webhook is gone")] * 2, "send": [Transient("lost", ambiguous=True)]}
+        if changed == "question":
+            bridge.matrix.delete(question)  # the answer quotes it
+        else:
+            bridge.matrix.take_back(answer, 1)
+        await until(lambda: away)
+        bridge.matrix.delete(answer)
+        await until_routed(bridge, answer)
+        away = False
+        core.dispatcher.retry_now()
+        await bridge.quiet()
+        assert bridge.words(here) == ([] if changed == "question" else ["tea?"])
+
+
+async def until_routed(bridge: World, deleted: MessageRef) -> None:
+    """Wait until a deletion is on record."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            async with bridge.store.read() as uow:
+                original = await uow.messages.find(deleted)
+            if original is not None and original.deleted:
+                return
+            await asyncio.sleep(0.002)
 
 
 async def test_what_may_not_be_removed_holds_up_nothing_and_goes_once_the_channel_opens_again(bridge: World) -> None:
