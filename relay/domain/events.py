@@ -64,6 +64,7 @@ Feature = Literal[
     "former",
     "location",
     "moderation",
+    "nsfw",
     "optout",
     "paused",
     "reaction",

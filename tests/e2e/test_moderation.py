@@ -12,9 +12,13 @@ import pytest
 
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
+from relay.sandbox.messages.media import flat_png
+from tests.support.chat import file
 from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PNG = flat_png(0x336699, 48)
 
 
 def contains(text: str, words: list[str]) -> bool:
@@ -240,3 +244,65 @@ async def test_bans_of_either_side_follow_and_remove_what_was_written_last(
             await until_logged(place, "ban lifted", user=ben)
             await mal.text(place.rooms["help"], "back")
             await place.until_discord("help", partial(contains, "back"))
+
+
+async def test_what_is_for_adults_waits_then_crosses_or_is_named_as_the_operator_decides(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    async with stack(tmp_path, homeserver) as place:
+        channel = place.channels["help"]
+
+        async def pictures() -> list[str]:
+            return [message.body for message in await place.on_matrix("help") if message.msgtype == "m.image"]
+
+        def noted(pairs: dict[str, dict[str, Any]]) -> bool:
+            return "only words cross" in (pairs["help"]["note"] or "")
+
+        await place.daemon.start()
+        place.say("help", "hello")
+        await place.until_matrix("help", partial(contains, "hello"))
+
+        # The mark is set while the relay runs: the pair waits, both ways, and says what can be done.
+        place.control.set_age_restriction(channel)
+        await until_logged(place, "age mark", restricted=True)
+        place.say("help", "first", attachments=[file("a.png", PNG)])
+        place.say("help", "second")
+        await place.tell("help", "from the room")
+        held = await place.until_status(
+            lambda pairs: pairs["help"]["to_matrix"]["backlog"] == 2 and pairs["help"]["to_discord"]["backlog"] == 1
+        )
+        assert "age-restricted" in held["help"]["problem"]
+        status, told = await place.daemon.relay("status")
+        assert status == 1
+        assert "write nsfw = true in this pair" in " ".join(told.split())
+        assert await place.matrix_words("help") == ["hello", "from the room"]
+        assert "from the room" not in await place.discord_words("help")
+
+        # Saving the operator's word lets all of it cross, in order, pictures too.
+        place.pair_settings["help"] = "nsfw = true"
+        place.write_config()
+        await place.until_matrix("help", lambda words: words == ["hello", "from the room", "first", "second"])
+        await place.until_discord("help", partial(contains, "from the room"))
+        assert len(await pictures()) == 1
+        await place.until_status(lambda pairs: pairs["help"]["problem"] is None)
+
+        # Where only words are to cross, a picture is named, with a link to its message, and counted.
+        place.pair_settings["help"] = 'moderation.nsfw_mismatch = "mirror"'
+        place.write_config()
+        await place.until_status(noted)
+        named = place.say("help", "third", attachments=[file("b.png", PNG)])
+        await place.until_matrix("help", lambda words: any("third" in text for text in words))
+        [shown] = [message for message in await place.on_matrix("help") if "third" in message.body]
+        assert (shown.msgtype, "b.png" in shown.body) == ("m.text", True)
+        assert f"https://discord.com/channels/{place.guild}/{channel}/{named}" in shown.formatted_body
+        await place.until_metric("relay_dropped_total", 1, pair="help", direction="to_matrix", feature="nsfw")
+
+        # Once the mark is gone, what was written under it stays words, also when it is edited; what is new crosses.
+        place.control.set_age_restriction(channel, restricted=False)
+        await until_logged(place, "age mark", restricted=False)
+        place.control.edit(channel, named, "third, edited")
+        place.say("help", "fourth", attachments=[file("c.png", PNG)])
+        words = await place.until_matrix("help", lambda words: words[-1] == "fourth")
+        assert any(text.startswith("third, edited") and "b.png" in text for text in words)
+        assert len(await pictures()) == 2
+        await place.until_status(lambda pairs: not (pairs["help"]["problem"] or noted(pairs)))

@@ -12,7 +12,7 @@ from relay.domain.names import REPLY_ARROW, shortened, without_controls
 from relay.domain.pair import PairPolicy
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
-from relay.domain.text.rewrite import map_blocks, map_inline, weight
+from relay.domain.text.rewrite import map_blocks, map_inline, walk, weight
 
 _EXCERPT_LENGTH = 120
 _FIRST_LINES = 500
@@ -125,6 +125,17 @@ def without_media(content: Content, page: str) -> Content:
     words = [_describe(replace(file, url="", page=page)) for file in content.attachments if not file.text]
     text = map_inline(content.text, _unseen)
     return replace(content, text=normalise(n.RichText((*text.blocks, *words))), attachments=kept)
+
+
+def media_in(content: Content) -> int:
+    """How many files and pictures `without_media` makes words of."""
+    pictures = sum(isinstance(node, n.CustomEmoji | n.InlineImage) for node in walk(content.text.blocks))
+    return files_in((content,)) + pictures
+
+
+def files_in(parts: Iterable[Content]) -> int:
+    """How many files people have sent with these messages."""
+    return sum(not file.text for part in parts for file in part.attachments)
 
 
 def _unseen(node: n.Inline) -> n.Inline:

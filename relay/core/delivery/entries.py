@@ -57,6 +57,7 @@ class Entries:
         match plan:
             case Done(refused=None):
                 await self.done(plan.entry)
+                self.status.dropped(plan.entry.lane, "nsfw", plan.unseen)
             case Done():
                 await self.refuse(plan)
             case Move():

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from relay.core.convert.degrade import Dropped
+from relay.core.convert.degrade import Dropped, files_in
 from relay.core.delivery import digests, render
 from relay.core.delivery.entries import Entries, forget_late_files
 from relay.core.delivery.plan import (
@@ -126,22 +126,37 @@ class Executor:
         if plan.first_words is not None and not await self.entries.send_first(plan):
             await self.entries.update_dead_letters(plan.entry, plan.first_words)
             return
-        parts = await self._parts(plan)
+        parts, named = await self._parts(plan)
         if isinstance(parts, Dropped):
             await self.entries.drop(plan.entry, parts)
             return
         await self._send_rest(plan, parts)
         if len(plan.target.copies) >= len(parts):  # else the receipt of the last part says so
             await self.entries.done(plan.entry)
+        self._count_words(plan, named)
         self.status.crossed(plan.entry.lane, written_at=plan.command.created_at, received_at=plan.entry.queued_at)
 
-    async def _parts(self, plan: Send | Edit) -> Parts | Dropped:
-        """The parts of a message, written down if there are several: a second try must not cut differently."""
+    async def _parts(self, plan: Send | Edit) -> tuple[Parts | Dropped, int]:
+        """The parts of a message, written down if there are several: a second try must not cut differently.
+
+        And how many files have become words in them, because they do not fit, that are still to be counted.
+        """
         known = plan.command.parts
         parts = await self.conversions.run(weight(known or plan.content), render.parts, plan)
-        if not isinstance(parts, Dropped) and parts != known and (known or len(parts) > 1):
+        if isinstance(parts, Dropped):
+            return parts, 0
+        named = max(0, files_in(known or (plan.content,)) - files_in(parts))
+        if parts != known and (known or len(parts) > 1):
             await self._write_down(plan, parts)
-        return parts
+            self.status.dropped(plan.entry.lane, "file", named if _says_something(plan) else 0)
+            return parts, 0
+        return parts, named
+
+    def _count_words(self, plan: Send | Edit, named: int) -> None:
+        """Count what is named in words: what does not fit, and what age marks keep from being seen."""
+        if _says_something(plan):
+            self.status.dropped(plan.entry.lane, "file", named)
+            self.status.dropped(plan.entry.lane, "nsfw", plan.unseen)
 
     async def _write_down(self, plan: Send | Edit, parts: Parts, late: LateFile | None = None) -> None:
         entry = plan.entry
@@ -230,7 +245,7 @@ class Executor:
         target = plan.target
         await self._delete_superseded(target, target.superseded)
         digest = target.require_digest()
-        parts = await self._parts(plan)
+        parts, named = await self._parts(plan)
         if isinstance(parts, Dropped):
             await self.entries.drop(plan.entry, parts)
             return
@@ -253,6 +268,7 @@ class Executor:
         await self._delete_copies(target, target.copies[len(parts) :])
         if len(target.copies) >= len(parts):  # else the receipt of the last part says so
             await self.entries.done(plan.entry)
+        self._count_words(plan, named)
 
     async def _edit_former(self, plan: EditFormer) -> None:
         for edit in plan.edits:
@@ -401,6 +417,7 @@ class Executor:
             await uow.outbox.done(entry.id)
         if removed:
             self.status.dropped(entry.lane.back, "moderation")
+        self.status.dropped(entry.lane, "nsfw", plan.unseen)
         for item in digest.items:
             self.status.crossed(entry.lane, written_at=item.created_at, received_at=_received_at(entry, item))
 
@@ -507,6 +524,11 @@ class Executor:
             if removed:
                 self.entries.wake(entry.lane.back)
         self.entries.late_files.forget(late)
+
+
+def _says_something(plan: Send | Edit) -> bool:
+    """Whether it is about what its author says; else a copy changes with what it refers to."""
+    return isinstance(plan, Send) or plan.is_new
 
 
 def _received_at(entry: Entry, item: DigestItem) -> datetime:

@@ -94,6 +94,7 @@ class Done:
     # Whose message it is that does not cross, because its author is blocked, and why.
     refused: UserRef | None = None
     why: str = ""
+    unseen: int = 0  # files that stay words, because the age marks of the two channels differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class Send(_Targeted):
 
     command: SendMessage
     content: Content  # the command's, with what it refers to found on the other side
+    unseen: int = 0  # files and pictures that have become words in it, because the age marks of the two channels differ
     quotation: Quotation | None = None  # what it answers, where the channel cannot show that itself
     # The edit for which it is sent: there was nothing in the message before that could cross.
     first_words: EditMessage | None = None
@@ -134,6 +136,8 @@ class Edit(_Targeted):
 
     command: EditMessage
     content: Content
+    is_new: bool = True  # its author says something; else only what it refers to has changed
+    unseen: int = 0  # as in `Send`
     quotation: Quotation | None = None
 
 
@@ -171,6 +175,7 @@ class SendDigest(_Targeted):
     """Post several messages as one."""
 
     digest: Digest
+    unseen: int = 0  # as in `Send`
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import takewhile
 
-from relay.core.convert.degrade import without_media
+from relay.core.convert.degrade import media_in, without_media
 from relay.core.delivery import digests
 from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.lookups import Lookups
@@ -175,7 +175,8 @@ class Resolver:
             case MarkFailed() | MarkAnswered() as outcome:
                 return ShowOutcome(await self.lookups.target(entry, suspect=suspect), outcome)
             case Digest() as digest:
-                return SendDigest(await self.lookups.target(entry, suspect=suspect), await self._shown(entry, digest))
+                target = await self.lookups.target(entry, suspect=suspect)
+                return SendDigest(target, *await self._shown(entry, digest))
             case LateFile() as late if (
                 entry.lane.crosses and not suspect and (left_out := await self._left_out(entry, late.author))
             ):
@@ -200,12 +201,21 @@ class Resolver:
             return left_out
         if command.reply_to is not None and target.reply_to is None and not target.copies:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
+        shown, unseen = command, 0
         if (page := await self._only_at(entry.lane, command.source, command.created_at)) is not None:
             parts = tuple(without_media(part, page) for part in command.parts)
-            command = replace(command, content=without_media(command.content, page), parts=parts)
-        content, quotation = await self._words(target, command)
+            shown, unseen = replace(command, content=without_media(command.content, page)), media_in(command.content)
+            command, shown = replace(command, parts=parts), replace(shown, parts=parts)
+        content, quotation = await self._words(target, shown)
         target = self.lookups.in_gap(target, command.created_at)
-        return Send(target=target, command=command, content=content, quotation=quotation, first_words=first_words)
+        return Send(
+            target=target,
+            command=command,
+            content=content,
+            unseen=unseen,
+            quotation=quotation,
+            first_words=first_words,
+        )
 
     async def _left_out(self, entry: Entry, author: Author) -> Done | None:
         """What becomes of an entry whose author has opted out since then, or is blocked; None if it crosses."""
@@ -243,16 +253,18 @@ class Resolver:
         if not suspect and original.edited_at is not None and command.edited_at < original.edited_at:
             # A later edit waits behind this one, or has crossed before it: its words are the ones that count.
             return Done(entry)
-        return await self._edit_at(target, command)
+        return await self._edit_at(target, command, is_new=is_new)
 
-    async def _edit_at(self, target: Target, command: EditMessage) -> Edit:
+    async def _edit_at(self, target: Target, command: EditMessage, *, is_new: bool = True) -> Edit:
         written_at = command.edited_at if target.original is None else target.original.created_at
+        unseen = 0
         if (page := await self._only_at(target.entry.lane, command.source, written_at)) is not None:
             # Cut anew: an edit may be, whatever was planned.
+            unseen = media_in(command.content)
             command = replace(command, content=without_media(command.content, page), parts=())
         content, quotation = await self._words(target, command)
         target = self.lookups.in_gap(target, command.edited_at)
-        return Edit(target=target, command=command, content=content, quotation=quotation)
+        return Edit(target=target, command=command, content=content, is_new=is_new, unseen=unseen, quotation=quotation)
 
     async def _edit_former(self, entry: Entry, command: EditMessage, former: frozenset[ChannelRef]) -> EditFormer:
         """The copies stand in a channel that the lane does not lead to any more.
@@ -292,15 +304,14 @@ class Resolver:
             return None
         return self.lookups.adapters[source.platform].permalink(source)
 
-    async def _shown(self, entry: Entry, digest: Digest) -> Digest:
-        """The digest without the pictures in its words that may not cross."""
-        items = [
-            item
-            if await self.lookups.carries_files(entry.lane, item.created_at)
-            else replace(item, content=without_media(item.content, ""))
-            for item in digest.items
-        ]
-        return replace(digest, items=tuple(items))
+    async def _shown(self, entry: Entry, digest: Digest) -> tuple[Digest, int]:
+        """The digest without the pictures in its words that may not cross, and how many these are."""
+        items, unseen = list(digest.items), 0
+        for number, item in enumerate(items):
+            if not await self.lookups.carries_files(entry.lane, item.created_at):
+                unseen += media_in(item.content)
+                items[number] = replace(item, content=without_media(item.content, ""))
+        return replace(digest, items=tuple(items)), unseen
 
     def _with_links(self, entry: Entry, command: SendMessage | EditMessage, content: Content) -> Content:
         """`content` with a link of ours for each file, for words that stand for one; every try has the same.
@@ -335,7 +346,7 @@ class Resolver:
         if await self.lookups.carries_files(entry.lane, written_at):
             return found
         self.late_files.end(late)  # the words that stand for it stay
-        return Done(entry)
+        return Done(entry, unseen=1)
 
     # --- What is read again ---------------------------------------------------------------------------
 

@@ -139,10 +139,11 @@ class Status:
         waited = (self.clock.now() - received_at).total_seconds()
         self._delivery.setdefault(lane.direction, Histogram()).observe(max(0.0, waited))
 
-    def dropped(self, lane: LaneKey, feature: Feature) -> None:
-        """Something was dropped because it cannot cross."""
-        self.lane(lane).dropped[feature] += 1
-        self._count()
+    def dropped(self, lane: LaneKey, feature: Feature, number: int = 1) -> None:
+        """So many things of a kind were dropped because they cannot cross."""
+        if number:
+            self.lane(lane).dropped[feature] += number
+            self._count()
 
     def queued(self) -> None:
         """Something waits for delivery."""

@@ -1,6 +1,7 @@
 """The core between two platforms in memory: what crosses, once, in order, also over restarts."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,9 +265,39 @@ async def test_attachments_that_cannot_cross_yet_are_named(bridge: World) -> Non
     picture = Attachment(
         "1", "cat.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/cat.png"), size=1_500_000
     )
-    async with bridge.relay():
+    async with bridge.relay() as core:
         bridge.discord.say(here, "ann", Content(RichText.plain("look"), (picture,)))
         await bridge.shows(there, "look\nimage: cat.png (1.5 MB)")
+        await until(lambda: core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 1})
+
+
+async def test_what_does_not_fit_is_counted_once_in_all_the_parts_of_its_message(bridge: World) -> None:
+    here, there = bridge.channels()
+    small = Attachment("1", "cat.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/cat.png"), size=10)
+    large = replace(small, id="2", name="dog.png", size=1_500_000)
+    tries = 0
+
+    async def before(call: str) -> None:
+        nonlocal tries
+        if call == "send":
+            tries += 1
+            if tries == 2:  # in the middle of the message
+                raise Transient("away", retry_after=0.01)
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before, matrix.max_attachments = before, 1
+
+    async with bridge.relay(prepare) as core:
+        said = bridge.discord.say(here, "ann", Content(RichText.plain("word " * 60), (small, large)))
+        await until(lambda: len(bridge.words(there)) == 2)
+        await bridge.quiet()
+        await until(lambda: core.status.lane(lane(Platform.MATRIX)).messages == 1)
+        assert core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 1}
+        # What is said anew is counted anew; what becomes of that is not.
+        bridge.discord.edit(said, Content(RichText.plain("see"), (small, large)))
+        await bridge.shows(there, "see\nimage: dog.png (1.5 MB)")
+        await bridge.quiet()
+        assert core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 2}
 
 
 async def test_a_message_with_nothing_in_it_is_counted_and_marked(bridge: World) -> None:

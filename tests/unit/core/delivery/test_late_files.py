@@ -1,7 +1,7 @@
 """A file that does not come in time is named in words, holds up nobody, and follows when it comes: once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,69 +10,19 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.files import File, Sender
-from relay.core.ports import Delivery
 from relay.domain.commands import PostNotice
 from relay.domain.content import Attachment, Content
-from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
+from relay.domain.ids import ChannelAddress, MediaRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.errors import CopyNotEditable, FileRejected
+from relay.errors import CopyNotEditable
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.platform import MemoryPlatform
+from tests.support.slow_files import SlowFiles
 from tests.support.world import World, until, world
 
 PICTURE = Attachment("1", "a.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/a.png"))
 WORDS = "look\nimage: a.png (out of reach so far)"
-
-
-class SlowFiles:
-    """Files that come when they are told to. `state`: what `fetch` answers."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.state: bool | None = None
-        # How long a look takes; None: as long as was asked for.
-        self.come: asyncio.Event | None = None
-        self.looks = 0
-        self.forgotten: list[str] = []
-        post = MemoryPlatform.post
-
-        def slow(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
-            if delivery.content.attachments and not self.state:
-                raise FileRejected(delivery.content.attachments[0].id, "out of reach so far", late=True)
-            return post(platform, delivery)
-
-        monkeypatch.setattr(MemoryPlatform, "post", slow)
-        monkeypatch.setattr("relay.core.delivery.late_files._LOOK_SECONDS", 0.01)
-
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
-        self.looks += 1
-        await (asyncio.sleep(wait) if self.come is None else self.come.wait())
-        return self.state
-
-    def forget(self, attachment: Attachment) -> None:
-        self.forgotten.append(attachment.id)
-
-    @asynccontextmanager
-    async def open(
-        self, attachments: Sequence[Attachment], *, max_bytes: int, sender: Sender | None = None
-    ) -> AsyncIterator[Sequence[File]]:
-        yield [File(one.name, one.content_type, 0, nothing()) for one in attachments]
-
-    async def picture(self, media: MediaRef, *, side: int, max_bytes: int, wait: float) -> bytes:
-        return b""
-
-    async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
-        return None
-
-    async def remember(self, media: MediaRef, copy: MediaRef) -> None:
-        return None
-
-
-async def nothing() -> AsyncIterator[bytes]:
-    """No bytes."""
-    for chunk in list[bytes]():
-        yield chunk
 
 
 def takes_files(_: MemoryAdapter, matrix: MemoryAdapter) -> None:

@@ -12,9 +12,11 @@ from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.domain.pair import Pair
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import walk
+from relay.errors import Transient
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.platform import MemoryPlatform
-from tests.support.world import World, pair, until, world
+from tests.support.slow_files import SlowFiles
+from tests.support.world import World, lane, pair, until, world
 
 PICTURE = Attachment(
     "1", "a.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/a.png"), url="https://cdn.example/a.png"
@@ -86,7 +88,7 @@ async def test_files_of_the_time_when_a_channel_was_restricted_stay_words(tmp_pa
     async with world(tmp_path) as bridge:
         here, there = bridge.channels()
         bridge.discord.restrict(here)
-        async with bridge.relay(takes_files):
+        async with bridge.relay(takes_files) as core:
             said = bridge.discord.say(here, "ann", picture())
             bridge.discord.restrict(here, restricted=False)
             await bridge.shows(there, "look :blob:\nimage: a.png · message")
@@ -101,6 +103,53 @@ async def test_files_of_the_time_when_a_channel_was_restricted_stay_words(tmp_pa
             bridge.discord.say(here, "ann", picture("later"))
             await until(lambda: len(bridge.words(there)) == 2)
             assert seen(bridge.matrix, there) == [PICTURE, EMOJI]
+            # By name: the picture and the emoji, once when they were said and once when they were edited.
+            assert core.status.lane(lane(Platform.MATRIX)).dropped == {"nsfw": 4}
+
+
+async def test_what_becomes_words_is_counted_once_however_often_it_is_tried(tmp_path: Path) -> None:
+    tries = 0
+
+    async def before(call: str) -> None:
+        nonlocal tries
+        if call == "send":
+            tries += 1
+            if tries in (1, 3):  # before anything stands, and in the middle
+                raise Transient("away", retry_after=0.01)
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        takes_files(discord, matrix)
+        matrix.before = before
+
+    async with world(tmp_path, PERMISSIVE) as bridge:
+        here, there = bridge.channels()
+        bridge.discord.restrict(here)
+        async with bridge.relay(prepare) as core:
+            bridge.discord.say(here, "ann", picture("word " * 60))
+            await until(lambda: len(bridge.words(there)) == 2)
+            await bridge.quiet()
+            await until(lambda: core.status.lane(lane(Platform.MATRIX)).messages == 1)
+            assert core.status.lane(lane(Platform.MATRIX)).dropped == {"nsfw": 2}
+            assert tries == 4
+            assert seen(bridge.matrix, there) == []
+
+
+async def test_a_late_file_that_stays_words_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = SlowFiles(monkeypatch)
+    async with world(tmp_path, PERMISSIVE) as bridge:
+        here, there = bridge.channels()
+        bridge.files = files
+        async with bridge.relay(takes_files) as core:
+            bridge.discord.say(here, "ann", Content(n.RichText.plain("look"), (PICTURE,)))
+            words = "look\nimage: a.png (out of reach so far)"
+            await bridge.shows(there, words)
+            assert core.status.lane(lane(Platform.MATRIX)).dropped == {}
+            bridge.discord.restrict(here)
+            await until_marked(bridge, here, restricted=True)
+            files.state = True
+            await until(lambda: core.status.lane(lane(Platform.MATRIX)).dropped == {"nsfw": 1})
+            await bridge.quiet()
+            await bridge.shows(there, words)
 
 
 async def test_the_mark_is_known_from_an_earlier_life(tmp_path: Path) -> None:
