@@ -30,8 +30,9 @@ at all of it.
 
 Without a terminal: --answers names a TOML file with discord_token, matrix_account, matrix_password or \
 matrix_access_token (each secret also as …_file), and where wanted homeserver_url, discord_api_url, suggested ("all", \
-"none", or numbers), pairs ([["CHANNEL", "#room:server"], …]), secret_files (true), overwrite (false), and \
-go_on (false; true writes relay.toml although something is wrong)."""
+"none", or numbers), pairs ([["CHANNEL", "#room:server"], …]), nsfw ("none": which of the rooms that are paired with \
+age-restricted channels are for adults, too), secret_files (true), overwrite (false), and go_on (false; true writes \
+relay.toml although something is wrong)."""
 
 _OVERWRITE = "overwrite"
 _ANSWERS = (
@@ -43,6 +44,7 @@ _ANSWERS = (
     "matrix_access_token",
     "suggested",
     "pairs",
+    "nsfw",
     "secret_files",
     _OVERWRITE,
     "go_on",

@@ -34,32 +34,41 @@ def choose_pairs(
                     say(f"{number}: {problem}", sign="✗", indent=2)
         usable = [number for number, one in enumerate(suggestions, 1) if one.usable]
         default = "all" if len(usable) == len(suggestions) else _spelled(usable)
-        answer = asker.ask(
-            Question(key="suggested", words="Which to pair (1 3-5, all, none)", default=default),
-            lambda it: (
-                None
-                if _numbers(it, len(suggestions)) is not None
-                else f"Write numbers up to {len(suggestions)}, all, or none."
-            ),
-        )
+        question = Question(key="suggested", words="Which to pair (1 3-5, all, none)", default=default)
         chosen = [
             Choice(suggestions[number - 1].here, suggestions[number - 1].there.address, suggestions[number - 1].there)
-            for number in _numbers(answer, len(suggestions)) or ()
+            for number in _ask_for_numbers(asker, question, len(suggestions))
         ]
-    return _marked(asker, chosen + _by_hand(asker, channels, rooms, chosen))
+    return _marked(asker, chosen + _by_hand(asker, channels, rooms, chosen), channels)
 
 
-def _marked(asker: Asker, chosen: "list[Choice]") -> "list[Choice]":
-    """The pairs, with the operator's word on whether the rooms of age-restricted channels are for adults, too."""
-    restricted = [one.channel.name for one in chosen if one.channel.nsfw]
+def _marked(asker: Asker, chosen: "list[Choice]", channels: "Sequence[VisibleChannel]") -> "list[Choice]":
+    """The pairs, with the operator's word on which rooms of age-restricted channels are for adults, too."""
+    restricted = [one for one in chosen if one.channel.nsfw]
     if not restricted:
         return chosen
-    say(f"Only adults may read {', '.join(restricted)} on Discord. On Matrix, your word is the mark.", indent=2)
-    question = Question(key="nsfw", words="Are the rooms that they are paired with for adults, too?", default="no")
-    if asker.agrees(question):
-        return [replace(one, for_adults=one.channel.nsfw) for one in chosen]
-    say('Nothing crosses there before the marks agree. moderation.nsfw_mismatch = "mirror" lets words cross.', indent=2)
-    return chosen
+    say("Discord shows these channels to adults only. Of a room on Matrix, your word is the mark:", indent=2)
+    rows(
+        (f"{number:>2}", _called(one.channel, channels), "<->", one.room.name if one.room else one.address)
+        for number, one in enumerate(restricted, 1)
+    )
+    question = Question(key="nsfw", words="Which rooms are for adults, too (1 3-5, all, none)", default="none")
+    marked = [restricted[number - 1] for number in _ask_for_numbers(asker, question, len(restricted))]
+    if left := [one.channel.name for one in restricted if one not in marked]:
+        say(
+            f"Nothing crosses between {', '.join(left)} and {'its room' if len(left) == 1 else 'their rooms'} before "
+            "the marks agree: take the one on Discord away, write nsfw = true in the pair, or "
+            'moderation.nsfw_mismatch = "mirror" to let only words cross.',
+            indent=2,
+        )
+    return [replace(one, for_adults=one in marked) for one in chosen]
+
+
+def _ask_for_numbers(asker: Asker, question: Question, count: int) -> list[int]:
+    """Numbers up to `count`: some, all or none."""
+    wrong = f"Write numbers up to {count}, all, or none."
+    answer = asker.ask(question, lambda it: wrong if _numbers(it, count) is None else None)
+    return _numbers(answer, count) or []
 
 
 def declared_pairs(chosen: "Sequence[Choice]", used: Sequence[str] = ()) -> "list[tuple[str, dict[str, Scalar]]]":

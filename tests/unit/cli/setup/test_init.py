@@ -135,6 +135,42 @@ def test_the_topic_is_suggested_as_the_purpose_and_nobody_is_told_it_unasked() -
     assert len(purpose) <= 200
 
 
+@pytest.mark.parametrize(
+    ("said", "marked", "waiting"),
+    [
+        ("", [], "between #art, #late and their rooms"),
+        ('nsfw = "2"', ["#late"], "between #art and its room"),
+        ("nsfw = 1", ["#art"], "between #late and its room"),
+        ('nsfw = "all"', ["#art", "#late"], None),
+    ],
+)
+def test_which_rooms_are_for_adults_is_said_room_by_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, marked: list[str], waiting: str | None
+) -> None:
+    """Of a channel that everybody may read nobody asks."""
+    names = {"#help": False, "#art": True, "#late": True}
+    channels = [VisibleChannel(f"{number}", name, nsfw=nsfw) for number, (name, nsfw) in enumerate(names.items(), 1)]
+    rooms = [VisibleChannel(f"!{name[1:]}:example.org", name[1:].title()) for name in names]
+    (tmp_path / "answers.toml").write_text(said)
+    given = Answers(tmp_path / "answers.toml", ("suggested", "pairs", "nsfw"))
+    chosen = pairing.choose_pairs(given, channels, rooms)
+    assert [one.channel.name for one in chosen if one.settings.get("nsfw")] == marked
+    told = " ".join(capsys.readouterr().out.split())
+    assert waiting in told if waiting else "Nothing crosses" not in told
+    everybody = pairing.choose_pairs(given, channels[:1], rooms)
+    assert [one.settings.get("nsfw") for one in everybody] == [None]
+    assert "adults" not in capsys.readouterr().out
+
+
+def test_a_number_too_many_is_told(tmp_path: Path) -> None:
+    (tmp_path / "answers.toml").write_text('nsfw = "2"')
+    channel = VisibleChannel("1", "#art", nsfw=True)
+    with pytest.raises(ConfigurationError, match="nsfw: Write numbers up to 1"):
+        pairing.choose_pairs(
+            Answers(tmp_path / "answers.toml", ("nsfw",)), [channel], [VisibleChannel("!a:example.org", "Art")]
+        )
+
+
 def test_what_is_written_can_be_read_whatever_people_called_their_channels(tmp_path: Path) -> None:
     channel = VisibleChannel("1", '#a"\n[[pairs]]', place="S\u2028", section='"x', nsfw=True)
     choice = pairing.Choice(channel, "#b:example.org", for_adults=True)
