@@ -245,7 +245,9 @@ def _facts(pair: "PairStatus") -> str:
     backlog, dead = sum(way.backlog for way in waits), sum(way.dead_letters for way in waits)
     oldest = max((way.oldest_undelivered_seconds or 0.0 for way in waits), default=0.0)
     facts = []
-    if pair.paused or not pair.carried:
+    if pair.pending:
+        facts.append(pair.pending)
+    elif pair.paused or not pair.carried:
         facts.append("paused" if pair.carried else "archived")
     if backlog:
         facts.append(f"{backlog:,} waiting{f' for {_seconds(oldest)}' if oldest else ''}")
@@ -263,6 +265,8 @@ def _channels(pair: "PairStatus") -> str:
 def _detail(pair: "PairStatus", now: datetime, width: int) -> Iterator[Line]:
     """All that is known of one pair."""
     state = "in trouble" if pair.problems else "archived" if not pair.carried else "paused" if pair.paused else "well"
+    if pair.pending:
+        state = f"{state}, {pair.pending}"
     yield Line(f"{printable(pair.name)}: {state}", "red" if pair.problems else "green")
     for problem in pair.problems:
         yield from _wrapped(printable(problem), width, "red", indent=_INDENT)

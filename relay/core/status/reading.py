@@ -16,11 +16,13 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, SideHealth, SideState
 from relay.core.status.report import (
     CHANNELS_KEY,
+    PAUSED,
     STATUS_KEY,
     DaemonEnd,
     DaemonStatus,
     LaneCounts,
     LaneRecord,
+    PairStatus,
     Report,
     StatusRecord,
 )
@@ -35,6 +37,13 @@ _log = get_logger(__name__)
 _NEVER_RAN = "The daemon has never run on this store."
 _NOT_RUNNING = "The daemon is not running."
 _STARTING = "The daemon is starting."
+_PENDING = {
+    "new": "It is new in the file: the daemon follows within seconds.",
+    "pausing": "The file pauses it: the daemon follows within seconds.",
+    "resuming": "Paused until the daemon follows the file, which resumes it: within seconds.",
+    "changing": "The file gives it another direction: the daemon follows within seconds.",
+}
+"""What a daemon has still to do about a pair, in a word and in a sentence."""
 
 
 async def read_report(
@@ -56,8 +65,12 @@ async def read_report(
             known = await uow.channels.known()
     directory = PairDirectory(pairs or (), known)
     record = read_record(saved, directory)
+    pending: Mapping[str, str] = {}
     if pairs is None:
         directory.replace(record.pairs)
+    elif running and record.pairs:
+        pending = {pair.name: what for pair in pairs if (what := _still_to_do(pair, record.pairs))}
+        directory.replace([_as_it_works(pair, record.pairs) for pair in pairs])
     daemon = record.daemon
     updated_at = daemon.updated_at
     if updated_at is not None and seen is not None:
@@ -69,7 +82,34 @@ async def read_report(
         sides={str(platform): _now(record.sides.get(str(platform)), running=running) for platform in Platform},
         channels=read_channels(channels),
     )
-    return record.report(directory, depths, now)
+    report = record.report(directory, depths, now)
+    return replace(report, pairs=tuple(_with_pending(one, pending.get(one.name)) for one in report.pairs))
+
+
+def _same(pair: Pair, others: Sequence[Pair]) -> Pair | None:
+    return next((one for one in others if frozenset(one.sides) == frozenset(pair.sides)), None)
+
+
+def _still_to_do(pair: Pair, works_with: Sequence[Pair]) -> str:
+    """What a daemon that works with these pairs has still to do, as the file says; "" if it does that."""
+    now = _same(pair, works_with)
+    if now is None:
+        return "new"
+    if now.paused != pair.paused:
+        return "pausing" if pair.paused else "resuming"
+    return "" if now.destinations == pair.destinations else "changing"
+
+
+def _as_it_works(pair: Pair, works_with: Sequence[Pair]) -> Pair:
+    now = _same(pair, works_with)
+    return pair if now is None else replace(pair, paused=now.paused, destinations=now.destinations)
+
+
+def _with_pending(pair: PairStatus, pending: str | None) -> PairStatus:
+    if pending is None:
+        return pair
+    notes = [note for note in pair.notes if pending != "resuming" or note != PAUSED]
+    return replace(pair, pending=pending, notes=(_PENDING[pending], *notes))
 
 
 def _now(saved: SideHealth | None, *, running: bool) -> SideHealth:

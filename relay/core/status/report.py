@@ -25,7 +25,7 @@ CHANNELS_KEY = "channel info"
 # When a message has waited this long, the relay is catching up.
 _BEHIND_SECONDS = 10.0
 
-_PAUSED = "Paused: nothing crosses until `relay pairs resume`."
+PAUSED = "Paused: nothing crosses until `relay pairs resume`."
 
 # --- What the daemon saves --------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ class StatusRecord:
             pair.name,
             next((record.problems for record in known if record.problems), ()),
             directions,
-            (*([_PAUSED] if pair.paused else []), *next((record.notes for record in known if record.notes), ())),
+            (*([PAUSED] if pair.paused else []), *next((record.notes for record in known if record.notes), ())),
             {str(side.platform): self._channel(side, directory.channel(side)) for side in pair.sides},
             frozenset(f"to_{platform}" for platform in pair.destinations),
             pair.paused,
@@ -312,8 +312,10 @@ class PairStatus:
     channels: Mapping[str, ChannelStatus] = field(default_factory=dict)
     # The directions that the operator has opened: none of them if the pair is archived.
     carried: frozenset[str] = frozenset(f"to_{platform}" for platform in Platform)
-    # The operator has paused it.
+    # Nothing crosses, because the operator has paused it.
     paused: bool = False
+    # What the daemon has still to do about it, in a word: the file says something else than it does. "": nothing.
+    pending: str = ""
 
     @property
     def problem(self) -> str | None:

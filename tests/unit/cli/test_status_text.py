@@ -134,6 +134,7 @@ def test_what_is_closed_or_archived_says_so() -> None:
     paused = replace(pair("late", backlog=3), paused=True)
     lines = shown(report(one_way, archived, paused))
     assert "late – → 3 s    ← 1 min  paused, 3 waiting for 4 min" in lines
+    assert "late ✓ → 3 s    ← 1 min  pausing" in shown(report(replace(pair("late"), pending="pausing")))
     assert "news ✓ → 3 s    ← off    #help ⇄ Help room" in lines
     assert "old  – → off    ← off    archived" in lines
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from relay.core.pairs import PairDirectory
 from relay.core.ports import SideHealth
 from relay.core.status.reading import read_report
-from relay.core.status.report import STATUS_KEY, DirectionStatus, PairStatus, Report
+from relay.core.status.report import STATUS_KEY, DaemonStatus, DirectionStatus, PairStatus, Report, StatusRecord
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
@@ -122,6 +123,30 @@ async def test_well_or_not(store: SqlStore, left: dict[str, Any], running: bool,
     if not running:
         assert report.sides["matrix"].problem == "The daemon is not running."
         assert report.daemon.pid == 7
+
+
+async def test_a_pair_is_shown_as_the_daemon_has_it_and_not_as_the_file_says(store: SqlStore) -> None:
+    """It looks at the file every two seconds."""
+    pauses, resumes, same, changes, new = map(pair, ("pauses", "resumes", "same", "changes", "new"))
+    works_with = (pauses, replace(resumes, paused=True), same, changes, pair("gone"))
+    async with store.write() as unit:
+        await unit.key_values.put(
+            STATUS_KEY, json.dumps(StatusRecord(DaemonStatus(running=True), {}, {}, pairs=works_with).as_json())
+        )
+    to_discord = frozenset({Platform.DISCORD})
+    file = [replace(pauses, paused=True), resumes, same, replace(changes, destinations=to_discord), new]
+    report = await read_report(store, file, running=True, now=NOW)
+    shown = {one.name: (one.paused, len(one.carried), one.pending, one.note) for one in report.pairs}
+    assert shown == {
+        "pauses": (False, 2, "pausing", "The file pauses it: the daemon follows within seconds."),
+        "resumes": (True, 2, "resuming", "Paused until the daemon follows the file, which resumes it: within seconds."),
+        "same": (False, 2, "", None),
+        "changes": (False, 2, "changing", "The file gives it another direction: the daemon follows within seconds."),
+        "new": (False, 2, "new", "It is new in the file: the daemon follows within seconds."),
+    }
+    # Without a daemon there is nothing but the file.
+    left = await read_report(store, file, running=False, now=NOW)
+    assert [(one.paused, one.pending) for one in left.pairs] == [(one.paused, "") for one in file]
 
 
 async def test_a_daemon_that_is_starting(store: SqlStore) -> None:
