@@ -51,7 +51,7 @@ from relay.memory import give_back, settle
 from relay.standby import Standby, serve_when_free, stamp
 from relay.store.backup import restored_gap
 from relay.store.lease import HeldLease, claim_of, has_ended, hold, last_seen
-from relay.store.migrate import check, refuse_newer, upgrade
+from relay.store.migrate import check, in_background, refuse_newer, upgrade
 from relay.store.pruning import Pruner
 from relay.store.unit_of_work import SqlStore, open_store
 from relay.web.directory import directory_of, unmirrored
@@ -197,7 +197,7 @@ class Daemon:
         tries = 0
         while True:
             try:
-                await asyncio.to_thread(upgrade, self.settings.store.url)
+                await in_background(upgrade, self.settings.store.url)
             except StoreHeld as error:
                 if not self.standby:
                     raise
@@ -216,7 +216,7 @@ class Daemon:
                 lease = await stack.enter_async_context(hold(store, self._clock))
                 if waited:
                     # The other one may have been newer.
-                    schema = await asyncio.to_thread(check, self.settings.store.url)
+                    schema = await in_background(check, self.settings.store.url)
                     refuse_newer(store.name, schema)
                 return lease, seen
             except (StoreHeld, StoreUnavailable) as error:

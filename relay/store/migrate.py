@@ -2,12 +2,14 @@
 
 All revisions of one call run in one transaction: either all of them are applied, or the store stays as it was.
 Alembic is imported only when something is migrated: the import takes a quarter of a second, and most starts need no
-migration. These functions block. Where an event loop runs, call them through `asyncio.to_thread`.
+migration. These functions block; where an event loop runs, `in_background` waits for them.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _ALEMBIC = threading.Lock()
 """Alembic keeps what it works on in globals of its modules: stores of one process are changed one after the other."""
+
+_AT_ONCE = threading.BoundedSemaphore(6)
+"""So many stores are looked at at a time, where one process begins to serve many: each look is a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,25 @@ def upgrade(url: str) -> Schema:
     schema = _migrate(path, bring_up, create=True)
     keep_private(path)  # only once it is known to be ours
     return schema
+
+
+async def in_background(work: Callable[[str], Schema], url: str) -> Schema:
+    """`upgrade` or `check`, in a thread that nobody waits for: who is told to stop meanwhile can end at once.
+
+    It may be waiting for another process for minutes. When this one ends, what was half done is rolled back.
+    """
+    outcome: Future[Schema] = Future()
+
+    def run() -> None:
+        with _AT_ONCE:
+            try:
+                outcome.set_result(work(url))
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                outcome.set_exception(error)
+
+    outcome.set_running_or_notify_cancel()
+    threading.Thread(target=run, name="migration", daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 def bring_to_head(name: Path | str, connection: Connection, free: Callable[[], bool]) -> bool:

@@ -7,9 +7,12 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -20,6 +23,9 @@ from tests.support.postgresql import SHORT, Server, server, start, stop
 from tests.support.stack import Daemon, FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CONTRACT = 10.0
+"""Seconds that a shutdown may take: a promise to init systems, not a measurement."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -65,6 +71,21 @@ async def test_messages_cross_and_every_command_works(place: FullStack) -> None:
     assert await place.daemon.stop() == 0
     status, out = await place.daemon.relay("status")
     assert "not running" in out
+
+
+async def test_it_stops_in_time_while_another_process_has_the_tables(homeserver: Homeserver, tmp_path: Path) -> None:
+    with server().database() as url:
+        other = await asyncpg.connect(url)
+        async with stack(tmp_path, homeserver, store_url=url) as place, other.transaction():
+            await other.execute("LOCK TABLE alembic_version")
+            await place.daemon.start(ready=False)
+            waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'alembic_version'::regclass AND NOT granted"
+            await eventually(partial(other.fetchval, waiting), lambda found: found == 1, what=place.daemon.log)
+            began = time.monotonic()
+            assert await place.daemon.stop() == 0
+            assert time.monotonic() - began < CONTRACT
+            assert "stopped before it had begun" in place.daemon.log()
+        await other.close()
 
 
 async def test_a_killed_daemon_leaves_its_place_to_the_next_and_loses_nothing(place: FullStack) -> None:
