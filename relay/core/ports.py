@@ -272,7 +272,10 @@ class Adapter(Protocol):
         ...
 
     def permalink(self, target: MessageRef) -> str:
-        """A link that opens `target`. No I/O."""
+        """A link that opens `target`; "" where it is not known. No I/O.
+
+        Raises `Transient` while that may be told any moment: what a copy says is to be the same at each try.
+        """
         ...
 
     def own_names(self, channel: ChannelRef) -> frozenset[str]:

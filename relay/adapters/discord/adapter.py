@@ -24,7 +24,6 @@ from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Tr
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import (
     is_snowflake,
-    jump_url,
     mentioned_user,
     messages_stream,
     snowflake_at,
@@ -439,7 +438,7 @@ class DiscordAdapter:
         # The core has the paired channel as the place of a message in a thread.
         cached = self._message_cache.get(target.id)
         where = target.channel.id if cached is None else cached.channel
-        return jump_url(self._guilds.guild_of(target.channel.id) or "@me", where, target.id)
+        return self._guilds.link(target.channel.id, where, target.id)
 
     def own_names(self, channel: ChannelRef) -> frozenset[str]:
         """See `Adapter.own_names`."""

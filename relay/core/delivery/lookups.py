@@ -290,15 +290,22 @@ class Lookups:
             seen = await source.quote(answered)
         except Transient:
             # The other side need not answer for a message to cross: who wants to know what it answers follows the link.
-            return Quotation("a message", n.RichText(), source.permalink(answered))
+            return Quotation("a message", n.RichText(), self.link(answered))
         if seen is None:
             return _NOT_HERE
         author = seen.by or seen.user
         if author is not None and await self.is_unwanted(target.entry.lane, author):
-            return Quotation("a message", n.RichText(), source.permalink(answered))
+            return Quotation("a message", n.RichText(), self.link(answered))
         said = await self.content(target, Content(seen.text))
         # Whom it names on its own side nobody can call over here.
         return replace(seen, text=said.text, user=None)
+
+    def link(self, original: MessageRef) -> str:
+        """What leads to an original on its own side, as far as that is known now: nothing waits for that side."""
+        try:
+            return self.adapters[original.platform].permalink(original)
+        except Transient:
+            return ""
 
     async def _with_names(self, content: Content, channel: ChannelRef) -> Content:
         unknown = unnamed(content.text)
@@ -318,8 +325,9 @@ class Lookups:
             for message in messages:
                 across = self.pairs.across(message.channel)
                 copy = None if across is None else await uow.messages.counterpart(message, across)
-                if copy is not None and copy.platform is adapter.platform:
-                    found[message] = copy, adapter.permalink(copy)
+                known = copy is not None and copy.platform is adapter.platform
+                if copy is not None and known and (url := adapter.permalink(copy)):
+                    found[message] = copy, url
         return found
 
 

@@ -302,7 +302,7 @@ class Resolver:
         """Where files and pictures of a message have to be looked at, because they may not cross; None if they may."""
         if await self.lookups.carries_files(lane, written_at):
             return None
-        return self.lookups.adapters[source.platform].permalink(source)
+        return self.lookups.link(source)
 
     async def _shown(self, entry: Entry, digest: Digest) -> tuple[Digest, int]:
         """The digest without the pictures in its words that may not cross, and how many these are."""

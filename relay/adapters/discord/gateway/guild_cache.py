@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import discord
 
 from relay.adapters.discord.gateway.channel_permissions import is_open, may_call, may_see, readers_see
-from relay.adapters.discord.identifiers import channel_url, is_snowflake
+from relay.adapters.discord.identifiers import channel_url, is_snowflake, jump_url
 from relay.adapters.discord.markup import NameLookup
 from relay.adapters.discord.permissions import (
     ATTACH_FILES,
@@ -26,14 +26,15 @@ from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import CustomEmoji
+from relay.errors import Transient
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
 # Seconds after READY in which the guilds may arrive. After that, a channel that is not there does not exist.
 _GUILDS_TIMEOUT = 5.0
-_NICKNAMES, _THREADS = 2 * 1024 * 1024, 4 * 1024 * 1024
-"""Bytes of the nicknames that are remembered, and of the threads' channels, public and private ones each."""
+_NICKNAMES, _THREADS, _HOMES = 2 * 1024 * 1024, 4 * 1024 * 1024, 1024 * 1024
+"""Bytes of what is remembered: nicknames, channels of threads (public and private ones each), servers of channels."""
 
 _PRIVATE_THREAD = 12
 
@@ -115,6 +116,8 @@ class GuildCache:
     _awaited_guilds: set[str] = field(init=False, default_factory=set)
     # When the session began, on the monotonic clock.
     _since: float = field(init=False, default=0.0)
+    # The server of each channel that was asked about: it never changes, and a new session begins without any.
+    _homes: Recent[str, str] = field(init=False, default_factory=lambda: Recent(_HOMES))
     # The channel of each thread, of public and of private ones.
     _parents: Recent[str, str] = field(init=False, default_factory=lambda: Recent(_THREADS))
     _private_parents: Recent[str, str] = field(init=False, default_factory=lambda: Recent(_THREADS))
@@ -207,6 +210,7 @@ class GuildCache:
         """What the bot may do in a channel; or why it cannot be mirrored, with the remedy; None if unknown yet."""
         if not (channel.isascii() and channel.isdecimal() and channel[0] != "0"):
             return f"{channel!r} is no channel ID: {COPY_CHANNEL_ID}"
+        self.guild_of(channel)  # remembered for links
         found = self._channel(channel)
         thread = _declared_thread(found) if isinstance(found, discord.Thread) else self._declared_threads.get(channel)
         if thread is not None:
@@ -313,7 +317,20 @@ class GuildCache:
     def guild_of(self, channel: str) -> str | None:
         """The server of a channel."""
         found = self._guild(channel)
-        return None if found is None else str(found.id)
+        if found is None:
+            return None
+        self._homes[channel] = home = str(found.id)
+        return home
+
+    def link(self, channel: str, where: str, message: str) -> str:
+        """A link that opens a message in a channel, or in `where`, a thread there; "" for a channel of no known server.
+
+        Raises `Transient` while Discord may be about to tell of it: each try of a copy is to say the same.
+        """
+        home = self.guild_of(channel) or self._homes.get(channel)
+        if home is None and not self.guilds_arrived():
+            raise Transient("Discord has not told of its servers yet")
+        return "" if home is None else jump_url(home, where, message)
 
     def may_list_webhooks(self, guild: str) -> bool:
         """Whether the bot may list all webhooks of a server."""

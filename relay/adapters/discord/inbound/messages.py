@@ -135,7 +135,7 @@ class MessageContext:
     nickname: Callable[[str], str | None]
     # Without a slash at its end.
     cdn_url: str
-    guild: str = "@me"
+    guild: str
     # The thread in the channel.
     thread: ThreadRef | None = None
 

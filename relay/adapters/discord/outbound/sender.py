@@ -10,7 +10,6 @@ from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import FROM_CLOUDFLARE, ErrorCode, Refused, translate_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
-from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.media import Media, have_same_files
 from relay.adapters.discord.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.outbound.body import (
@@ -230,15 +229,13 @@ class MessageSender:
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`."""
-        buffer = self.buffers.get(target.channel.id)
         try:
             async with self._translated_errors(target):
                 cached = await self._cached(target)
                 is_self = await self._is_own(target, cached)
         except (TargetGone, Permanent):
             return None
-        guild = buffer.access.guild if buffer is not None else "@me"
-        url = jump_url(guild, cached.channel, target.id)
+        url = self.translator.guilds.link(target.channel.id, cached.channel, target.id)
         author, text = cached.author, cached.content.text
         if is_self and cached.webhook is None and (signed := split_author_name(text)) is not None:
             author, text = signed  # the bot had to post it itself

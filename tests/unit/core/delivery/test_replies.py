@@ -228,7 +228,9 @@ async def test_an_edit_of_what_many_answer_becomes_few_edits(bridge: World) -> N
     assert edits <= 4 + 2 * 6
 
 
-async def test_an_answer_does_not_wait_for_the_side_that_knows_what_it_answers(bridge: World) -> None:
+async def test_an_answer_does_not_wait_for_the_side_that_knows_what_it_answers(
+    bridge: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there = bridge.channels()
     old = bridge.discord.say(here, "zoe", "older")
 
@@ -236,9 +238,13 @@ async def test_an_answer_does_not_wait_for_the_side_that_knows_what_it_answers(b
         if call == "quote":
             raise Transient("away")
 
+    def unknown(adapter: MemoryAdapter, target: MessageRef) -> str:
+        raise Transient("its server has not been told of yet")
+
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
         discord.before = before
 
+    monkeypatch.setattr(MemoryAdapter, "permalink", unknown)
     async with bridge.relay(prepare):
         bridge.discord.say(here, "ann", "answer", reply_to=old)
         await bridge.shows(there, "↪ a message\nanswer")

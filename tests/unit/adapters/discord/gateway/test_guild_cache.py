@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import discord
+import pytest
 
 from relay.adapters.discord.gateway.connection import intents
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
 from relay.core.clock import SystemClock
+from relay.errors import Transient
 
 GUILD, ME, HERE, STAFF = "1032000000000000001", "1032000000000000900", "100", "200"
 PLAIN = {"hoist": False, "managed": False, "mentionable": False, "position": 1, "colors": {"primary_color": 0}}
@@ -43,6 +45,23 @@ def thread(number: str, parent: str, kind: int = 11) -> dict[str, Any]:
 def test_the_bot_speaks_under_each_of_its_names() -> None:
     assert guilds().own_names(HERE) == {"Hermes", "The Bridge", "bridge"}
     assert guilds().own_names("999") == frozenset()
+
+
+def test_a_link_is_the_same_in_each_session_and_none_is_made_up() -> None:
+    """A copy that was posted is found again by its words, and what it quotes is linked to in them."""
+    known = GuildCache(SystemClock())
+    with pytest.raises(Transient):
+        known.link(HERE, HERE, "7")
+    known = guilds()
+    wanted = f"https://discord.com/channels/{GUILD}/{HERE}/7"
+    assert known.link(HERE, HERE, "7") == wanted
+    assert known.link("999", "999", "7") == "", "all servers have been told of"
+    known.update("READY", {"guilds": [{"id": GUILD}]})
+    known.session_started(discord.Client(intents=intents()))
+    assert known.guild_of(HERE) is None
+    assert known.link(HERE, HERE, "7") == wanted
+    with pytest.raises(Transient):
+        known.link("999", "999", "7")
 
 
 def test_what_may_be_named_where() -> None:

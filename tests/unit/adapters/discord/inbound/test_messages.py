@@ -26,6 +26,7 @@ VIEW = MessageContext(
     names=lambda _: NameLookup(),
     nickname=lambda _: None,
     cdn_url="https://cdn.example",
+    guild="5",
 )
 
 
