@@ -121,6 +121,17 @@ def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[str]
         process.communicate()
 
 
+def until_told(address: str, *sides: str) -> None:
+    """Ask `/readyz` until it answers 503 and says why of these sides: at first it says nothing of one that begins."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        code, body = fetch(f"{address}readyz")
+        assert code == 503
+        if all(body[side]["problem"] for side in sides):
+            return
+        assert time.monotonic() < deadline, body
+
+
 def until_written_down(folder: Path, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Ask `relay status --json` until it is told of this daemon: what it says was written down a moment ago."""
     deadline = time.monotonic() + PATIENCE
@@ -143,10 +154,7 @@ def test_the_daemon_and_those_who_ask_about_it(tmp_path: Path) -> None:
     configure(tmp_path)
     with daemon(tmp_path) as (process, address, lines):
         assert fetch(f"{address}healthz") == (200, {"alive": True})
-        code, body = fetch(f"{address}readyz")
-        assert code == 503
-        assert body["discord"]["problem"]
-        assert body["matrix"]["problem"]
+        until_told(address, "discord", "matrix")
 
         asked = until_written_down(tmp_path, process)
         report = json.loads(asked.stdout)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,10 @@ async def test_page_opens_with_words_and_faces(address: str, browser: Browser) -
             for name in faces:
                 said = page.locator(f"#{side} .message", has=page.locator("header b", has_text=name)).first
                 shown = said.locator(".avatar img")
-                await expect(shown).to_have_js_property("complete", True)
-                assert await shown.evaluate("image => image.naturalWidth") >= 128
+                await eventually(
+                    partial(shown.evaluate, "image => image.complete && image.naturalWidth"),
+                    lambda width: width >= 128,
+                )
         await expect(page.locator("#play")).to_contain_text("everything in a minute")
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.sandbox.faults import Fault
+from tests.support.patience import PATIENCE
 from tests.support.pictures import moving, still
 from tests.support.stack import FullStack, eventually
 
@@ -33,14 +35,16 @@ async def shown(stack: FullStack, words: str) -> dict[str, Any]:
 
 async def face(stack: FullStack, person: Person, words: str, *, other_than: str | None = None) -> dict[str, Any]:
     """What Discord got beside what somebody says, once there is a picture. Says it until there is."""
-    for number in range(40):
+    deadline, number = time.monotonic() + PATIENCE, 0
+    while True:
         await person.text(stack.rooms["help"], f"{words} {number}")
         message = await shown(stack, f"{words} {number}")
         if message["webhook_avatar_url"] not in (None, other_than):
             found: dict[str, Any] = message["webhook_avatar"]
             return found
+        assert time.monotonic() < deadline, f"no picture:\n{stack.daemon.log()}"
         await asyncio.sleep(0.3)  # people take their time, too
-    raise AssertionError(f"no picture:\n{stack.daemon.log()}")
+        number += 1
 
 
 @asynccontextmanager
@@ -83,7 +87,7 @@ async def test_a_face_crosses_and_a_new_one_with_the_next_message(help_stack: Fu
     assert (before["error"], before["width"], before["height"]) == (None, 128, 128)
     await wear(help_stack, moving("GIF", 200, 200), "image/gif")
     # It is made ready when it is changed, so that it is there when something is said: once it is on record.
-    await eventually(lambda: asyncio.to_thread(on_record, help_stack), lambda count: count == 2)
+    await eventually(lambda: asyncio.to_thread(on_record, help_stack), lambda pictures: pictures == 2)
     await help_stack.tell("help", "next")
     after = (await shown(help_stack, "next"))["webhook_avatar"]
     assert after["url"] != before["url"]

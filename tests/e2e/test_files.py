@@ -10,6 +10,7 @@ import pytest
 
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.messages.media import GREY_JPEG, flat_png
+from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -365,7 +366,7 @@ async def test_a_video_without_its_picture_crosses_all_the_same(help_stack: Full
     help_stack.control.add_fault("status", status=415, path="^/media/attachments/")
     help_stack.say("help", "a film", attachments=[file("film.mp4", film)])
     await help_stack.until_matrix("help", lambda words: len(words) == 1)
-    help_stack.control.add_fault("hang", path="^/media/attachments/", seconds=60.0)
+    help_stack.control.add_fault("hang", path="^/media/attachments/", seconds=2 * PATIENCE)
     help_stack.say("help", "another", attachments=[file("film.mp4", film)])
     await help_stack.until_matrix("help", lambda words: len(words) == 2)
     for message in await help_stack.on_matrix("help"):
@@ -374,7 +375,8 @@ async def test_a_video_without_its_picture_crosses_all_the_same(help_stack: Full
 
 async def test_a_picture_that_hangs_holds_up_no_message_for_long(help_stack: FullStack) -> None:
     emoji = help_stack.control.create_emoji(help_stack.guild, "party", {"data": base64.b64encode(PNG).decode()})
-    help_stack.control.add_fault("hang", path="^/emojis/", seconds=60.0, count=None)
+    # Longer than a test waits.
+    help_stack.control.add_fault("hang", path="^/emojis/", seconds=2 * PATIENCE, count=None)
     help_stack.say("help", f"hi <:party:{emoji['id']}>")
     help_stack.say("help", f"again <:party:{emoji['id']}>")
     await help_stack.until_matrix("help", lambda words: words == ["hi :party:", "again :party:"])

@@ -29,9 +29,9 @@ def lacks(text: str, words: list[str]) -> bool:
     return text not in words
 
 
-async def on_record(place: FullStack, pair: str, direction: str) -> None:
-    """Wait until a first copy is on record: it can be seen before, and what is not is no copy to the relay."""
-    await place.until_metric("relay_messages_total", 1, pair=pair, direction=direction)
+async def on_record(place: FullStack, pair: str, direction: str, copies: int = 1) -> None:
+    """Wait until so many are on record: a copy can be seen before, and what is not on record is none to the relay."""
+    await place.until_metric("relay_messages_total", copies, pair=pair, direction=direction)
 
 
 async def copy_on_matrix(place: FullStack, pair: str, text: str) -> str:
@@ -226,6 +226,7 @@ async def test_bans_of_either_side_follow_and_remove_what_was_written_last(
             await until_logged(place, "ban lifted", user=mal.user_id)
             place.say("help", "sorry", who="Ben")
             await place.until_matrix("help", partial(contains, "sorry"))
+            await on_record(place, "help", "to_matrix", 3)
 
             # While the relay is away, somebody is banned on Discord.
             await place.daemon.kill()

@@ -37,10 +37,11 @@ async def until_open(place: FullStack, *channels: str) -> None:
 
 async def crosses(place: FullStack, pair: str) -> None:
     """What is said in a pair from now on crosses both ways."""
-    place.say(pair, f"to {pair}")
-    await place.until_matrix(pair, lambda words: f"to {pair}" in words)
-    await place.tell(pair, f"from {pair}")
-    await place.until_discord(pair, lambda words: f"from {pair}" in words)
+    number = len(place.on_discord(pair))  # words that nobody has said there before
+    place.say(pair, f"to {pair} {number}")
+    await place.until_matrix(pair, lambda words: f"to {pair} {number}" in words)
+    await place.tell(pair, f"from {pair} {number}")
+    await place.until_discord(pair, lambda words: f"from {pair} {number}" in words)
 
 
 async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(

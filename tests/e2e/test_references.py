@@ -115,6 +115,8 @@ async def test_what_not_everybody_may_view_is_named_nowhere_else(two: FullStack)
 async def test_links_to_messages_lead_to_their_copies(two: FullStack) -> None:
     original = two.say("general", "the original")
     await copy_on_matrix(two, "general", "the original")
+    # The copy can be seen before it is on record, and another pair's lane does not wait for that.
+    await two.until_metric("relay_messages_total", 1, pair="general", direction="to_matrix")
     copy = next(message for message in await two.on_matrix("general"))
     link = f"https://discord.com/channels/{two.guild}/{two.channels['general']}/{original}"
     two.say("help", f"[there]({link})")

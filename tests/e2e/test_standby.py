@@ -61,12 +61,11 @@ async def test_a_standby_goes_on_where_the_first_one_ends(place: FullStack) -> N
         await place.daemon.kill()
         place.say("help", "three")
         first_of = {"second": second, "third": third}
-        await eventually(
+        (serving,) = await eventually(
             lambda: either_is_ready(first_of), lambda ready: len(ready) == 1, what=lambda: second.log() + third.log()
         )
         assert await place.until_matrix("help", lambda words: len(words) >= 3) == ["one", "two", "three"]
 
-        (serving,) = await either_is_ready(first_of)
         waiting = first_of[next(name for name in first_of if name != serving)]
         place.say("help", "four")
         await place.until_matrix("help", lambda words: "four" in words)

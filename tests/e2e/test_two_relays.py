@@ -74,10 +74,9 @@ async def test_the_second_relay_waits_and_takes_over_without_loss(place: FullSta
     await place.daemon.start()
     first = place.daemon.pid
     await second.start()
-    said = await eventually(lambda: problem(second, "help"), bool, what=second.log)
-    assert f"process {first}" in said
+    said = await eventually(lambda: problem(second, "help"), lambda text: f"process {first}" in text, what=second.log)
     assert "--take-over" in said
-    assert not await problem(place.daemon, "help")
+    await eventually(lambda: problem(place.daemon, "help"), lambda text: not text, what=place.daemon.log)
     status, found = await second.relay("check")
     assert status == 1
     assert f"process {first}" in found
