@@ -1,38 +1,27 @@
-"""The composition root: builds everything, owns the tasks and the shutdown. Only this module knows concrete classes."""
+"""The daemon's life: from its store's lease to the last transaction, and what runs side by side in between."""
 
 import asyncio
 import random
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
-from functools import partial
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
-from relay.adapters.discord.adapter import DiscordAdapter
-from relay.adapters.matrix.adapter import MatrixAdapter
-from relay.adapters.matrix.allowance import rate_finding
-from relay.config.settings import Settings, differing_keys
-from relay.core.bootstrap import Core, assemble
+from relay.composition import Parts, build
+from relay.config.settings import Settings
+from relay.core.bootstrap import Core
 from relay.core.claims.agreement import Claims
-from relay.core.claims.handover import Handover, claim_key
 from relay.core.claims.register import NoRegister
 from relay.core.clock import Backoff, SystemClock
-from relay.core.offload import Conversions
-from relay.core.operations.channel_lookups import ChannelLookups, known_channels
-from relay.core.operations.dead_letters import DeadLetters
 from relay.core.operations.findings import Finding
 from relay.core.ports import Adapter, Clock
 from relay.core.status.counters import Status
-from relay.core.status.recorder import StatusRecorder
 from relay.core.status.report import STOPPED, DaemonEnd
-from relay.core.storage import Store
 from relay.doctor import clock_finding, local_findings, pairs_finding
-from relay.domain.ids import ChannelAddress, Platform
-from relay.domain.pair import Pair
+from relay.domain.ids import Platform
 from relay.errors import (
-    ConfigurationError,
     FatalError,
     RelayError,
     StoreError,
@@ -44,18 +33,12 @@ from relay.errors import (
     ungrouped,
 )
 from relay.logs import get_logger
-from relay.media.library import Library
-from relay.media.links import SignedLinks, link_key
-from relay.media.proxy import MediaProxy, stands
 from relay.memory import give_back, settle
-from relay.standby import Standby, serve_when_free, stamp
-from relay.store.backup import restored_gap
-from relay.store.lease import HeldLease, claim_of, has_ended, hold, last_seen
+from relay.reload import Reloader
+from relay.standby import Standby, serve_when_free
+from relay.store.lease import HeldLease, hold, last_seen
 from relay.store.migrate import check, in_background, refuse_newer, upgrade
-from relay.store.pruning import Pruner
 from relay.store.unit_of_work import SqlStore, open_store
-from relay.web.directory import directory_of, unmirrored
-from relay.web.server import WebServer
 
 _log = get_logger(__name__)
 
@@ -68,9 +51,6 @@ _BUSY_SECONDS = 1.5
 _HELD_SECONDS = 1.0
 """Until a standby asks again whether the tables can be changed."""
 
-_RELOAD_SECONDS, _SETTLE_SECONDS = 2.0, 0.5
-"""Between two looks at the file with the pairs; and where it has changed, until it is looked whether it goes on to."""
-
 _LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
 """Until the disks and the clock are looked at again; sooner as long as no platform has told its time."""
 
@@ -78,32 +58,9 @@ _REST_SECONDS, _GIVE_UP_SECONDS = 1.0, 2.0
 """How long the end waits until nothing is half received, and until the register of relays has taken our leave."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """What runs side by side in the daemon."""
-
-    core: Core
-    matrix: MatrixAdapter
-    discord: DiscordAdapter
-    # Whether another relay on the same accounts mirrors a pair.
-    claims: Claims
-    handover: Handover
-    recorder: StatusRecorder
-    pruner: Pruner
-    web: WebServer | None
-    # By how many seconds our clock is ahead of a platform's; None as long as that is not known.
-    clock_skew: Callable[[], float | None]
-    lookups: ChannelLookups
-
-    @property
-    def adapters(self) -> tuple[Adapter, ...]:
-        """Both platforms."""
-        return self.discord, self.matrix
-
-
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Daemon:
-    """The daemon's life, from the settings to the last transaction."""
+    """One `relay run`, or one tenant of it."""
 
     settings: Settings
     # The file with the pairs, which is read again when somebody saves it.
@@ -122,12 +79,7 @@ class Daemon:
     log_with: Callable[[Settings], None] = lambda _: None
     _clock: Clock = field(init=False, default_factory=SystemClock)
     _rng: random.Random = field(init=False, default_factory=random.Random)
-    _pairs: tuple[Pair, ...] = field(init=False, default=())
-    # As `settings`, with what was read when the file was saved last.
-    _latest: Settings = field(init=False)
     _starting: bool = field(init=False, default=True)
-    # Set when other pairs are declared.
-    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     # Messages that the platforms had accepted when the daemon was told to stop.
     _accepted_before: int = field(init=False, default=0)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -175,7 +127,15 @@ class Daemon:
             store = await open_store(self.settings.store.url, busy_timeout=_BUSY_SECONDS)
             stack.push_async_callback(store.close)
             lease, seen = await self._take(store, stack)
-            parts = await self._build(store, lease, stack)
+            parts = await build(
+                self.settings,
+                store=store,
+                lease=lease,
+                clock=self._clock,
+                rng=self._rng,
+                take_over=self.take_over,
+                stack=stack,
+            )
             self.status = parts.core.status
             if self.name_channels is not None:
                 self.name_channels(parts.core.status.label_of)
@@ -184,7 +144,7 @@ class Daemon:
             await parts.recorder.look()
             try:
                 await parts.core.inbox.begin()
-                await parts.core.moderation.declare(self._pairs)
+                await parts.core.moderation.declare(parts.declared.pairs)
                 await self._work(parts)
             except Exception as error:
                 await self._record_end(parts, _end_of(error))
@@ -234,7 +194,7 @@ class Daemon:
                 self.settings = await standby.wait()
                 waited = True
 
-    async def _left(self, parts: _Parts) -> dict[str, int]:
+    async def _left(self, parts: Parts) -> dict[str, int]:
         """What crossed while the daemon was stopping, and what waits for the next start."""
         try:
             report = await parts.core.status.report()
@@ -246,146 +206,16 @@ class Daemon:
     def _accepted(self, core: Core) -> int:
         return sum(map(core.status.accepted, Platform))
 
-    async def _record_end(self, parts: _Parts, end: DaemonEnd) -> None:
+    async def _record_end(self, parts: Parts, end: DaemonEnd) -> None:
         """Leave word for `relay status`."""
         try:
             await parts.recorder.finish(end)
         except StoreError as error:
             _log.error("the last status could not be written", reason=error.reason)
 
-    # --- What is built from what --------------------------------------------------------------------------
-
-    async def _build(self, store: SqlStore, lease: HeldLease, stack: AsyncExitStack) -> _Parts:
-        """Build everything. `stack` closes it in reverse order."""
-        settings, clock, rng = self.settings, self._clock, self._rng
-        self._pairs, self._latest = settings.declared_pairs(), settings
-        await store.recount()
-        gap = await restored_gap(store, clock)
-        files = Library(store=store, clock=clock)
-        stack.push_async_callback(files.close)
-        conversions = Conversions()
-        proxy = await self._media_proxy(store)
-        discord = DiscordAdapter(
-            settings=settings.discord,
-            clock=clock,
-            rng=rng,
-            files=files,
-            conversions=conversions,
-            store=store,
-            pictures_kept=settings.store.retention,
-            links=proxy if settings.web.avatars else None,
-            may_write=lease.valid,
-        )
-        stack.push_async_callback(discord.close)
-
-        async def agree() -> None:
-            await claims.begin()
-
-        matrix = MatrixAdapter(
-            settings=settings.matrix,
-            load_session=partial(_load_value, store, "matrix session"),
-            save_session=partial(_save_value, store, "matrix session"),
-            catchup_limit=self._catchup_limit,
-            store=store,
-            has_ghosts=self._has_ghosts,
-            clock=clock,
-            rng=rng,
-            files=files,
-            conversions=conversions,
-            before_reading=agree,
-            may_write=lease.valid,
-        )
-        stack.push_async_callback(matrix.close)
-        files.serve(discord.platform, discord)
-        files.serve(matrix.platform, matrix)
-        if proxy is not None:
-            stack.push_async_callback(proxy.close)
-            proxy.serve(discord.platform, discord)
-            proxy.serve(matrix.platform, matrix)
-        core = assemble(
-            store=store,
-            pairs=self._pairs,
-            adapters={discord.platform: discord, matrix.platform: matrix},
-            files=files,
-            links=proxy,
-            clock=clock,
-            rng=rng,
-            reconcile_window=timedelta(seconds=settings.store.reconcile_window),
-            may_send=lambda: lease.valid() and claims.valid(),
-            conversions=conversions,
-            declared_links=settings.declared_links(),
-            operators=settings.operators.places(),
-            gap=gap,
-        )
-        core.status.learnt = partial(_rate_limit, core, settings.matrix.user_id)
-        lookups = ChannelLookups(
-            store=store, clock=clock, adapters={matrix.platform: matrix}, wanted=lambda: unmirrored(self._latest)
-        )
-        web = WebServer(
-            status=core.status,
-            settings=settings.web,
-            files=proxy,
-            letters=DeadLetters(store=store, pairs=core.pairs),
-            directory=lambda: directory_of(
-                self._latest, known_channels(core.pairs, core.status.channels(), lookups.known), known_only=True
-            ),
-        )
-        handover = Handover(
-            store=store, pairs=core.pairs, lanes=core.dispatcher, adapters=(discord, matrix), clock=clock
-        )
-        claims = Claims(
-            register=matrix.register,
-            switch=handover,
-            clock=clock,
-            backoff=Backoff(rng),
-            me=claim_of(lease.holder, store),
-            has_ended=has_ended,
-            take_over=self.take_over,
-            restored=gap is not None,
-            wanted=_claimed(self._pairs),
-        )
-        return _Parts(
-            core=core,
-            matrix=matrix,
-            discord=discord,
-            claims=claims,
-            handover=handover,
-            recorder=StatusRecorder(store=store, status=core.status, clock=clock),
-            pruner=Pruner(
-                store=store,
-                clock=clock,
-                messages=settings.store.retention,
-                dead_letters=settings.store.dead_letter_retention,
-                discard_undeclared=core.inbox.discard_undeclared,
-                declared=core.pairs.declared_channels,
-                forget_counters=core.status.forget_undeclared,
-            ),
-            web=web if settings.web.listen else None,
-            clock_skew=discord.clock_skew,
-            lookups=lookups,
-        )
-
-    async def _media_proxy(self, store: Store) -> MediaProxy | None:
-        """What serves files to those who have a link; None if the world does not reach us."""
-        web = self.settings.web
-        if not web.public_url:
-            return None
-        key = await link_key(store)
-        links = SignedLinks(public_url=web.public_url, key=key, lifetime=web.link_lifetime, clock=self._clock)
-        home = self.settings.matrix.user_id.partition(":")[2].partition(":")[0]
-        return MediaProxy(links, stands=partial(stands, store), home=home)
-
-    def _catchup_limit(self, address: ChannelAddress) -> int:
-        """How many missed messages a declared channel still catches up on."""
-        return next((pair.policy.catchup_limit for pair in self._pairs if address in pair.sides), 0)
-
-    def _has_ghosts(self, address: ChannelAddress) -> bool:
-        """Whether people have accounts of their own in a declared channel, where that is possible."""
-        return any(pair.policy.ghosts for pair in self._pairs if address in pair.sides)
-
     # --- What runs side by side ---------------------------------------------------------------------------
 
-    async def _work(self, parts: _Parts) -> None:
+    async def _work(self, parts: Parts) -> None:
         """Run everything until the daemon is stopped, or one part raises an error that ends it."""
         self._starting = False
         core = parts.core
@@ -395,7 +225,7 @@ class Daemon:
                 group.create_task(core.dispatcher.watch(), name="watch"),
                 group.create_task(parts.recorder.run(), name="status"),
                 group.create_task(parts.pruner.run(), name="pruning"),
-                group.create_task(self._reload_pairs(parts), name="pairs"),
+                group.create_task(self._reloader(parts).run(), name="pairs"),
                 group.create_task(core.forgetter.run(), name="forgetting"),
                 group.create_task(core.memberships.run(), name="memberships"),
                 group.create_task(core.moderation.bans.run(), name="bans"),
@@ -430,6 +260,20 @@ class Daemon:
             if rests:
                 await self._give_up_claims(parts)
 
+    def _reloader(self, parts: Parts) -> Reloader:
+        return Reloader(
+            declared=parts.declared,
+            started_with=self.settings,
+            config=self.config,
+            read=self.reload,
+            read_now=self._reload_now,
+            restart=self.stop if self.is_tenant else None,
+            core=parts.core,
+            claims=parts.claims,
+            handover=parts.handover,
+            lookups=parts.lookups,
+        )
+
     async def _save_memory(self, core: Core) -> None:
         """Once both sides are ready, most of what stays is there. Later, give back what a burst has left."""
         while any(side.state != "ready" for side in core.status.sides().values()):
@@ -441,7 +285,7 @@ class Daemon:
             give_back()
             await self._clock.sleep(_LOOK_AGAIN_SECONDS)
 
-    async def _give_up_claims(self, parts: _Parts) -> None:
+    async def _give_up_claims(self, parts: Parts) -> None:
         """Let another relay that waits go on where this one ends, in all pairs in which nothing is left to do."""
         try:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
@@ -470,12 +314,12 @@ class Daemon:
 
     # --- What `relay check` looks at too ------------------------------------------------------------------
 
-    async def _look_around(self, parts: _Parts) -> None:
+    async def _look_around(self, parts: Parts) -> None:
         """Look at what takes no request to anybody, at the start and now and then: the status and the log say it."""
-        told: set[Finding] = set()
+        declared, told = parts.declared, set[Finding]()
         while True:
-            found = await asyncio.to_thread(local_findings, self._latest, self.config)
-            pairs = pairs_finding(self._latest, self.config)
+            found = await asyncio.to_thread(local_findings, declared.settings, self.config)
+            pairs = pairs_finding(declared.settings, self.config)
             if (skew := parts.clock_skew()) is not None:
                 found.append(clock_finding("Discord's", skew))
             parts.core.status.findings = tuple(finding for finding in found if finding.state != "ok")
@@ -484,69 +328,10 @@ class Daemon:
             for finding in sorted(wanting - told, key=str):
                 _log.warning("found by check", subject=finding.subject, reason=finding.words, remedy=finding.remedy)
             told = wanting
-            self._changed.clear()
+            declared.changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN_SECONDS if skew is not None else _LOOK_SOON_SECONDS):
-                    await self._changed.wait()
-
-    # --- The pairs ----------------------------------------------------------------------------------------
-
-    async def _reload_pairs(self, parts: _Parts) -> None:
-        """Use the pairs of the file whenever it is saved. A file with mistakes is refused, and the old pairs stay."""
-        known = seen = stamp(self.config)
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_RELOAD_SECONDS if seen == known else _SETTLE_SECONDS):
-                    await self._reload_now.wait()
-            # Wait until the file stops changing. Half of a file would remove half of the pairs.
-            before, seen = seen, stamp(self.config)
-            if not self._reload_now.is_set() and (seen == known or seen != before):
-                continue
-            self._reload_now.clear()
-            known = seen
-            try:
-                settings = await asyncio.to_thread(self.reload)
-            except ConfigurationError as error:
-                for mistake in error.mistakes:
-                    _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
-                continue
-            await self._use_pairs(settings, parts)
-
-    async def _use_pairs(self, settings: Settings, parts: _Parts) -> None:
-        core = parts.core
-        _log_difference(core.pairs.pairs, settings.declared_pairs())
-        self._latest = settings
-        without_pairs = {
-            "pairs": (),
-            "rooms": (),
-            "people": (),
-            "defaults": self.settings.defaults,
-            "directory": self.settings.directory,
-        }
-        before, now = (one.model_copy(update=without_pairs) for one in (self.settings, settings))
-        changed = differing_keys(before, now)
-        if changed and self.is_tenant:
-            _log.info("settings changed; starting again with them", settings=changed)
-            self.stop()
-            return
-        if changed:
-            # Only their names: some of them are secrets.
-            _log.warning("settings changed; they take effect when the daemon is started again", settings=changed)
-        pairs = settings.declared_pairs()
-        await parts.claims.want(_claimed(pairs))
-        self._pairs = pairs
-        try:
-            await core.moderation.declare(self._pairs)
-        except StoreUnavailable as error:
-            _log.warning("what policy lists said before is not known", reason=error.reason)
-        core.inbox.declare(self._pairs)
-        if core.people.declare(settings.declared_links()):
-            _log.info("declared links changed", links=len(settings.people))
-        await parts.handover.watch()
-        await parts.claims.drop_unwanted(_claimed(pairs))
-        await core.inbox.keep_names()
-        self._changed.set()
-        parts.lookups.changed.set()
+                    await declared.changed.wait()
 
 
 async def run(make: Callable[[], Daemon]) -> None:
@@ -565,17 +350,6 @@ async def run(make: Callable[[], Daemon]) -> None:
             _log.warning("another process serves now; standing by again", reason=error.reason)
 
 
-def _rate_limit(core: Core, user: str) -> tuple[Finding, ...]:
-    """How many messages the homeserver takes from the account, once it has refused some."""
-    seconds = core.dispatcher.budgets.learnt(Platform.MATRIX)
-    return (rate_finding(user, seconds),) if seconds else ()
-
-
-def _claimed(pairs: Iterable[Pair]) -> frozenset[str]:
-    """The claims of these pairs; nobody mirrors an archived one."""
-    return frozenset(claim_key(pair) for pair in pairs if pair.destinations)
-
-
 def _end_of(error: Exception) -> DaemonEnd:
     """What is left to say of a daemon that an error ends. Nothing of a bug but its kind: it may hold people's words."""
     errors = list(leaves(error))
@@ -586,46 +360,3 @@ def _end_of(error: Exception) -> DaemonEnd:
     if isinstance(known, FatalError | StoreError):
         return DaemonEnd(sentence(known.reason), sentence(known.remedy))
     return DaemonEnd(sentence(str(known)), "Start it again with `relay run`.")
-
-
-def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:
-    """Log what changed. A pair is identified by its two channels: under another name it was renamed."""
-    known = {pair.sides: pair for pair in before}
-    declared = {pair.sides: pair for pair in after}
-    for sides, pair in declared.items():
-        old = known.get(sides)
-        if old is None:
-            _log.info("pair added", pair=pair.name)
-        elif old.name != pair.name:
-            _log.info("pair renamed", pair=pair.name, before=old.name)
-        if old is not None and (changes := _changes(old, pair)):
-            _log.info("pair changed", pair=pair.name, changed=changes)
-    for sides, pair in known.items():
-        if sides not in declared:
-            _log.info("pair removed", pair=pair.name)
-
-
-def _changes(old: Pair, new: Pair) -> str:
-    """What the operator has changed in a pair but its name, as the file calls it: `max_parts: 5 -> 7`."""
-    before, after = (_settings_of(pair) for pair in (old, new))
-    return ", ".join(f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key])
-
-
-def _settings_of(pair: Pair) -> Mapping[str, str]:
-    ways = {2: "both", 1: "".join(f"to_{platform}" for platform in pair.destinations), 0: "none (archived)"}
-    values = {"direction": ways[len(pair.destinations)], "paused": pair.paused, **asdict(pair.policy)}
-    return {key: _written(value) for key, value in values.items()}
-
-
-def _written(value: object) -> str:
-    return ", ".join(sorted(map(str, value))) if isinstance(value, frozenset) else str(value)
-
-
-async def _load_value(store: Store, key: str) -> str | None:
-    async with store.read() as uow:
-        return await uow.key_values.get(key)
-
-
-async def _save_value(store: Store, key: str, value: str) -> None:
-    async with store.write() as uow:
-        await uow.key_values.put(key, value)

@@ -1,6 +1,6 @@
 """The doctor behind `relay check`: looks at everything that the configuration names, and changes nothing of it.
 
-It knows the concrete surveys of the platforms, as `app` knows the adapters.
+It knows the concrete surveys of the platforms, as `composition` knows the adapters.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from relay.store.migrate import check as check_schema
 from relay.store.unit_of_work import store_at
 from relay.web.server import listen_problem
 
-_SESSION = "matrix session"  # as `app` keeps it
+_SESSION = "matrix session"  # as `composition` keeps it
 # Bytes that are free on a disk.
 _TOO_LITTLE, _LITTLE = 100 * 1024**2, 1024**3
 # Seconds by which our clock may differ from a platform's, which tells whole seconds.

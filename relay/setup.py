@@ -1,6 +1,6 @@
 """What `relay init` and `relay login` ask the platforms, before there is a configuration.
 
-It knows the concrete surveys of the platforms, as `app` knows the adapters.
+It knows the concrete surveys of the platforms, as `composition` knows the adapters.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """`relay.toml` and the environment become one frozen `Settings`, or a list of mistakes.
 
-`settings` holds the values, which `app`, adapters and web may import; only `cli` imports `loading`, which reads them.
+`settings` holds the values, which everybody outside core and domain may import; only `cli` imports `loading`, which
+reads them.
 """

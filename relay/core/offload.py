@@ -33,7 +33,7 @@ class Conversions:
     """One thread for long conversions: whoever writes many long texts waits in its queue. The event loop keeps at
     least half of the CPU's time, because Python lets the two take turns.
 
-    The daemon has one, which `app.py` gives to everything that converts.
+    The daemon has one, which `composition.py` gives to everything that converts.
     """
 
     def __init__(self) -> None:

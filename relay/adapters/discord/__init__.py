@@ -1,1 +1,4 @@
-"""The Discord adapter. discord.py is used in this folder only."""
+"""Discord, through discord.py for the gateway and requests of our own. discord.py is used in this folder only.
+
+`composition.py` makes an `adapter.DiscordAdapter`; what looks without one (`doctor`, `setup`) uses `survey`.
+"""

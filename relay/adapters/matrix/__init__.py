@@ -1,4 +1,4 @@
 """Matrix, through matrix-nio, whose types are used nowhere else.
 
-`app.py` starts `adapter.MatrixAdapter`. Nothing else outside this folder imports from it.
+`composition.py` makes an `adapter.MatrixAdapter`; what looks without one (`doctor`, `setup`) uses `survey`.
 """

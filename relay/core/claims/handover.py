@@ -1,7 +1,7 @@
 """What becomes of pairs when another relay takes them over, or leaves them to us. `agreement.py` decides when."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -55,6 +55,11 @@ class ReadingPositions(Protocol):
 def claim_key(pair: Pair) -> str:
     """What a claim to a pair names: the side that has one address only, whatever the operator writes."""
     return pair.sides[0].value
+
+
+def claim_keys(pairs: Iterable[Pair]) -> frozenset[str]:
+    """What the claims to these pairs name. Nobody mirrors an archived one, so nobody claims it."""
+    return frozenset(claim_key(pair) for pair in pairs if pair.destinations)
 
 
 @dataclass(slots=True, kw_only=True)

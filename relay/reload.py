@@ -1,0 +1,148 @@
+"""The file with the pairs, read again whenever somebody saves it, and what the daemon does with what it says then."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from relay.config.settings import Settings, differing_keys
+from relay.core.bootstrap import Core
+from relay.core.claims.agreement import Claims
+from relay.core.claims.handover import Handover, claim_keys
+from relay.core.operations.channel_lookups import ChannelLookups
+from relay.domain.pair import Pair
+from relay.errors import ConfigurationError, StoreUnavailable
+from relay.logs import get_logger
+from relay.standby import stamp
+
+_log = get_logger(__name__)
+
+_LOOK_SECONDS, _SETTLE_SECONDS = 2.0, 0.5
+"""Between two looks at the file; and where it has changed, until it is looked whether it goes on to."""
+
+
+@dataclass(slots=True)
+class Declared:
+    """What the operator has declared, as the file said it when it was read last."""
+
+    settings: Settings
+    # Those of the settings, once other relays know that we want them.
+    pairs: tuple[Pair, ...] = field(init=False)
+    # Set when other pairs are declared.
+    changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.pairs = self.settings.declared_pairs()
+
+
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
+class Reloader:
+    """Watches the file, and declares what it says."""
+
+    declared: Declared
+    # With which the daemon was started. What is not about pairs and people stays as it is there.
+    started_with: Settings
+    config: Path
+    # Reads the configuration again. Raises `ConfigurationError`.
+    read: Callable[[], Settings]
+    # Set when it is to be read again, also if nobody has saved the file.
+    read_now: asyncio.Event
+    # Starts the daemon again, with settings that it cannot follow while it runs; None: the operator has to.
+    restart: Callable[[], None] | None
+    core: Core
+    claims: Claims
+    handover: Handover
+    lookups: ChannelLookups
+
+    async def run(self) -> None:
+        """Use the pairs of the file whenever it is saved. A file with mistakes is refused, and the old pairs stay."""
+        known = seen = stamp(self.config)
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS if seen == known else _SETTLE_SECONDS):
+                    await self.read_now.wait()
+            # Wait until the file stops changing. Half of a file would remove half of the pairs.
+            before, seen = seen, stamp(self.config)
+            if not self.read_now.is_set() and (seen == known or seen != before):
+                continue
+            self.read_now.clear()
+            known = seen
+            try:
+                settings = await asyncio.to_thread(self.read)
+            except ConfigurationError as error:
+                for mistake in error.mistakes:
+                    _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
+                continue
+            await self._use(settings)
+
+    async def _use(self, settings: Settings) -> None:
+        core, pairs = self.core, settings.declared_pairs()
+        _log_difference(core.pairs.pairs, pairs)
+        self.declared.settings = settings
+        if changed := self._needs_restart(settings):
+            if self.restart is not None:
+                _log.info("settings changed; starting again with them", settings=changed)
+                self.restart()
+                return
+            # Only their names: some of them are secrets.
+            _log.warning("settings changed; they take effect when the daemon is started again", settings=changed)
+        await self.claims.want(claim_keys(pairs))
+        self.declared.pairs = pairs
+        try:
+            await core.moderation.declare(pairs)
+        except StoreUnavailable as error:
+            _log.warning("what policy lists said before is not known", reason=error.reason)
+        core.inbox.declare(pairs)
+        if core.people.declare(settings.declared_links()):
+            _log.info("declared links changed", links=len(settings.people))
+        await self.handover.watch()
+        await self.claims.drop_unwanted(claim_keys(pairs))
+        await core.inbox.keep_names()
+        self.declared.changed.set()
+        self.lookups.changed.set()
+
+    def _needs_restart(self, settings: Settings) -> str:
+        """The settings that have changed and that a running daemon does not follow, as the file calls them."""
+        followed = {
+            "pairs": (),
+            "rooms": (),
+            "people": (),
+            "defaults": self.started_with.defaults,
+            "directory": self.started_with.directory,
+        }
+        before, now = (one.model_copy(update=followed) for one in (self.started_with, settings))
+        return differing_keys(before, now)
+
+
+def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:
+    """Log what changed. A pair is identified by its two channels: under another name it was renamed."""
+    known = {pair.sides: pair for pair in before}
+    declared = {pair.sides: pair for pair in after}
+    for sides, pair in declared.items():
+        old = known.get(sides)
+        if old is None:
+            _log.info("pair added", pair=pair.name)
+        elif old.name != pair.name:
+            _log.info("pair renamed", pair=pair.name, before=old.name)
+        if old is not None and (changes := _changes(old, pair)):
+            _log.info("pair changed", pair=pair.name, changed=changes)
+    for sides, pair in known.items():
+        if sides not in declared:
+            _log.info("pair removed", pair=pair.name)
+
+
+def _changes(old: Pair, new: Pair) -> str:
+    """What the operator has changed in a pair but its name, as the file calls it: `max_parts: 5 -> 7`."""
+    before, after = (_settings_of(pair) for pair in (old, new))
+    return ", ".join(f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key])
+
+
+def _settings_of(pair: Pair) -> Mapping[str, str]:
+    ways = {2: "both", 1: "".join(f"to_{platform}" for platform in pair.destinations), 0: "none (archived)"}
+    values = {"direction": ways[len(pair.destinations)], "paused": pair.paused, **asdict(pair.policy)}
+    return {key: _written(value) for key, value in values.items()}
+
+
+def _written(value: object) -> str:
+    return ", ".join(sorted(map(str, value))) if isinstance(value, frozenset) else str(value)
