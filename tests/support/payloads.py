@@ -27,8 +27,9 @@ import discord
 from relay.adapters.discord.api.client import RestClient
 from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
+from relay.adapters.discord.gateway.channel_access import ChannelAccess
 from relay.adapters.discord.gateway.connection import intents
-from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
+from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.markup import NameLookup, parse

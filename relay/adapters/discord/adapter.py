@@ -18,6 +18,7 @@ from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimi
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.commands import SlashCommands
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
+from relay.adapters.discord.gateway.channel_access import BotAccess
 from relay.adapters.discord.gateway.connection import Gateway, check_token
 from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
@@ -147,6 +148,7 @@ class DiscordAdapter:
             rng=self._rng,
             rest=self._rest,
             guilds=self._guilds,
+            access=BotAccess(self._guilds),
             buffers=self._buffers,
             webhooks=self._webhooks,
             history=self._history,

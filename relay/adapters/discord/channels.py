@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, translate_read_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
-from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
+from relay.adapters.discord.gateway.channel_access import BotAccess, ChannelAccess
+from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import (
     DECLARED_STREAM,
@@ -49,6 +50,7 @@ class Channels:
     rng: random.Random
     rest: RestClient
     guilds: GuildCache
+    access: BotAccess
     buffers: ChannelBuffers
     webhooks: Webhooks
     history: History
@@ -144,7 +146,7 @@ class Channels:
         await self._record_declared(inbox)
         certain = True
         for address in sorted(self._declared):
-            found = self.guilds.access(address.value)
+            found = self.access.of(address.value)
             if isinstance(found, str) and address.value.isdecimal() and self.guilds.guild_of(address.value) is None:
                 found = await self._fetch_access(address.value, found)
             match found:
@@ -166,7 +168,7 @@ class Channels:
                 found = await self.rest.call(Route("GET", "/channels/{channel}", {"channel": channel}))
         except Refused as error:
             if error.code in MISSING:
-                self._absent[channel] = self.guilds.unseen(channel)
+                self._absent[channel] = self.access.unseen(channel)
         except (ApiError, TimeoutError) as error:
             self._fetch_tries[channel] = tries = self._fetch_tries.get(channel, 0) + 1
             reason = str(error) or type(error).__name__
@@ -175,7 +177,7 @@ class Channels:
         else:
             self._fetch_tries.pop(channel, None)
             if isinstance(found, dict) and self.guilds.remember_thread(found):
-                return self.guilds.access(channel)
+                return self.access.of(channel)
         self._fetch_again_at[channel] = self.clock.monotonic() + again
         return self._absent[channel]
 
@@ -263,7 +265,7 @@ class Channels:
 
     async def _list_webhooks(self, guild: str) -> None:
         """Learn which webhooks are ours before the first event: in one request, if that is allowed."""
-        if guild in self._webhooks_listed or not self.guilds.may_list_webhooks(guild):
+        if guild in self._webhooks_listed or not self.access.may_list_webhooks(guild):
             return
         self._webhooks_listed.add(guild)
         try:

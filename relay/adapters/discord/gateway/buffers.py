@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.adapters.discord.gateway.guild_cache import ChannelAccess
+from relay.adapters.discord.gateway.channel_access import ChannelAccess
 from relay.domain.events import Feature
 from relay.domain.ids import ChannelAddress, ChannelRef
 from relay.domain.jsontext import Json

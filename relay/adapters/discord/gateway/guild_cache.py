@@ -1,9 +1,10 @@
-"""What the bot sees of its servers: channels, threads, permissions and names, from discord.py's cache.
+"""What the bot sees of its servers: channels, threads and names, and who may view what, from discord.py's cache.
 
-No I/O. The cache is as fresh as the last dispatch. After a READY it is empty until the guilds have arrived.
+What the bot itself may do in a channel is judged in `channel_access.py`. No I/O. The cache is as fresh as the last
+dispatch. After a READY it is empty until the guilds have arrived.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import discord
@@ -11,16 +12,7 @@ import discord
 from relay.adapters.discord.gateway.channel_permissions import is_open, may_call, may_see, readers_see
 from relay.adapters.discord.identifiers import channel_url, is_snowflake, jump_url
 from relay.adapters.discord.markup import NameLookup
-from relay.adapters.discord.permissions import (
-    ATTACH_FILES,
-    COPY_CHANNEL_ID,
-    MANAGE_MESSAGES,
-    MANAGE_THREADS,
-    MANAGE_WEBHOOKS,
-    blocked,
-    invite_link,
-    is_for_adults,
-)
+from relay.adapters.discord.permissions import invite_link, is_for_adults
 from relay.core.ports import ChannelInfo, Clock
 from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
@@ -55,48 +47,11 @@ PERMISSION_EVENTS = frozenset(
 )
 # Those that may change what people know a channel by.
 _DESCRIBING_EVENTS = (PERMISSION_EVENTS - {"GUILD_MEMBER_UPDATE"}) | {"THREAD_CREATE", "THREAD_UPDATE", "THREAD_DELETE"}
-_Writable = discord.TextChannel | discord.VoiceChannel | discord.StageChannel
 _THREAD_TYPES = frozenset({10, 11, 12})
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelAccess:
-    """A channel that can be mirrored, and what the bot may do in it."""
-
-    guild: str
-    # The bot may make webhooks there, and post through them.
-    may_use_webhooks: bool
-    # It may post messages itself.
-    may_send: bool
-    # It may delete what others posted.
-    may_delete: bool
-    # In bytes.
-    max_file_size: int
-    # It may post files itself.
-    may_attach: bool = True
-    # The channel of a thread, or the forum of a post: its webhooks are used.
-    parent: str | None = None
-    # A thread of which only its members hear what is said there.
-    private: bool = False
-    # Only adults may read it.
-    age_restricted: bool = False
-
-    def notes(self, *, webhooks_full: bool) -> list[str]:
-        """What the bot may not do in the channel, which works without it: sentences with the remedy."""
-        lacking = [] if self.may_use_webhooks else [MANAGE_WEBHOOKS]
-        if (lacking or webhooks_full) and not self.may_attach:
-            lacking.append(ATTACH_FILES)
-        if not self.may_delete:
-            lacking.append(MANAGE_MESSAGES)
-        notes = [f"Without {one.name} {one.without}: give the bot's role {one.name} there." for one in lacking]
-        if webhooks_full and self.may_use_webhooks:
-            why = "The channel has as many webhooks as Discord allows"
-            notes.insert(0, f"{why}, so {MANAGE_WEBHOOKS.without}: delete one that nobody uses.")
-        return notes
-
-
-@dataclass(frozen=True, slots=True)
-class _DeclaredThread:
+class DeclaredThread:
     """A thread that is in a pair itself. It is treated as a channel, and not as a thread of its parent."""
 
     name: str
@@ -124,11 +79,9 @@ class GuildCache:
     # Servers that are for adults as a whole, of which discord.py does not tell.
     _adult_guilds: set[str] = field(init=False, default_factory=set)
     _nicknames: Recent[tuple[str, str], str | None] = field(init=False, default_factory=lambda: Recent(_NICKNAMES))
-    # The channels for which a missing Manage Messages was logged.
-    _warned: set[str] = field(init=False, default_factory=set)
     _declared: frozenset[str] = field(init=False, default=frozenset())
     # Declared threads that are archived, or may be.
-    _declared_threads: dict[str, _DeclaredThread] = field(init=False, default_factory=dict)
+    _declared_threads: dict[str, DeclaredThread] = field(init=False, default_factory=dict)
     # Asked for each second: to work out who may view a channel takes a tenth of a millisecond.
     _described: dict[str, ChannelInfo] = field(init=False, default_factory=dict)
     # Asked for each message.
@@ -191,7 +144,7 @@ class GuildCache:
 
     def threads_of(self, channel: str) -> dict[str, str | None] | None:
         """The active public threads of a channel, each with its last message; None where there can be no threads."""
-        found = self._channel(channel)
+        found = self.channel(channel)
         if not isinstance(found, discord.TextChannel):
             return None
         return {
@@ -200,94 +153,11 @@ class GuildCache:
             if not thread.is_private() and str(thread.id) not in self._declared
         }
 
-    def guilds_arrived(self) -> bool:
+    def have_arrived(self) -> bool:
         """Whether all guilds have arrived, or have had the time to."""
         if self._client is None:
             return False
         return not self._awaited_guilds or self.clock.monotonic() - self._since > _GUILDS_TIMEOUT
-
-    def access(self, channel: str) -> ChannelAccess | str | None:
-        """What the bot may do in a channel; or why it cannot be mirrored, with the remedy; None if unknown yet."""
-        if not (channel.isascii() and channel.isdecimal() and channel[0] != "0"):
-            return f"{channel!r} is no channel ID: {COPY_CHANNEL_ID}"
-        self.guild_of(channel)  # remembered for links
-        found = self._channel(channel)
-        thread = _declared_thread(found) if isinstance(found, discord.Thread) else self._declared_threads.get(channel)
-        if thread is not None:
-            return self._thread_access(thread)
-        if found is None:
-            return self._absent(channel) if self.guilds_arrived() else None
-        if not isinstance(found, _Writable):
-            kind = str(found.type).replace("_", " ")
-            others = "one of its posts" if found.type is discord.ChannelType.forum else "a thread"
-            return f"#{found.name} is a {kind}, which cannot be mirrored: name a text channel, or {others}"
-        guild = found.guild
-        # Both are so while a server has an outage.
-        if guild.unavailable or guild.get_member(self._own_id()) is None:
-            return f"Discord says that the server of #{found.name} has an outage" if self.guilds_arrived() else None
-        may = found.permissions_for(guild.me)
-        if (problem := blocked(f"#{found.name}", may.value)) is not None:
-            return problem
-        self._warn_about_deletions(channel, found.name, may_delete=may.manage_messages)
-        return ChannelAccess(
-            guild=str(guild.id),
-            may_use_webhooks=may.manage_webhooks,
-            may_send=may.send_messages,
-            may_delete=may.manage_messages,
-            max_file_size=guild.filesize_limit,
-            may_attach=may.attach_files,
-            age_restricted=bool(self.age_restricted(channel)),
-        )
-
-    def unseen(self, channel: str) -> str:
-        """What to do about a channel that exists, and that Discord does not show to the bot."""
-        if self._client is not None and not self._client.guilds:
-            return self._absent(channel)
-        return (
-            f"the bot may not see {channel}: invite it to its server with {self.invite_link()}, "
-            "or add it to the thread, if it is a private one"
-        )
-
-    def _absent(self, channel: str) -> str:
-        """Why there is no such channel, with the remedy: what else the ID belongs to, or how the bot is invited."""
-        guilds = self._client.guilds if self._client is not None else []
-        invite = self.invite_link()
-        if not guilds:
-            return f"the bot is in no server: invite it with {invite}"
-        for guild in guilds:
-            if channel == str(guild.id):
-                return f"{channel} is the ID of the server {guild.name}, not of a channel: {COPY_CHANNEL_ID}"
-            if (role := guild.get_role(int(channel))) is not None:
-                return f"{channel} is the ID of the role {role.name}, not of a channel: {COPY_CHANNEL_ID}"
-        return (
-            f"there is no channel {channel}, or the bot is not in its server: "
-            f"correct discord_channel, or invite the bot with {invite}"
-        )
-
-    def _thread_access(self, thread: _DeclaredThread) -> ChannelAccess | str | None:
-        """`access` for a declared thread: the permissions are those of its channel."""
-        guild = self._client.get_guild(int(thread.guild)) if self._client is not None else None
-        parent = guild.get_channel(int(thread.parent)) if guild is not None else None
-        if guild is None or parent is None or guild.unavailable or guild.get_member(self._own_id()) is None:
-            return f"the channel of the thread #{thread.name} cannot be seen" if self.guilds_arrived() else None
-        may = parent.permissions_for(guild.me)
-        if (problem := blocked(f"#{parent.name}", may.value, in_thread=True)) is not None:
-            return problem
-        if thread.locked and not may.manage_threads:
-            needed = MANAGE_THREADS.name
-            return f"the thread #{thread.name} is locked: unlock it, or give the bot's role {needed} there"
-        return ChannelAccess(
-            guild=str(guild.id),
-            # Webhooks cannot post in a locked thread.
-            may_use_webhooks=may.manage_webhooks and not thread.locked,
-            may_send=may.send_messages_in_threads,
-            may_delete=may.manage_messages,
-            max_file_size=guild.filesize_limit,
-            may_attach=may.attach_files,
-            parent=thread.parent,
-            private=thread.private,
-            age_restricted=bool(self.age_restricted(thread.parent)),
-        )
 
     def remember_thread(self, thread: Json) -> bool:
         """Remember an archived thread, which only the API tells of. False if it is not a thread."""
@@ -302,17 +172,22 @@ class GuildCache:
             return False
         return event == "THREAD_LIST_SYNC" or str(data.get("id")) in self._declared
 
-    def _warn_about_deletions(self, channel: str, name: str, *, may_delete: bool) -> None:
-        if may_delete:
-            self._warned.discard(channel)
-        elif channel not in self._warned:
-            self._warned.add(channel)
-            _log.warning(
-                "discord messages of others cannot be deleted",
-                channel=channel,
-                name=name,
-                remedy=f"give the bot's role {MANAGE_MESSAGES.name} there",
-            )
+    def thread(self, channel: str) -> DeclaredThread | None:
+        """A declared thread, archived or not."""
+        found = self.channel(channel)
+        return _declared_thread(found) if isinstance(found, discord.Thread) else self._declared_threads.get(channel)
+
+    def guilds(self) -> Sequence[discord.Guild]:
+        """The servers that the bot is in."""
+        return () if self._client is None else self._client.guilds
+
+    def guild(self, guild: str) -> discord.Guild | None:
+        """A server, as far as Discord has told of it."""
+        return None if self._client is None else self._client.get_guild(int(guild))
+
+    def has_outage(self, guild: discord.Guild) -> bool:
+        """Whether a server cannot be looked at now. While it has an outage, it is so marked, or nobody is in it."""
+        return guild.unavailable or guild.get_member(self._own_id()) is None
 
     def guild_of(self, channel: str) -> str | None:
         """The server of a channel."""
@@ -328,16 +203,9 @@ class GuildCache:
         Raises `Transient` while Discord may be about to tell of it: each try of a copy is to say the same.
         """
         home = self.guild_of(channel) or self._homes.get(channel)
-        if home is None and not self.guilds_arrived():
+        if home is None and not self.have_arrived():
             raise Transient("Discord has not told of its servers yet")
         return "" if home is None else jump_url(home, where, message)
-
-    def may_list_webhooks(self, guild: str) -> bool:
-        """Whether the bot may list all webhooks of a server."""
-        found = self._client.get_guild(int(guild)) if self._client is not None else None
-        if found is None or found.get_member(self._own_id()) is None:
-            return False
-        return found.me.guild_permissions.manage_webhooks
 
     def invite_link(self) -> str:
         """The link under which the bot can be invited into a server."""
@@ -354,7 +222,7 @@ class GuildCache:
         return known
 
     def _describe(self, channel: str) -> ChannelInfo | None:
-        found, thread, guild = self._channel(channel), self._declared_threads.get(channel), self._guild(channel)
+        found, thread, guild = self.channel(channel), self._declared_threads.get(channel), self._guild(channel)
         name = found.name if found is not None else None if thread is None else thread.name
         if name is None or guild is None:
             return None
@@ -415,7 +283,7 @@ class GuildCache:
 
     def name_lookup(self, guild: str, source: str) -> Callable[[Json], NameLookup]:
         """Returns what makes the look-ups for the mentions in one message in `source`, or in a thread there."""
-        found = self._client.get_guild(int(guild)) if self._client is not None else None
+        found = self.guild(guild)
 
         def role(role_id: str) -> str | None:
             known = found.get_role(int(role_id)) if found is not None else None
@@ -508,29 +376,30 @@ class GuildCache:
 
     # --- The cache --------------------------------------------------------------------------------------
 
-    def _channel(self, channel: str) -> discord.abc.GuildChannel | discord.Thread | None:
+    def channel(self, channel: str) -> discord.abc.GuildChannel | discord.Thread | None:
+        """A channel, or a thread that is not archived."""
         found = self._client.get_channel(int(channel)) if self._client is not None else None
         return None if isinstance(found, discord.abc.PrivateChannel) else found
 
     def _guild(self, channel: str) -> discord.Guild | None:
-        found, archived = self._channel(channel), self._declared_threads.get(channel)
+        found, archived = self.channel(channel), self._declared_threads.get(channel)
         if found is not None:
             return found.guild
-        return self._client.get_guild(int(archived.guild)) if self._client is not None and archived else None
+        return None if archived is None else self.guild(archived.guild)
 
     def _permission_channel(self, channel: str) -> discord.abc.GuildChannel | None:
         """The channel whose permissions tell who may view a channel: for a thread, its parent."""
-        found = self._channel(channel)
+        found = self.channel(channel)
         if found is None:
             archived = self._declared_threads.get(channel)
             parent = self._parents.get(channel) if archived is None else archived.parent
-            found = None if parent is None else self._channel(parent)
+            found = None if parent is None else self.channel(parent)
         elif isinstance(found, discord.Thread):
             found = found.guild.get_channel(found.parent_id)
         return None if isinstance(found, discord.Thread) else found
 
     def _is_private_thread(self, channel: str) -> bool:
-        found, archived = self._channel(channel), self._declared_threads.get(channel)
+        found, archived = self.channel(channel), self._declared_threads.get(channel)
         if isinstance(found, discord.Thread):
             return found.is_private()
         return channel in self._private_parents or (archived is not None and archived.private)
@@ -545,7 +414,7 @@ class GuildCache:
         parents = self._private_parents if thread.get("type") == _PRIVATE_THREAD else self._parents
         parents[thread["id"]] = parent
         if thread["id"] in self._declared and is_snowflake(parent) and is_snowflake(thread.get("guild_id")):
-            self._declared_threads[thread["id"]] = _DeclaredThread(
+            self._declared_threads[thread["id"]] = DeclaredThread(
                 name=str(thread.get("name", thread["id"])),
                 guild=str(thread["guild_id"]),
                 parent=str(parent),
@@ -554,9 +423,9 @@ class GuildCache:
             )
 
 
-def _declared_thread(thread: discord.Thread) -> _DeclaredThread:
+def _declared_thread(thread: discord.Thread) -> DeclaredThread:
     parent = str(thread.parent_id)
-    return _DeclaredThread(thread.name, str(thread.guild.id), parent, thread.is_private(), thread.locked)
+    return DeclaredThread(thread.name, str(thread.guild.id), parent, thread.is_private(), thread.locked)
 
 
 def _emoji(found: discord.Emoji) -> CustomEmoji:

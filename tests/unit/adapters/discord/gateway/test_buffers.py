@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
-from relay.adapters.discord.gateway.guild_cache import ChannelAccess
+from relay.adapters.discord.gateway.channel_access import ChannelAccess
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 ACCESS = ChannelAccess("5", may_use_webhooks=True, may_send=True, may_delete=True, max_file_size=1)

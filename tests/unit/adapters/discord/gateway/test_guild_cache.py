@@ -1,6 +1,5 @@
 """What discord.py's picture of a server says about names."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,7 +7,7 @@ import discord
 import pytest
 
 from relay.adapters.discord.gateway.connection import intents
-from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
+from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.core.clock import SystemClock
 from relay.errors import Transient
 
@@ -97,14 +96,3 @@ def test_what_people_know_a_channel_by() -> None:
     assert staff is not None
     assert not staff.public
     assert known.describe("300") is None
-
-
-def test_what_the_bot_may_not_do_in_a_channel_is_a_note_with_the_remedy() -> None:
-    access = ChannelAccess(GUILD, may_use_webhooks=True, may_send=True, may_delete=True, max_file_size=1)
-    assert access.notes(webhooks_full=False) == []
-    [full] = access.notes(webhooks_full=True)
-    assert full.startswith("The channel has as many webhooks as Discord allows")
-    poor = replace(access, may_use_webhooks=False, may_attach=False, may_delete=False)
-    wanted = ("Manage Webhooks", "Attach Files", "Manage Messages")
-    for permission, note in zip(wanted, poor.notes(webhooks_full=False), strict=True):
-        assert f"give the bot's role {permission} there" in note

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
-from relay.adapters.discord.gateway.guild_cache import ChannelAccess
+from relay.adapters.discord.gateway.channel_access import ChannelAccess
 from relay.adapters.discord.gateway.translator import EventPump
 from relay.adapters.discord.identifiers import channel_ref
 from relay.core.ports import Cursor, EventBatch
