@@ -16,7 +16,7 @@ from tests.chaos.outcome import Trace
 from tests.chaos.pairs import Pairs, PairsFile, value, with_value
 
 _UNTIL_READ = 45.0
-_UNTIL_TAKEN = 120.0
+_UNTIL_TAKEN = 240.0
 _SETTLED = 2.0
 
 

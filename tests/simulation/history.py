@@ -86,6 +86,8 @@ class History:
         operator = Operator.of(rng, policy, over, self.note)
         people = People(rng, (platforms[0], platforms[1]), operator, self.note)
         people.moderators = Moderators.of(self.seed, people.platforms, operator, self.note)
+        for platform in platforms:
+            platform.orphans = _orphans(self.seed, platform)
         if rng.random() < 0.1:
             operator.grow_backlog(self.store)
         troubles = [Trouble.of(rng, self.clock.elapsed, self.note, platform, over) for platform in Platform]
@@ -285,6 +287,13 @@ def _ghosts(seed: int) -> Callable[[], bool] | None:
     rng = random.Random(~seed)
     share = rng.choice((1.0, 0.9, 0.5))
     return lambda: rng.random() < share
+
+
+def _orphans(seed: int, platform: MemoryPlatform) -> Callable[[], bool]:
+    """In every third history copies lose what posted them, so that each edit may have to post one anew."""
+    rng = random.Random(f"orphans {seed} {platform.platform}")
+    share = 0.0 if seed % 3 else rng.choice((0.1, 0.3, 0.6))
+    return lambda: share > 0 and rng.random() < share
 
 
 async def _dead(call: str) -> None:

@@ -147,8 +147,9 @@ def _direction(
                     found.append(
                         f"wrong text: {source.platform} {original.ref.id} {original.text[:40]!r} shows {text[:40]!r}"
                     )
-            if was_command:
-                continue  # it has crossed only since it was edited into something else
+            anew = shown[refs[0]].key.endswith("a") or (target.orphaned and original.edited_at is not None)
+            if was_command or anew:
+                continue  # it has crossed, or been posted anew, only since it was edited
             if refs[0].id < last:
                 found.append(f"out of order: {source.platform} {original.ref.id}")
             last = max(last, refs[0].id)

@@ -25,7 +25,7 @@ from relay.domain.events import (
 from relay.domain.ids import ChannelRef, MessageRef, PlaceRef, Platform, ThreadRef, UserRef
 from relay.domain.names import REPLY_ARROW
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import Permanent, TargetGone
+from relay.errors import CopyNotEditable, Permanent, TargetGone
 
 RELAY = "relay"
 """The name of the relay's own account on every such platform."""
@@ -86,6 +86,9 @@ class MemoryPlatform:
     # Channels for adults, and what is set when that changes.
     restricted: set[ChannelRef] = field(default_factory=set)
     mark_listeners: list[asyncio.Event] = field(default_factory=list)
+    # Whether a copy that is to be edited has just lost what posted it (its webhook). Then nobody can edit it any more.
+    orphans: Callable[[], bool] = lambda: False
+    orphaned: set[MessageRef] = field(default_factory=set)
     # Who may read a channel, by name.
     readers: dict[ChannelRef, list[str]] = field(default_factory=dict)
 
@@ -166,6 +169,10 @@ class MemoryPlatform:
     def change(self, target: MessageRef, content: Content) -> None:
         """The relay edits one of its own."""
         message = self._own(target)
+        if self.orphans():
+            self.orphaned.add(target)
+        if target in self.orphaned:
+            raise CopyNotEditable("what posted it is gone")
         self.messages[target] = replace(message, content=content, edited_at=self.now())
         self._happen(MessageEdited(target, message.author, content, self.now()))
 

@@ -254,7 +254,8 @@ class Executor:
             copy, part = target.copies[number], parts[number]
             try:
                 if digest is not None and copy.part == 0:
-                    await self._edit_digest(target, digests.edited(digest, plan.command.source, part))
+                    changed = digests.edited(digest, plan.command.source, part)
+                    await self._edit_digest(replace(target, alone=target.alone and len(parts) == 1), changed)
                 elif not await self._edit_part(plan, copy, part):
                     await self._post_part_again(plan, copy, parts, number)
             except FileRejected as error:
@@ -299,12 +300,16 @@ class Executor:
 
     async def _post_part_again(self, plan: Edit, copy: Copy, parts: Parts, number: int) -> None:
         """Post a part anew, and delete its old copy."""
-        target = plan.target
-        if parts != plan.command.parts and target.channel == target.entry.lane.destination:
+        target, planned = plan.target, plan.command.parts
+        if parts != planned and target.channel == target.entry.lane.destination:
             # What it quotes may change before the next try, and the message itself may be gone: what has been posted
             # is found again by these words.
             await self._write_down(plan, parts)
-        again = render.delivery(target, plan.command.author, parts[number], "a", part=copy.part, suspect=target.suspect)
+        suspect = target.suspect and bool(planned)  # else nothing was posted in its place yet
+        again = render.delivery(
+            target, plan.command.author, parts[number], "a", part=copy.part, suspect=suspect, instead_of=copy.ref
+        )
+        again = replace(again, alone=False)  # what is in doubt may be another part, with other words
         ref = await self._post(target, again)
         # Whatever interrupts us from here on, the old one is known to be too many.
         async with self.store.write() as uow:
@@ -447,15 +452,13 @@ class Executor:
     async def _post_digest_again(self, target: Target, digest: Digest, *, leaving: bool) -> tuple[MessageRef, Copy]:
         """What posted the shared copy is gone: post it again, for all that stand in it. Where, and the old copy."""
         shared = target.copies[0]
-        again = render.delivery(
-            target, digests.speaker(digest), digests.content_of(digest), "a", suspect=target.suspect
-        )
+        author, said = digests.speaker(digest), digests.content_of(digest)
+        again = render.delivery(target, author, said, "a", suspect=target.suspect, instead_of=shared.ref)
         ref = await self._post(target, again)
         if target.suspect:
             # An earlier try may have posted it, with what was quoted then.
-            said = render.delivery(target, digests.speaker(digest), digests.content_of(digest), "e")
-            with suppress(TargetGone):
-                await target.adapter.edit(ref, said)
+            with suppress(TargetGone, CopyNotEditable):
+                await target.adapter.edit(ref, render.delivery(target, author, said, "e"))
         async with self.store.write() as uow:
             sharing = await uow.messages.originals_of(shared.ref)
             old = await uow.messages.supersede(shared)

@@ -1,5 +1,6 @@
 """From a plan to what is sent: the parts that a channel can carry, the same ones at each try. Pure."""
 
+import hashlib
 import sys
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from relay.core.delivery.plan import Edit, Send, Target
 from relay.core.ports import Delivery
 from relay.domain.commands import Digest, EditMessage, SendMessage
 from relay.domain.content import Author, Content
+from relay.domain.ids import MessageRef
 from relay.domain.text import nodes as n
 from relay.errors import FileRejected
 
@@ -43,12 +45,19 @@ def without_file(plan: Send | Edit, parts: Parts, number: int, error: FileReject
 
 
 def delivery(
-    target: Target, author: Author | None, content: Content, verb: str, *, part: int = 0, suspect: bool = False
+    target: Target,
+    author: Author | None,
+    content: Content,
+    verb: str,
+    *,
+    part: int = 0,
+    suspect: bool = False,
+    instead_of: MessageRef | None = None,
 ) -> Delivery:
-    """One message to a target. `verb`: one letter for what is done with it."""
+    """One message to a target. `verb`: one letter for what is done with it. `instead_of`: the copy that it replaces."""
     return Delivery(
         channel=target.channel,
-        key=key(target, part, verb),
+        key=key(target, part, verb, instead_of=instead_of),
         author=None if author is None else _named(target, author),
         bare_name="" if author is None else author.name,
         content=content,
@@ -71,7 +80,7 @@ def _named(target: Target, author: Author) -> Author:
     return distinct_from_relay(in_template(author, template), target.own_names)
 
 
-def key(target: Target, part: int, verb: str, *, superseded: int = 0) -> str:
+def key(target: Target, part: int, verb: str, *, superseded: int = 0, instead_of: MessageRef | None = None) -> str:
     """The idempotency key of one call."""
     # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
     # under the ID of a message does nothing. The store's ID tells our rows from those of a new store, the
@@ -79,7 +88,11 @@ def key(target: Target, part: int, verb: str, *, superseded: int = 0) -> str:
     entry = target.entry
     second = int(entry.queued_at.timestamp()) & 0xFFFFF
     number = f"{part}.{superseded}" if superseded else part
-    return f"{target.store_id}{entry.id:x}{second:05x}.{number}{verb}"
+    found = f"{entry.id:x}{second:05x}.{number}"
+    if instead_of is not None:
+        # What one entry has posted anew it may have to post anew once more. Hashed: Discord takes 25 characters.
+        found = hashlib.blake2b(f"{found} {instead_of.id}".encode(), digest_size=8).hexdigest()
+    return f"{target.store_id}{found}{verb}"
 
 
 def _planned(target: Target, command: SendMessage | EditMessage) -> Parts:
