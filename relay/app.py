@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from relay.composition import Parts, build
-from relay.config.settings import Settings
+from relay.config.settings import Settings, Stamp, stamp
 from relay.core.bootstrap import Core
 from relay.core.claims.agreement import Claims
 from relay.core.claims.register import NoRegister
@@ -34,8 +34,8 @@ from relay.errors import (
 )
 from relay.logs import get_logger
 from relay.memory import give_back, settle
-from relay.reload import Reloader
-from relay.standby import Standby, serve_when_free
+from relay.reload import SETTLE_SECONDS, Reloader
+from relay.standby import Standby, read_again, serve_when_free
 from relay.store.lease import HeldLease, hold, last_seen
 from relay.store.migrate import check, in_background, refuse_newer, upgrade
 from relay.store.unit_of_work import SqlStore, open_store
@@ -63,6 +63,8 @@ class Daemon:
     """One `relay run`, or one tenant of it."""
 
     settings: Settings
+    # The file as it was when they were read: what somebody has saved since counts before this one serves.
+    saved: Stamp
     # The file with the pairs, which is read again when somebody saves it.
     config: Path
     # Reads the configuration again. Raises `ConfigurationError`.
@@ -127,6 +129,8 @@ class Daemon:
             store = await open_store(self.settings.store.url, busy_timeout=_BUSY_SECONDS)
             stack.push_async_callback(store.close)
             lease, seen = await self._take(store, stack)
+            if not self.is_tenant:
+                await self._read_saved()
             parts = await build(
                 self.settings,
                 store=store,
@@ -148,6 +152,8 @@ class Daemon:
                 await self._work(parts)
             except Exception as error:
                 await self._record_end(parts, _end_of(error))
+                # What was read last without mistakes, for whoever stands by again.
+                self.settings = parts.declared.settings.model_copy(update={"store": self.settings.store})
                 raise
             await self._record_end(parts, STOPPED)
             _log.info("stopped", **await self._left(parts))
@@ -185,14 +191,23 @@ class Daemon:
                 standby = Standby(
                     store=store,
                     settings=self.settings,
+                    saved=self.saved,
                     config=self.config,
                     reload=self.reload,
                     log_with=self.log_with,
                     reload_now=self._reload_now,
                     clock=self._clock,
                 )
-                self.settings = await standby.wait()
-                waited = True
+                await standby.wait()
+                self.settings, self.saved, waited = standby.settings, standby.saved, True
+
+    async def _read_saved(self) -> None:
+        """Use what somebody has saved while this was waiting for the store, or was serving it before."""
+        while (now := stamp(self.config)) != self.saved:
+            await self._clock.sleep(SETTLE_SECONDS)  # half of a file would be half of the pairs
+            if now == stamp(self.config):
+                self.saved = now
+                self.settings = await read_again(self.settings, self.reload, self.log_with)
 
     async def _left(self, parts: Parts) -> dict[str, int]:
         """What crossed while the daemon was stopping, and what waits for the next start."""
@@ -264,6 +279,7 @@ class Daemon:
         return Reloader(
             declared=parts.declared,
             started_with=self.settings,
+            saved=self.saved,
             config=self.config,
             read=self.reload,
             read_now=self._reload_now,
@@ -339,14 +355,17 @@ async def run(make: Callable[[], Daemon]) -> None:
 
     `make`: makes it, and once more each time that a standby has lost the store to another one.
     """
+    settings: Settings | None = None
     while True:
         daemon = make()
+        daemon.settings = settings or daemon.settings
         try:
             with ungrouped(RelayError):
                 return await daemon.run()
         except StoreHeld as error:
             if not daemon.standby:
                 raise
+            settings = daemon.settings
             _log.warning("another process serves now; standing by again", reason=error.reason)
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from relay.config.settings import Settings, differing_keys
+from relay.config.settings import Settings, Stamp, differing_keys, stamp
 from relay.core.bootstrap import Core
 from relay.core.claims.agreement import Claims
 from relay.core.claims.handover import Handover, claim_keys
@@ -14,11 +14,10 @@ from relay.core.operations.channel_lookups import ChannelLookups
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, StoreUnavailable
 from relay.logs import get_logger
-from relay.standby import stamp
 
 _log = get_logger(__name__)
 
-_LOOK_SECONDS, _SETTLE_SECONDS = 2.0, 0.5
+_LOOK_SECONDS, SETTLE_SECONDS = 2.0, 0.5
 """Between two looks at the file; and where it has changed, until it is looked whether it goes on to."""
 
 
@@ -43,6 +42,8 @@ class Reloader:
     declared: Declared
     # With which the daemon was started. What is not about pairs and people stays as it is there.
     started_with: Settings
+    # The file as it was when they were read: what was saved since is read at once.
+    saved: Stamp
     config: Path
     # Reads the configuration again. Raises `ConfigurationError`.
     read: Callable[[], Settings]
@@ -57,10 +58,10 @@ class Reloader:
 
     async def run(self) -> None:
         """Use the pairs of the file whenever it is saved. A file with mistakes is refused, and the old pairs stay."""
-        known = seen = stamp(self.config)
+        known = seen = self.saved
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS if seen == known else _SETTLE_SECONDS):
+                async with asyncio.timeout(_LOOK_SECONDS if seen == known else SETTLE_SECONDS):
                     await self.read_now.wait()
             # Wait until the file stops changing. Half of a file would remove half of the pairs.
             before, seen = seen, stamp(self.config)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from relay.config.settings import Settings
+from relay.config.settings import Settings, Stamp, stamp
 from relay.core.ports import Clock
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.reading import read_report
@@ -32,8 +32,9 @@ class Standby:
     """Waits until nobody holds the store, and shows meanwhile that it does. A `StatusSource` of the web server."""
 
     store: SqlStore
-    # As they were read last; the file is read again whenever somebody saves it.
+    # As they were read last; the file is read again whenever somebody saves it. `saved`: the file as it was then.
     settings: Settings
+    saved: Stamp
     config: Path
     reload: Callable[[], Settings]
     # Told what was read: the log must know the secrets.
@@ -44,10 +45,10 @@ class Standby:
     # Whom it stands by for, in words.
     _holder: str = field(init=False, default="another process")
 
-    async def wait(self) -> Settings:
-        """Until the store is free; the settings as they are then."""
+    async def wait(self) -> None:
+        """Until the store is free. `settings` and `saved` are those of then."""
         async with self._shown(), standing_by(self.store) as look:
-            tries, read = 0, None
+            tries = 0
             while True:
                 try:
                     holder = await look()
@@ -58,12 +59,12 @@ class Standby:
                     await self.clock.sleep(_FAILED_SECONDS)
                     continue
                 if holder is None:
-                    return self.settings
+                    return
                 self._tell(holder)
-                if self.reload_now.is_set() or stamp(self.config) != read:
+                if self.reload_now.is_set() or stamp(self.config) != self.saved:
                     self.reload_now.clear()
-                    read = stamp(self.config)
-                    await self._read_settings()
+                    self.saved = stamp(self.config)
+                    self.settings = await read_again(self.settings, self.reload, self.log_with)
                 await self.clock.sleep(_LOOK_SECONDS)
 
     def _tell(self, holder: Holder) -> None:
@@ -71,19 +72,6 @@ class Standby:
         if who != self._holder:
             self._holder = who
             _log.info("standing by", serves=who, since=holder.since.isoformat())
-
-    async def _read_settings(self) -> None:
-        try:
-            settings = await asyncio.to_thread(self.reload)
-        except ConfigurationError as error:
-            for mistake in error.mistakes:
-                _log.error("configuration refused; what was read before still counts", mistake=str(mistake))
-            return
-        if settings.store.url != self.settings.store.url:
-            _log.warning("another store takes effect when this standby is started again")
-        self.log_with(settings)
-        self.settings = settings.model_copy(update={"store": self.settings.store})
-        _log.info("configuration read again", pairs=len(settings.pairs))
 
     # --- What is shown ------------------------------------------------------------------------------------
 
@@ -131,10 +119,18 @@ async def serve_when_free(web: WebServer, clock: Clock) -> None:
             await clock.sleep(_LISTEN_AGAIN_SECONDS)
 
 
-def stamp(path: Path) -> tuple[int, int] | None:
-    """A value that changes when somebody saves the file."""
+async def read_again(
+    settings: Settings, reload: Callable[[], Settings], log_with: Callable[[Settings], None]
+) -> Settings:
+    """The settings as the file says them by now, but for the store; those from before if it has mistakes."""
     try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
+        found = await asyncio.to_thread(reload)
+    except ConfigurationError as error:
+        for mistake in error.mistakes:
+            _log.error("configuration refused; what was read before still counts", mistake=str(mistake))
+        return settings
+    if found.store.url != settings.store.url:
+        _log.warning("another store takes effect when this standby is started again")
+    log_with(found)
+    _log.info("configuration read again", pairs=len(found.pairs))
+    return found.model_copy(update={"store": settings.store})

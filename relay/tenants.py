@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from relay import app
-from relay.config.settings import Settings, WebSettings
+from relay.config.settings import Settings, WebSettings, stamp
 from relay.config.store_url import names_postgresql
 from relay.core.clock import Backoff, SystemClock
 from relay.core.operations.findings import Finding
@@ -38,7 +38,7 @@ from relay.errors import (
     ungrouped,
 )
 from relay.logs import TENANT, get_logger
-from relay.standby import serve_when_free, stamp
+from relay.standby import serve_when_free
 from relay.store.lease import Holder
 from relay.web.server import StatusSource, WebServer
 
@@ -301,6 +301,7 @@ class Tenants:
             tenant.problem = ""
             tenant.daemon = app.Daemon(
                 settings=settings,
+                saved=seen,
                 config=tenant.path,
                 reload=partial(self.load, tenant.name),
                 name_channels=lambda name_of: self.name_channels(name_of, tenant.name),

@@ -22,10 +22,14 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from relay.config.loading import HOST_VARIABLE, load, locate
+    from relay.config.settings import stamp
+
+    path = locate(invocation.config, os.environ)
+    saved = stamp(path)
     try:
         settings = invocation.load(invocation.config, daemon=True)
     except ConfigurationError:
-        from relay.config.loading import HOST_VARIABLE
         from relay.config.tenants import load_host
 
         if os.environ.get(HOST_VARIABLE) or (host := load_host(invocation.config, os.environ)) is None:
@@ -33,14 +37,13 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         _run_tenants(invocation, host)
         return
     from relay import app
-    from relay.config.loading import load, locate
 
-    path = locate(invocation.config, os.environ)
     settle()
     names = invocation.channel_names
     make = partial(
         app.Daemon,
         settings=settings,
+        saved=saved,
         config=path,
         reload=partial(load, path, os.environ),
         name_channels=None if names is None else names.use,

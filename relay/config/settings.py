@@ -385,3 +385,16 @@ def differing_keys(one: BaseModel, other: BaseModel, section: str = "") -> str:
         else:
             found.append(f"[{section}] {name}" if section else f"[{name}]")
     return ", ".join(found)
+
+
+Stamp = tuple[int, int] | None
+"""When a file was saved, and which one it was; None for one that is not there."""
+
+
+def stamp(path: Path) -> Stamp:
+    """A value that changes when somebody saves the file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino

@@ -1,7 +1,7 @@
 """A second daemon on the same store waits, and goes on where the first one ends, however that ends."""
 
-import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -96,6 +96,17 @@ async def test_one_that_waits_ends_when_it_is_told_to(place: FullStack) -> None:
     assert await place.daemon.stop() == 0
 
 
+async def pairs_of(daemon: Daemon, *, again: bool = False) -> set[str]:
+    """The pairs that a daemon serves, by its metrics; none while it does not. `again`: since it has lost its lease."""
+    if again and "standing by again" not in daemon.log():
+        return set()
+    try:
+        _, text = await daemon.get("/metrics")
+    except OSError:
+        return set()
+    return set(re.findall(r'relay_outbox_depth\{.*?pair="([^"]+)"', text))
+
+
 async def test_one_that_was_stopped_beyond_its_lease_stands_by(homeserver: Homeserver, tmp_path: Path) -> None:
     with server().database() as url:
         async with stack(tmp_path, homeserver, store_url=url) as place:
@@ -118,7 +129,18 @@ async def test_one_that_was_stopped_beyond_its_lease_stands_by(homeserver: Homes
                 await eventually(again, bool, what=place.daemon.log)
                 place.say("help", "three")
                 assert await place.until_matrix("help", lambda words: "three" in words) == ["one", "two", "three"]
-                await asyncio.gather(second.stop(), place.daemon.stop())
+
+                # Whoever serves again has the pairs as they are by now, also where nobody serves meanwhile.
+                config = place.daemon.config
+                config.write_text(config.read_text().replace('name = "help"', 'name = "support"'))
+                await eventually(lambda: pairs_of(second), lambda shown: "support" in shown, what=second.log)
+                second.send_signal(signal.SIGSTOP)
+                await eventually(place.daemon.ready, bool, what=place.daemon.log)
+                await place.daemon.stop()
+                second.send_signal(signal.SIGCONT)
+                await eventually(lambda: pairs_of(second, again=True), bool, what=second.log)
+                assert "support" in await pairs_of(second, again=True)
+                await second.stop()
             finally:
                 for one in (second, place.daemon):
                     if one.running:
