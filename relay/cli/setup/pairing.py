@@ -56,9 +56,9 @@ def _marked(asker: Asker, chosen: "list[Choice]", channels: "Sequence[VisibleCha
     marked = [restricted[number - 1] for number in _ask_for_numbers(asker, question, len(restricted))]
     if left := [one.channel.name for one in restricted if one not in marked]:
         say(
-            f"Nothing crosses between {', '.join(left)} and {'its room' if len(left) == 1 else 'their rooms'} before "
-            "the marks agree: take the one on Discord away, write nsfw = true in the pair, or "
-            'moderation.nsfw_mismatch = "mirror" to let only words cross.',
+            f"Nothing crosses between {', '.join(left)} and {'its room' if len(left) == 1 else 'their rooms'} so far: "
+            "write nsfw = true in the pair if the room is for adults, or moderation.nsfw_mismatch "
+            '= "mirror" to let only words cross.',
             indent=2,
         )
     return [replace(one, for_adults=one in marked) for one in chosen]

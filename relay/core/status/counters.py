@@ -268,13 +268,16 @@ class Status:
     def _notes(self, pair: Pair) -> tuple[str, ...]:
         channels = [self.pairs.channel(side) for side in pair.sides]
         noted = [self.notes[channel.platform](channel) for channel in channels if channel.platform in self.notes]
-        return _distinct([self.pairs.notes(pair), *noted, self.pair_notes(pair)])
+        found = _distinct([self.pairs.notes(pair), *noted, self.pair_notes(pair)])
+        return tuple(self._with_names(pair, text) for text in found)
 
     def problems(self, pair: Pair) -> tuple[str, ...]:
         """What keeps a pair from working, a sentence for each; none while it works. No I/O."""
-        own = (*self.pairs.problems(pair), *self.pair_problems(pair))
-        waiting = [text for lane in self.pairs.lanes(pair) if (text := self.lane(lane).problem)]
-        return tuple(self._with_names(pair, text) for text in _distinct([own, waiting]))
+        channels, whole = self.pairs.problems(pair), self.pair_problems(pair)
+        # Where the pair as a whole does not work, its lanes wait for that.
+        lanes = () if whole else self.pairs.lanes(pair)
+        waiting = [text for lane in lanes if (text := self.lane(lane).problem)]
+        return tuple(self._with_names(pair, text) for text in _distinct([channels, whole, waiting]))
 
     def _with_names(self, pair: Pair, text: str) -> str:
         """A sentence in which the pair's channels are called as people know them, with their IDs behind."""
