@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from relay.adapters.discord.adapter import DiscordAdapter
-from relay.adapters.discord.gateway import connection
+from relay.adapters.discord.gateway import connection, guild_cache
 from relay.core.clock import SystemClock
 from relay.domain.ids import MessageRef
 from relay.errors import (
@@ -14,6 +14,7 @@ from relay.errors import (
 )
 from relay.sandbox.faults import Fault, GatewayFault
 from tests.support.discord import World, discord_settings, until
+from tests.support.patience import PATIENCE
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1006, 4000, 4003, 4007, 4008, 4009])
@@ -39,6 +40,31 @@ async def test_survives_an_invalid_session_and_reads_what_it_missed(world: World
         await until(lambda: world.inbox.said() == ["one", "two"])
         await until(lambda: adapter.health().state == "ready")
         assert world.inbox.caught_up == [str(world.channel.id)]
+
+
+async def test_what_a_new_session_has_not_told_of_yet_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words are posted at each try: with the server's people and emoji, of which a session begins without."""
+    monkeypatch.setattr(guild_cache, "_GUILDS_TIMEOUT", 10 * PATIENCE)
+    async with world.running() as adapter:
+        sent = await adapter.send(world.delivery("one"))
+        world.server.faults.add_gateway(GatewayFault("drop", "GUILD_CREATE"))
+        world.server.gateway.invalidate(resumable=False)
+        refused: list[Transient] = []
+        async with asyncio.timeout(PATIENCE):
+            while not refused:
+                try:
+                    await adapter.people(world.ref, frozenset({"somebody"}))
+                except Transient as error:
+                    refused.append(error)
+                await asyncio.sleep(0.01)
+        with pytest.raises(Transient):
+            await adapter.send(world.delivery(":wave:", key="k2"))
+        with pytest.raises(Transient):
+            await adapter.edit(sent, world.delivery(":wave:", key="k3"))
+        assert adapter.permalink(sent) == f"https://discord.com/channels/{world.guild.id}/{sent.channel.id}/{sent.id}"
+    assert world.words() == ["one"]
 
 
 async def test_survives_a_dispatch_that_nobody_can_parse(world: World) -> None:

@@ -482,7 +482,7 @@ class DiscordAdapter:
 
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
-        guild = self._guilds.guild_of(channel.id)
+        guild = self._guilds.told_of(channel.id)
         return {} if guild is None else await self._members.find(guild, names)
 
     async def having_role(self, channel: ChannelRef, role: str, people: Collection[UserRef]) -> frozenset[UserRef]:
@@ -567,6 +567,8 @@ class DiscordAdapter:
         return await self._sender.mark(source, done=done)
 
     def _with_own_emoji(self, delivery: Delivery) -> Delivery:
+        # A new session begins without servers: for a moment there would be no emoji.
+        self._guilds.told_of(delivery.channel.id)
         own = partial(self._guilds.emoji, delivery.channel.id)
         return replace(delivery, content=with_own_emoji(delivery.content, own))
 

@@ -202,10 +202,15 @@ class GuildCache:
 
         Raises `Transient` while Discord may be about to tell of it: each try of a copy is to say the same.
         """
-        home = self.guild_of(channel) or self._homes.get(channel)
+        home = self._homes.get(channel) or self.told_of(channel)
+        return "" if home is None else jump_url(home, where, message)
+
+    def told_of(self, channel: str) -> str | None:
+        """As `guild_of`. Raises `Transient` while Discord may be about to tell of it."""
+        home = self.guild_of(channel)
         if home is None and not self.have_arrived():
             raise Transient("Discord has not told of its servers yet")
-        return "" if home is None else jump_url(home, where, message)
+        return home
 
     def invite_link(self) -> str:
         """The link under which the bot can be invited into a server."""
