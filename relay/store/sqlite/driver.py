@@ -134,13 +134,27 @@ class PipelineConnection(aiosqlite.Connection):
 
         return await self._trip(trip)
 
-    async def commit(self) -> None:
-        """Commit. An empty transaction needs no trip."""
+    async def commit_units(self) -> asyncio.CancelledError | None:
+        """Commit. An empty transaction needs no trip.
+
+        Returns a cancellation that came meanwhile: raise it once it is known by `raise_failure` how the commit ended.
+        """
+        cancelled: asyncio.CancelledError | None = None
         if self.active or self._failure is not None:
-            await self.submit(sqlite3.Connection.commit)
-        self._deferred = []
-        self._first, self._unit = 0, None
-        self._begun = False
+            try:
+                await self.submit(sqlite3.Connection.commit)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if self._failure is None:
+            self._deferred = []
+            self._first, self._unit = 0, None
+            self._begun = False
+        return cancelled
+
+    def raise_failure(self) -> None:
+        """Raise the error of a trip, if one has failed."""
+        if self._failure is not None:
+            raise self._failure
 
     async def rollback(self) -> None:
         """Roll back. An empty transaction needs no trip."""
@@ -167,10 +181,25 @@ class PipelineConnection(aiosqlite.Connection):
         if not self._running or self._connection is None:
             self._lost = True
             raise sqlite3.OperationalError("connection closed")
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((done, work))
         # The thread is working on it: whoever uses the connection next must find it in a known state.
-        return await settled(done)
+        done: CertainFuture[T] = CertainFuture()
+        self._tx.put_nowait((done, work))
+        try:
+            return await done
+        except asyncio.CancelledError:
+            self._failure = self._failure or done.exception()
+            raise
+
+
+class CertainFuture(asyncio.Future[T]):
+    """A future that cannot be cancelled: a task that waits for it and is cancelled is told so once there is a result.
+
+    As `settled`, without a second future, and the turns of the event loop that it takes.
+    """
+
+    def cancel(self, msg: object = None) -> bool:
+        """Refuse. The task then raises its cancellation when it wakes up."""
+        return False
 
 
 async def settled(future: asyncio.Future[T]) -> T:

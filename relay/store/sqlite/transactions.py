@@ -7,15 +7,15 @@ returns once the data is on the disk. A transaction that nobody queues behind is
 If a statement fails because of its own values, only its transaction is undone. This can come to light late, because
 deferred statements of one transaction may run together with the next one's.
 
-Each finished transaction waits for the lock again, to commit: the first to get it commits for all. By then those that
-were queued have had their turn, and no transaction depends on another one to do the commit.
+The last of those that are queued commits for all. If it is cancelled before its turn, or undone, a task commits for
+those that wait for it.
 """
 
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.prepared import Prepared, prepared
-from relay.store.sqlite.driver import Outcome, PipelineConnection, Step, executed, settled
+from relay.store.sqlite.driver import CertainFuture, Outcome, PipelineConnection, Step, executed, settled
 from relay.store.sqlite.engine import READERS, begin_immediate, begin_snapshot, opened, translated
 from relay.store.tables import packed
 from relay.store.transaction import Chain
@@ -135,7 +135,8 @@ class _CommitGroup:
     path: Path
     # How many of them have written something.
     members: int = 0
-    ended: bool = False
+    # Whether it was committed or rolled back: has a result then.
+    ended: CertainFuture[None] = field(default_factory=CertainFuture)
     # Why all of them were rolled back.
     failure: BaseException | None = None
 
@@ -163,6 +164,7 @@ class Writer:
         self._connection: PipelineConnection | None = None
         self._file: tuple[int, int] | None = None
         self._group: _CommitGroup | None = None
+        self._commits: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
@@ -170,8 +172,11 @@ class Writer:
         self._queued += 1
         try:
             await self._lock.acquire()
-        finally:
+        except BaseException:
             self._queued -= 1
+            self._commit_for_others()
+            raise
+        self._queued -= 1
         try:
             group = await self._join_group()
             connection = group.connection
@@ -185,11 +190,12 @@ class Writer:
                 raise
             group.members += connection.active
             if not self._queued:
-                await settled(asyncio.create_task(self._commit(group), name="commit"))
+                await self._commit(group)
         finally:
             self._lock.release()
-        if not group.ended:
-            await settled(asyncio.create_task(self._commit_in_turn(group), name="commit"))
+            self._commit_for_others()
+        if not group.ended.done():
+            await group.ended
         group.raise_failure()
         if late_errors:
             raise late_errors[0]
@@ -229,21 +235,33 @@ class Writer:
             self._file = file
         return self._connection
 
+    def _commit_for_others(self) -> None:
+        """Commit the group whose members wait for that, if nobody is left to do it."""
+        group = self._group
+        if group is not None and not self._queued and not self._lock.locked():
+            task = asyncio.create_task(self._commit_in_turn(group), name="commit")
+            self._commits.add(task)
+            task.add_done_callback(self._commits.discard)
+
     async def _commit_in_turn(self, group: _CommitGroup) -> None:
         async with self._lock:
             await self._commit(group)
 
     async def _commit(self, group: _CommitGroup) -> None:
-        """Commit the group. If that fails, every member raises the error."""
-        if group.ended:
+        """Commit the group. If that fails, every member raises the error. A cancellation is raised after that."""
+        if group.ended.done():
             return
+        cancelled: asyncio.CancelledError | None = None
         try:
             with translated(self._path):
-                await group.connection.commit()
-        except BaseException as error:  # noqa: BLE001 - every member raises it
-            await self._fail(group, error)
+                cancelled = await group.connection.commit_units()
+                group.connection.raise_failure()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every member raises it
+            await settled(asyncio.create_task(self._fail(group, error), name="rollback"))
         else:
             self._end(group)
+        if cancelled is not None:
+            raise cancelled
 
     async def _undo(self, group: _CommitGroup, error: BaseException) -> None:
         """Undo one transaction. The earlier ones of the group are undone only if they cannot be kept."""
@@ -274,7 +292,8 @@ class Writer:
             await self._drop()
 
     def _end(self, group: _CommitGroup) -> None:
-        group.ended = True
+        if not group.ended.done():
+            group.ended.set_result(None)
         if self._group is group:
             self._group = None
 

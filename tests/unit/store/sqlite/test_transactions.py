@@ -5,7 +5,7 @@ import inspect
 import re
 import sqlite3
 import tomllib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -187,6 +187,60 @@ async def test_the_end_of_whoever_was_to_come_next_does_not_strand_those_before(
         await asyncio.wait(waiters)
     async with store.read() as unit:
         assert await unit.key_values.get("a") == "b"
+
+
+@pytest.mark.parametrize("writes", [True, False])
+@pytest.mark.parametrize("turns", range(4))
+async def test_the_end_of_all_who_were_to_come_does_not_strand_those_before(
+    store: SqlStore, turns: int, *, writes: bool
+) -> None:
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        # Who has written nothing may be told that nothing could be written.
+        with nullcontext() if writes else suppress(StoreUnavailable):
+            async with store.write() as unit:
+                if writes:
+                    await unit.key_values.put("a", "b")
+                inside.set()
+                await leave.wait()
+
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        group.create_task(first())
+        await inside.wait()
+        waiters = [asyncio.create_task(write(store, number)) for number in range(3)]
+        await asyncio.sleep(0)
+        leave.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.wait(waiters)
+    async with store.read() as unit:
+        assert await unit.key_values.get("a") == ("b" if writes else None)
+    await write(store, 9)
+
+
+async def test_who_is_cancelled_during_a_commit_hears_of_it_once_that_is_over(store: SqlStore) -> None:
+    await write(store, 0)
+    connection = store._file_writer._connection
+    assert connection is not None
+
+    async def quick() -> None:
+        async with store.write() as unit:
+            await unit.cursors.put(Cursor(Platform.DISCORD, "1", "here"))
+
+    task = asyncio.create_task(quick())
+    await asyncio.sleep(0)
+    assert connection._begun  # on its way to the thread, with the commit
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert store._file_writer._group is None
+    async with store.read() as unit:
+        assert await unit.cursors.get(Platform.DISCORD, "1") == "here"
 
 
 async def test_a_cancellation_counts_whatever_its_undoing_meets(store: SqlStore) -> None:
