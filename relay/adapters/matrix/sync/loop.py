@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from relay.adapters.matrix.api.address import correction
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
@@ -87,6 +87,8 @@ class SyncLoop:
     _filter: str = field(init=False, default="")
     _filtered: frozenset[str] | None = field(init=False, default=None)
     _backoff: Backoff = field(init=False)
+    # Waits for other rooms to ask for, from one request to the next.
+    _changed: asyncio.Task[Literal[True]] | None = field(init=False, default=None)
     # Set at the first failure, and what is wrong with the homeserver's address; before the login only.
     _failed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _advice: str = field(init=False, default="")
@@ -123,6 +125,13 @@ class SyncLoop:
 
         Raises `FatalError` once the homeserver refuses us for good, `StoreError` once the store is not ours any more.
         """
+        try:
+            await self._run(inbox)
+        finally:
+            if self._changed is not None:
+                self._changed.cancel()
+
+    async def _run(self, inbox: RetryingInbox) -> None:
         since = await inbox.position(SYNC)
         # The version of the declared rooms for which a full sync has been handed over.
         synced: int | None = None
@@ -198,14 +207,15 @@ class SyncLoop:
         query |= {"full_state": "true"} if full and since else {}
         timeout = _CATCH_UP_TIMEOUT if at_once else _LONG_POLL + _GRACE
         asked = asyncio.create_task(self.api.call("GET", "sync", query=query, timeout=timeout), name="matrix sync")
-        changed = asyncio.create_task(self.rooms.changed.wait(), name="matrix rooms changed")
+        if self._changed is None or self._changed.done():
+            self._changed = asyncio.create_task(self.rooms.changed.wait(), name="matrix rooms changed")
         try:
-            await asyncio.wait({asked, changed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({asked, self._changed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            changed.cancel()
-            asked.cancel()
+            if not asked.done():
+                asked.cancel()
+                await asyncio.wait({asked})
             # Taken here, so that asyncio does not warn of an exception that nobody looked at.
-            await asyncio.wait({asked})
             failed = None if asked.cancelled() else asked.exception()
         if asked.cancelled():
             return None
