@@ -25,6 +25,7 @@ from relay.sandbox.server import SandboxServer
 from relay.sandbox.world.models import Message
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.discord import World, until
+from tests.support.patience import PATIENCE
 from tests.support.pictures import Photographs, moving, still
 from tests.support.store import new_store
 
@@ -315,11 +316,11 @@ async def test_the_operator_may_use_all_of_them(faces: Faces, monkeypatch: pytes
 async def test_messages_flow_whatever_becomes_of_pictures(faces: Faces, trouble: dict[str, Any]) -> None:
     faces.files.pictures[MXC + "ann"] = still()
     faces.fail("*", count=None, **trouble)
-    # If each waited for its picture, for three seconds, that would be a minute.
-    async with faces.running() as adapter, asyncio.timeout(45):
-        for number in range(20):
+    # If each waited for its picture, for three seconds, that would be longer than a test waits.
+    async with faces.running() as adapter, asyncio.timeout(PATIENCE):
+        for number in range(50):
             await faces.say(adapter, person(f"p{number}", "ann" if number % 2 else None))
-    assert len(faces.world.shown()) == 20
+    assert len(faces.world.shown()) == 50
     assert not faces.emoji
     tried = sum(count for name, count in faces.world.server.api.statistics.requests.items() if "/emojis" in name)
     assert tried <= 6, "what is refused is not asked for again and again"

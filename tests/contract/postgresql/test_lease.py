@@ -89,7 +89,7 @@ async def test_one_that_ended_on_this_machine_is_replaced_at_once(
     gone = replace(Holder.this_process("gone", datetime.now(UTC)), pid=2**22 + 1)
     insert(running, url, gone)
     monkeypatch.setattr(leases, "WATCH_EVERY", 1000.0)
-    async with asyncio.timeout(10), hold(store, CLOCK):
+    async with asyncio.timeout(PATIENCE), hold(store, CLOCK):
         pass
 
 

@@ -51,7 +51,7 @@ async def test_a_temporary_file_is_not_closed_under_a_thread_that_still_writes(m
     await file.write(b"words")
     monkeypatch.setattr(os, "pread", slow)
     reading = asyncio.create_task(file.read(0))
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
     # Whoever wanted to read is gone, and so is the file for all others.
     reading.cancel()
     await asyncio.wait([reading])
@@ -60,7 +60,7 @@ async def test_a_temporary_file_is_not_closed_under_a_thread_that_still_writes(m
     with pytest.raises(ValueError, match="closed"):
         await file.write(b"more")
     go_on.set()
-    assert await asyncio.to_thread(ended.wait, 10)
+    assert await asyncio.to_thread(ended.wait, PATIENCE)
     async with asyncio.timeout(PATIENCE):
         while not is_closed(file):  # noqa: ASYNC110 - the thread has no event to offer
             await asyncio.sleep(0.001)

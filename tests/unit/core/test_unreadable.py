@@ -99,7 +99,7 @@ async def test_an_answer_of_the_future_is_a_dead_letter_and_the_other_answers_co
     _, there = bridge.channels()
     async with bridge.relay(unreachable(asyncio.Event())):
         asked = [bridge.matrix.say(there, name, "!relay whoami") for name in ("ann", "ben", "carl")]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 async with bridge.store.read() as uow:
                     depths = await uow.outbox.depths()

@@ -15,6 +15,7 @@ from relay.domain.ids import PlaceRef, Platform, UserRef
 from relay.errors import ActionNeeded, Transient
 from tests.support.logs import captured_logs
 from tests.support.memory_adapter import MemoryAdapter
+from tests.support.patience import PATIENCE
 from tests.support.world import World, pair, until, world
 
 MAL, OTHER = UserRef(Platform.DISCORD, "mal"), UserRef(Platform.MATRIX, "other")
@@ -37,7 +38,7 @@ async def banned(bridge: World, *users: UserRef, place: UserRef | None = None) -
     """Wait until these accounts are known to be banned from somewhere, and no others."""
     names = {"mal", "other", "ann", "ben", "bob"}
     every = [UserRef(platform, name) for platform in Platform for name in sorted(names)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async with bridge.store.read() as uow:
                 if {user for user in every if await uow.people.banned_from(user)} == set(users):
@@ -47,7 +48,7 @@ async def banned(bridge: World, *users: UserRef, place: UserRef | None = None) -
 
 async def until_listed(bridge: World) -> None:
     """Wait until both lists of bans have been read for the first time."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async with bridge.store.read() as uow:
                 names = [f"bans listed {channel.platform} {channel.id}" for channel in bridge.channels()]
@@ -140,7 +141,7 @@ async def test_nothing_older_goes_and_none_of_others(tmp_path: Path, monkeypatch
             await asyncio.sleep(0.05)
             bridge.discord.ban(here, "mal")
             await banned(bridge, MAL)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     async with bridge.store.read() as uow:
                         if not await uow.key_values.get("removals after bans"):

@@ -16,6 +16,7 @@ from relay.domain.pair import Pair
 from relay.errors import RateLimited
 from tests.support.logs import captured_logs
 from tests.support.memory_adapter import MemoryAdapter
+from tests.support.patience import PATIENCE
 from tests.support.world import lane, pair, until, world
 
 TO_MATRIX, TO_DISCORD = lane(Platform.MATRIX), lane(Platform.DISCORD)
@@ -109,7 +110,7 @@ async def test_what_waits_when_somebody_is_blocked_does_not_cross_either(tmp_pat
             bridge.discord.say(here, "ann", "first")
             spam = bridge.discord.say(here, "mallory", "spam")
             bridge.discord.say(here, "ann", "last")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     async with bridge.store.read() as uow:
                         if len(await uow.outbox.waiting(TO_MATRIX, 9)) == 3:
@@ -145,7 +146,7 @@ async def test_a_shared_copy_that_waits_leaves_out_whoever_is_blocked_meanwhile(
             for who, text in (("ann", "one"), ("mallory", "two"), ("ann", "three")):
                 bridge.discord.say(here, who, text)
             await tried.wait()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     async with bridge.store.read() as uow:
                         if len(await uow.outbox.waiting(TO_MATRIX, 9)) == 1:

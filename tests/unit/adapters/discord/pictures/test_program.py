@@ -95,10 +95,9 @@ async def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, 
     program.write_text("import sys; sys.stdin.read()\nwhile True: pass\n")
     monkeypatch.setattr(parent, "_PROGRAM", program)
     monkeypatch.setattr(parent, "_TIMEOUT", 0.3)
-    started = time.monotonic()
     with pytest.raises(Permanent, match="impossible to draw"):
-        await drawn(drawing())
-    assert time.monotonic() - started < 5
+        async with asyncio.timeout(PATIENCE):
+            await drawn(drawing())
 
 
 def test_addresses_of_drawings() -> None:
@@ -122,10 +121,10 @@ async def test_a_picture_inside_a_drawing_is_drawn() -> None:
     ids=["large", "many", "another format", "none"],
 )
 def test_pictures_that_decode_to_gigabytes_are_refused_by_their_headers(assets: list[object]) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ValueError, match="picture"):
         picture_program.draw(drawing(assets=assets))
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 ATTEMPTS = {
