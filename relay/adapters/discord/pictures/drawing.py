@@ -14,7 +14,9 @@ from relay.logs import get_logger
 _log = get_logger(__name__)
 
 _PROGRAM = Path(__file__).with_name("program.py")
-_TIMEOUT = 20.0
+_TIMEOUT = 60.0
+"""Seconds until a process is ended that does nothing. One that works is ended by its limit of processor time, which can
+take long where others want the processor: it gives way to them. No message waits for that: see `media/deadlines.py`."""
 _CHUNK = 64 * 1024
 
 # Discord accepts half of it: https://docs.discord.com/developers/resources/sticker#create-guild-sticker
