@@ -105,9 +105,9 @@ class Dispatcher:
 
     @asynccontextmanager
     async def moving(self, lanes: Iterable[LaneKey]) -> AsyncIterator[None]:
-        """What waits in these lanes is moved to others in the block: none of it is being sent meanwhile.
+        """What waits is moved out of these lanes, or into them, in the block: none of it is being sent meanwhile.
 
-        What a lane was about is finished first, receipt and all.
+        What a lane was about is finished first, receipt and all. Afterwards each asks the store what waits in it.
         """
         keys = sorted(set(lanes))
         self._movers += 1

@@ -131,7 +131,7 @@ class Lane:
         self._work.set()
 
     def moved(self) -> None:
-        """What waited here may be in another lane. Only while `sending` is held."""
+        """What waited here may be elsewhere, or something from elsewhere be here. Only while `sending` is held."""
         self._moved = True
         self.wake()
 

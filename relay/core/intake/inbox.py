@@ -63,7 +63,7 @@ class Lanes(Protocol):
         ...
 
     def moving(self, lanes: Iterable[LaneKey]) -> AbstractAsyncContextManager[None]:
-        """Nothing of these lanes is being sent inside the block, in which what waits there moves to other lanes."""
+        """Nothing of these lanes is being sent inside the block, in which what waits moves from one to another."""
         ...
 
 
@@ -238,7 +238,8 @@ class CoreInbox:
             return
         known_lanes = self._known_lanes(pair, channel)
         moves = self._moves(address, channel, pair, predecessors)
-        async with self.lanes.moving(lane for lane, _ in moves), self.store.write() as uow:
+        # Both ends: what is received for a lane meanwhile comes after what moves there, and must not be sent before it.
+        async with self.lanes.moving(lane for move in moves for lane in move), self.store.write() as uow:
             moved = await self._bind(uow, address, channel, pair, moves, known_lanes)
             await self.age_marks.look(uow, channel)
             for lane in self.pairs.lanes(pair, towards=channel.platform):

@@ -51,6 +51,26 @@ async def test_what_is_on_its_way_when_its_room_is_upgraded_arrives_once(tmp_pat
                 assert not await uow.outbox.dead()
 
 
+async def test_what_is_said_while_older_messages_move_to_another_room_comes_after_them(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        gate = Gate()
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        alias, into = ChannelAddress(Platform.MATRIX, "#staff"), LaneKey(staff, other_room)
+        async with bridge.relay(gate.prepare) as core:
+            bridge.discord.say(staff, "ann", "first")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
+            core.dispatcher.wake(into)
+            # It has asked the store, and nothing waits in it.
+            await until(lambda: into in core.dispatcher._lanes and core.dispatcher._lanes[into]._complete)
+            gate.closed = False
+            opening = asyncio.create_task(core.inbox.opened(alias, other_room, predecessors=frozenset({staff_room})))
+            await asyncio.sleep(0)
+            bridge.discord.say(staff, "ann", "second")
+            await opening
+            await bridge.shows(other_room, "first", "second")
+
+
 @pytest.mark.parametrize("upgraded", [True, False])
 async def test_what_waits_follows_a_room_into_its_successor_and_into_no_other_room(
     tmp_path: Path, upgraded: bool
