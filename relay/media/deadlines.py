@@ -145,8 +145,9 @@ class WaitBudgets:
             _remember(self._late, (sender, source), now)
             if error.about_server and not deadline.short:
                 key = (sender.channel, server(source))
-                lately = {author: at for author, at in self._slow.get(key, {}).items() if now - at < _WINDOW}
-                _remember(self._slow, key, lately | {sender.author: now})
+                # The newest of them are enough to count. There may be any number.
+                others = [one for one in self._slow.get(key, {}).items() if one[0] != sender.author]
+                _remember(self._slow, key, dict([*others[1 - _AUTHORS :], (sender.author, now)]))
 
     def is_late(self, sender: Sender | None, source: MediaRef) -> bool:
         """Whether a file was given up just now."""

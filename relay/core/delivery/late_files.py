@@ -31,6 +31,9 @@ _MOST_ENTRIES = 1_000
 _MOST_FILES = 50
 """Files that are looked for at once."""
 
+_MOST_REMEMBERED = 5_000
+"""Files of which it is remembered when they are given up."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class LateFiles:
@@ -115,8 +118,13 @@ class LateFiles:
         if (known := self._given_up_at.get(_key(late))) is not None:
             return known
         waited = (self.clock.now() - late.since).total_seconds()
-        left = min(_GIVEN_UP_AFTER, max(_LEAST_SECONDS, _GIVEN_UP_AFTER - waited))
-        return self._given_up_at.setdefault(_key(late), self.clock.monotonic() + left)
+        left, now = min(_GIVEN_UP_AFTER, _GIVEN_UP_AFTER - waited), self.clock.monotonic()
+        if len(self._given_up_at) >= _MOST_REMEMBERED:
+            oldest = next(iter(self._given_up_at))
+            if now - self._given_up_at[oldest] < _GIVEN_UP_AFTER:
+                return now + left  # without memory, the least seconds would begin anew at each look
+            del self._given_up_at[oldest]  # long over: its entry was discarded
+        return self._given_up_at.setdefault(_key(late), now + max(_LEAST_SECONDS, left))
 
 
 def _key(late: LateFile) -> tuple[MessageRef, str]:

@@ -34,6 +34,7 @@ from relay.core.delivery.plan import (
 from relay.core.files import MediaLinks
 from relay.core.offload import Conversions
 from relay.core.ports import Clock
+from relay.core.recent import Recent
 from relay.core.storage import Entry, Unreadable
 from relay.domain.commands import (
     DeleteMessage,
@@ -65,6 +66,10 @@ _MOST_BYTES_FOR_A_DIGEST = 256 * 1024  # of what waits that are read for a diges
 
 _LONGEST_WAIT = 35.0
 """Seconds that replies wait for one copy to be on record."""
+
+_HEADS = 1024 * 1024
+"""Bytes of the lanes whose heads are remembered, and of what is answered in them. Of one that is dropped, the wait
+begins anew."""
 
 
 def only_looks(entry: Entry) -> bool:
@@ -98,9 +103,9 @@ class ReplyGate:
 
     lookups: Lookups
     clock: Clock
-    _awaited: dict[LaneKey, _Awaited] = field(default_factory=dict, init=False)
+    _awaited: Recent[LaneKey, _Awaited] = field(default_factory=lambda: Recent(_HEADS), init=False)
     # What was at the head of a lane when it was last asked for, and since when.
-    _heads: dict[LaneKey, tuple[int, float]] = field(default_factory=dict, init=False)
+    _heads: Recent[LaneKey, tuple[int, float]] = field(default_factory=lambda: Recent(_HEADS), init=False)
 
     async def wait_for(self, lane: LaneKey, answered: MessageRef) -> None:
         """Raises `NotYet` where what is answered is a copy that is just being made.

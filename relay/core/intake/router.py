@@ -62,6 +62,8 @@ _MAX_STREAMS = 10_000
 _OPTED_OUT_SECONDS = 300.0
 """How often a channel is told at most that somebody who has opted out said something."""
 
+_CHANNELS_TOLD = 1024 * 1024
+"""Bytes of the channels that are remembered as told of it. One that is dropped is told once more."""
 
 _KEPT_BACK = 4 * 1024 * 1024
 """Bytes of the messages that are remembered as kept back."""
@@ -99,7 +101,7 @@ class Router:
     picture_keepers: Mapping[Platform, PictureKeeper]
     mirrors: Sequence[MemberMirror] = ()
     # When a channel was last told that somebody who has opted out said something.
-    _told: dict[ChannelRef, float] = field(init=False, default_factory=dict)
+    _told: Recent[ChannelRef, float] = field(init=False, default_factory=lambda: Recent(_CHANNELS_TOLD))
     # Streams of which this process has written a cursor.
     _begun: set[tuple[Platform, str]] = field(init=False, default_factory=set)
     # The newest messages of those who had opted out. Nothing of them is in the store, so that only this tells when one

@@ -255,6 +255,7 @@ class Bans:
             if (place, user) not in self._told_live
         ]
         events += [MemberUnbanned(place, one) for one in sorted(known - listed) if (place, one) not in self._told_live]
+        self._told_live.clear()
         for start in range(0, len(events), _BATCH):
             await self.deliver(EventBatch(tuple(events[start : start + _BATCH])))
         if is_first:

@@ -9,6 +9,7 @@ from relay.core.people.directory import PeopleDirectory
 from relay.core.people.ports import PersonForgetter
 from relay.core.people.storage import ForgetRequest
 from relay.core.ports import Clock, EventBatch
+from relay.core.recent import Recent
 from relay.core.storage import DeadLetter, Original, Store, UnitOfWork
 from relay.domain.commands import Digest, EditMessage, LateFile, SendMessage
 from relay.domain.events import MessageDeleted
@@ -30,6 +31,8 @@ _PEOPLE = 100
 _BETWEEN_STEPS = 0.1
 _BETWEEN_COPIES = 1.0
 _AFTER_TROUBLE = 60.0
+_LEFT_ALONE = 256 * 1024
+"""Bytes of the people who are left alone for now. Those who are dropped from there are tried again sooner."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -45,7 +48,7 @@ class Forgetter:
     receive: Callable[[EventBatch], Awaitable[None]]
     forgetters: Sequence[PersonForgetter]
     # Until when those are left alone with whom something failed.
-    _later: dict[UserRef, float] = field(init=False, default_factory=dict)
+    _later: Recent[UserRef, float] = field(init=False, default_factory=lambda: Recent(_LEFT_ALONE))
     # After whom the next round begins; None: with the first.
     _last: UserRef | None = field(init=False, default=None)
 
@@ -85,8 +88,12 @@ class Forgetter:
             raise
         except Exception:  # noqa: BLE001 - the top of a worker: the daemon and the others go on
             _log.exception("bug while forgetting a person")
-            self._later[request.user] = self.clock.monotonic() + _AFTER_TROUBLE
-            return _AFTER_TROUBLE
+            return self._leave_alone(request.user)
+
+    def _leave_alone(self, user: UserRef) -> float:
+        """Something failed: go on without them for a while, of so many seconds."""
+        self._later[user] = self.clock.monotonic() + _AFTER_TROUBLE
+        return _AFTER_TROUBLE
 
     async def _step(self, request: ForgetRequest) -> float:
         """Go on with one of them; how long to wait before the next step."""
@@ -126,8 +133,7 @@ class Forgetter:
                 await forgetter.forget_person(request.user)
         except DeliveryError as error:
             _log.warning("something of a person stays for now", reason=str(error))
-            self._later[request.user] = self.clock.monotonic() + _AFTER_TROUBLE
-            return _AFTER_TROUBLE
+            return self._leave_alone(request.user)
         async with self.store.write() as uow:
             for letter in await uow.outbox.dead():
                 await _forget_letter(uow, letter, request.user)

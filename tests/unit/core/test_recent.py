@@ -13,14 +13,18 @@ from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.matrix.rooms.state import MEMBERS, Members, RoomState
 from relay.core.author_names import AuthorNames
 from relay.core.clock import SystemClock
+from relay.core.delivery.resolve import _Awaited
 from relay.core.moderation.rules import RuleSet
 from relay.core.recent import Recent
-from relay.domain.content import Author
+from relay.domain.commands import LateFile
+from relay.domain.content import Attachment, Author
 from relay.domain.events import PolicyRule
-from relay.domain.ids import ChannelRef, Platform, UserRef
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.pair import LaneKey
 from tests.support.world import World
 
 MIB = 1024 * 1024
+ANN = UserRef(Platform.DISCORD, "1")
 
 
 def grown(fill: Callable[[], object]) -> int:
@@ -117,6 +121,24 @@ def answers() -> object:
 )
 def test_what_strangers_choose_takes_no_more_than_its_share(fill: Callable[[], object], most: int) -> None:
     assert grown(fill) < 1.5 * most
+
+
+async def test_what_the_core_keeps_of_people_files_and_channels_is_bounded(bridge: World) -> None:
+    async with bridge.relay() as core:
+        late_files, gate = core.dispatcher.resolver.late_files, core.dispatcher.resolver.reply_gate
+        forgetter, router = core.forgetter, core.inbox.router
+        file = Attachment("1", "a.png", "image", MediaRef(Platform.DISCORD, "https://a"))
+        now = router.clock.now()
+        for number in range(15_000):
+            name = f"{number:0200}"
+            lane = LaneKey(ChannelRef(Platform.DISCORD, name), ChannelRef(Platform.MATRIX, f"!{name}"))
+            message = MessageRef(lane.source, name)
+            late_files._deadline(LateFile(message, Author(ANN, "Ann"), file, now))
+            forgetter._leave_alone(UserRef(Platform.MATRIX, name))
+            router._told[lane.destination] = 1.0
+            gate._heads[lane], gate._awaited[lane] = (1, 1.0), _Awaited(message, 1)
+        kept = (late_files._given_up_at, forgetter._later, router._told, gate._heads, gate._awaited)
+        assert [len(one) < 5_001 for one in kept] == [True] * len(kept)
 
 
 async def test_the_names_in_all_channels_together_take_no_more_than_their_share(bridge: World) -> None:

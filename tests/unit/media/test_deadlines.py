@@ -15,6 +15,7 @@ from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, TargetGone
+from relay.media.deadlines import Deadline, WaitBudgets
 from relay.media.library import Library
 from tests.support.patience import PATIENCE
 
@@ -227,3 +228,12 @@ async def test_a_late_file_is_read_by_two_rooms_at_once(library: Library) -> Non
         async with library.open([file("good")], max_bytes=1000, sender=Sender(ATTIC, ANN)) as [other]:
             assert [chunk async for chunk in other.chunks] == [GOOD]
         assert [chunk async for chunk in one.chunks] == [GOOD]
+
+
+def test_of_those_who_found_a_server_slow_only_as_many_are_kept_as_count() -> None:
+    budgets, picture = WaitBudgets(Clock()), MediaRef(Platform.MATRIX, "mxc://slow/1")
+    errors = {picture: FileUnavailable("it takes too long to arrive", about_server=True)}
+    for number in range(100):
+        budgets.late(Sender(HALL, UserRef(Platform.MATRIX, f"@{number}:a")), errors, Deadline(1.0))
+        assert budgets._is_slow(HALL, picture) is (number > 0)
+    assert [len(authors) for authors in budgets._slow.values()] == [2]

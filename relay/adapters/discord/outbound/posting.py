@@ -30,7 +30,7 @@ from relay.adapters.discord.outbound.body import (
 from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.webhooks import Webhook, Webhooks, is_gone
 from relay.core.ports import Clock, Delivery
-from relay.core.recent import LastSent
+from relay.core.recent import LastSent, Recent
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.jsontext import Json
@@ -54,6 +54,8 @@ _MIN_PAGES = 10
 _MOST_PAGES = 200
 # Of a message that is not on record: what tells whether it is the one that is looked for.
 _KEPT = ("id", "content", "author", "webhook_id", "application_id", "edited_timestamp", "attachments")
+_UNRECORDED = 16 * 1024 * 1024
+"""Bytes of such messages, in all channels. What is dropped is read again; what is in use is held, however large."""
 
 
 # --- Finding what an earlier try has posted -----------------------------------------------------------------
@@ -219,7 +221,7 @@ class MessagePoster:
     last_sent: LastSent = field(init=False, default_factory=LastSent)
     _posted: PostedMessages = field(init=False, default_factory=PostedMessages)
     # By channel: what is there of ours since the backup that the store was restored from, and not on record yet.
-    _unrecorded: dict[str, list[Json]] = field(init=False, default_factory=dict)
+    _unrecorded: Recent[str, list[Json]] = field(init=False, default_factory=lambda: Recent(_UNRECORDED))
     # The channels in which a webhook could not be made, and until when that is not tried again (monotonic).
     _without_webhook: dict[str, float] = field(init=False, default_factory=dict)
     # Those of them that have as many webhooks as Discord allows.

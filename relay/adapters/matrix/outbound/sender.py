@@ -25,7 +25,7 @@ from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
-from relay.core.recent import LastSent
+from relay.core.recent import LastSent, Recent
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.text.nodes import CustomEmoji
@@ -52,7 +52,8 @@ _PAGES_SEARCHED = 20
 _PAGES_OF_A_GAP = 200
 _CLOCK_SKEW = timedelta(hours=1)
 _LONGEST_AGE = 10**15  # In milliseconds.
-
+_UNRECORDED = 16 * 1024 * 1024
+"""Bytes of what may be the copy of something, in all rooms. What is dropped is read again; what is in use is held."""
 
 _AWAY = "{} posted it, and the homeserver does not know the registration of ghosts (see `relay registration`)"
 
@@ -97,7 +98,7 @@ class MessageSender:
     conversions: Conversions
     _last_sent: LastSent = field(init=False, default_factory=LastSent)
     # By room: what is there of ours since the backup that the store was restored from, and not on record yet.
-    _unrecorded: dict[str, list["_Unrecorded"]] = field(init=False, default_factory=dict)
+    _unrecorded: Recent[str, list["_Unrecorded"]] = field(init=False, default_factory=lambda: Recent(_UNRECORDED))
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""

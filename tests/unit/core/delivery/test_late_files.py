@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.domain.commands import PostNotice
-from relay.domain.content import Attachment, Content
-from relay.domain.ids import ChannelAddress, MediaRef, MessageRef, Platform
+from relay.domain.commands import LateFile, PostNotice
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import ChannelAddress, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.errors import CopyNotEditable
@@ -22,6 +22,7 @@ from tests.support.slow_files import SlowFiles
 from tests.support.world import World, until, world
 
 PICTURE = Attachment("1", "a.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/a.png"))
+ANN = Author(UserRef(Platform.DISCORD, "ann"), "ann")
 WORDS = "look\nimage: a.png (out of reach so far)"
 
 
@@ -220,6 +221,23 @@ async def test_a_restart_does_not_prolong_the_waiting(tmp_path: Path, monkeypatc
             await bridge.quiet()
         assert files.looks > looks, "it has a chance in each life"
         assert bridge.words(there) == [WORDS]
+
+
+async def test_of_more_files_than_are_remembered_none_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.core.delivery.late_files._MOST_REMEMBERED", 1)
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, _), bridge.relay(takes_files) as core:
+        late_files, clock = core.dispatcher.resolver.late_files, core.dispatcher.resolver.late_files.clock
+        first, second, third = (
+            LateFile(MessageRef(bridge.channels()[0], name), ANN, PICTURE, clock.now() - timedelta(hours=3))
+            for name in "abc"
+        )
+        now = clock.monotonic()
+        assert late_files._deadline(first) > now, "it has a chance in each life"
+        assert late_files._deadline(second) < now
+        monkeypatch.setattr(SystemClock, "monotonic", lambda _: now + 10_000)
+        assert late_files._deadline(third) > now + 10_000, "the first is long over"
 
 
 async def test_a_clock_that_jumps_does_not_end_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
