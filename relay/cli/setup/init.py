@@ -333,8 +333,16 @@ class _Setup:
             reason = f"cannot be written: {(error.strerror or type(error).__name__).lower()}"
             raise _mistake(str(error.filename or self.path), reason, "let your user write there") from error
         say(f"{self.path} is written.", sign="✓")
-        say(f"Only {getpass.getuser()} may read it and the tokens: the daemon has to run as that user.", indent=2)
+        say(f"Only {_user()} may read it and the tokens: the daemon has to run as that user.", indent=2)
 
 
 def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:
     return ConfigurationError((Mistake(where, what, remedy),))
+
+
+def _user() -> str:
+    """Who runs this. A container may be given a number that has no name there."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"the user with the ID {os.getuid()}"

@@ -1,5 +1,6 @@
 """`relay init` and `relay login` without anybody to ask; from end to end they are in tests/e2e/test_init.py."""
 
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli import main
-from relay.cli.setup import pairing
+from relay.cli.setup import init, pairing
 from relay.cli.setup.asking import Answers, Question, rows
 from relay.config.loading import load
 from relay.config.template import Account, DeclaredPair, relay_toml
@@ -160,6 +161,18 @@ def test_which_rooms_are_for_adults_is_said_room_by_room(
     everybody = pairing.choose_pairs(given, channels[:1], rooms)
     assert [one.settings.get("nsfw") for one in everybody] == [None]
     assert "adults" not in capsys.readouterr().out
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker run --user 12345`: `relay init` ended with a traceback once all was written."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert init._user() == f"the user with the ID {os.getuid()}"
 
 
 def test_a_number_too_many_is_told(tmp_path: Path) -> None:
