@@ -14,9 +14,10 @@ Then the daemon's own metrics must say that the copy is on record and nothing wa
   before the line came, and calls something because of it, is listed with no calls, and its file counts. Comprehensions
   belong to the function around them.
 - A change of file: a call in another file than the call before it.
-- Left out: tasks that also work while nobody says anything (the daemon is watched for a moment before the lines), tasks
-  in which the adapter of the destination reads (it sees the copy as an echo), and whatever these tasks start. What a
-  thread takes from a queue belongs to the task that put it there.
+- Left out: tasks that also work while nobody says anything (the daemon is watched for a moment before the lines), those
+  that look after something else when there is news (the status is saved within a second, be the line through or not),
+  tasks in which the adapter of the destination reads (it sees the copy as an echo), and whatever these tasks start.
+  What a thread takes from a queue belongs to the task that put it there.
 - Several lines are sent after a first one to warm up, each right after the daemon's timers have asked the store. The
   one with the fewest files, and of these the fewest calls, is printed: what a timer does to a line (it wakes a lane, it
   shares a commit, it looks for bans) cannot be told apart, but it can only add to the count. A line that went on after
@@ -55,6 +56,8 @@ HOUSE = Path(relay.__path__[0]).resolve()
 ASIDE = frozenset({"sandbox", "demo"})  # the folders of relay/ that are not the bridge
 DIRECTIONS = {"to_matrix": ("discord", "matrix"), "to_discord": ("matrix", "discord")}
 PAIR = "help"
+# By their names in `Daemon._work`.
+_BESIDE = frozenset({"status", "pruning", "forgetting", "memberships", "bans", "operators", "findings", "memory"})
 _WATCH_SECONDS = 1.5  # longer than the slowest of the timers that tick while nothing happens
 _REST_SECONDS = 0.15  # at first
 _TRIES = 6  # for each line that is wanted
@@ -211,6 +214,8 @@ class Tracer:
         folders = () if function is None else Path(function.file).parts
         words = {*task.get_name().split(), *folders}  # an adapter's task has its platform among them
         # The line may well come in through a task of its source that asks again and again.
+        if task.get_name() in _BESIDE:
+            return True
         return self._destination in words or (task in self._busy_anyway and self._source not in words)
 
     def _record(self, frame: FrameType, function: Function) -> None:
