@@ -303,6 +303,13 @@ class Outbox(Protocol):
         """Every lane in which something waits, whether its pair is still declared or not."""
         ...
 
+    async def lanes_and_mark(self) -> tuple[frozenset[LaneKey], str | None]:
+        """As `lanes`, with a word that is another one each time that a dead letter was put back, by whatever process.
+
+        In one look, for whoever asks again and again. The word is not looked for where nothing waits.
+        """
+        ...
+
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
         """What waits and what is dead, for each lane in which there is something. Costs the same however much it is."""
         ...
@@ -352,10 +359,6 @@ class Outbox(Protocol):
 
     async def retry(self, entry_id: int) -> bool:
         """Put a dead letter back at the end of its lane; False if there is none of that ID."""
-        ...
-
-    async def retried(self) -> str | None:
-        """Another word each time that a dead letter was put back, by whatever process."""
         ...
 
     async def discard(self, entry_id: int) -> bool:

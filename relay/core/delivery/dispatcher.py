@@ -45,7 +45,7 @@ class Dispatcher:
     _sending: defaultdict[LaneKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
     # How the sides were when they were last looked at.
     _sides: Mapping[str, SideHealth] = field(default_factory=dict, init=False)
-    # What `Outbox.retried` said last.
+    # The mark that `Outbox.lanes_and_mark` returned last.
     _retried: str | None = field(default=None, init=False)
     _movers: int = field(default=0, init=False)  # who moves what waits, and may wait for locks of `_sending`
     # Lanes to open or to wake, and whether what is at their head may have been sent. None: stop.
@@ -149,8 +149,8 @@ class Dispatcher:
         try:
             # `relay dead retry` is another process: only the outbox tells us that it queued something.
             async with self.store.read() as uow:
-                waiting = await uow.outbox.lanes()
-                retried = await uow.outbox.retried() if waiting else self._retried
+                waiting, mark = await uow.outbox.lanes_and_mark()
+                retried = mark if waiting else self._retried
         except StoreUnavailable as error:
             self.status.store_problem = str(error)
             return

@@ -38,7 +38,7 @@ from relay.store import codec
 from relay.store.portable import insert, next_entry_id
 from relay.store.repositories.message_map import addition_of, use_of
 from relay.store.repositories.small_tables import SqlKeyValues
-from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outbox
+from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, key_value, outbox
 from relay.store.tables import lane as lane_table
 from relay.store.transaction import Transaction
 
@@ -174,7 +174,8 @@ _BURY = (
     .where(_is_entry)
     .values(state=EntryState.DEAD.value, reason=bindparam("why"), died_at=bindparam("at"), postponed=bindparam("again"))
 )
-_LANES = select(*_channels).where(_l.waiting > 0)
+_mark = select(key_value.c.value).where(key_value.c.name == _RETRIED).scalar_subquery()
+_LANES = select(*_channels, _mark.label("mark")).where(_l.waiting > 0)
 _DEPTHS = select(
     *_channels,
     _l.pair,
@@ -322,7 +323,13 @@ class SqlOutbox:
 
     async def lanes(self) -> frozenset[LaneKey]:
         """See `Outbox.lanes`."""
-        return frozenset(filter(None, map(lane_of, await self.transaction.all(_LANES, {}))))
+        lanes, _ = await self.lanes_and_mark()
+        return lanes
+
+    async def lanes_and_mark(self) -> tuple[frozenset[LaneKey], str | None]:
+        """See `Outbox.lanes_and_mark`."""
+        rows = await self.transaction.all(_LANES, {})
+        return frozenset(filter(None, map(lane_of, rows))), rows[0].mark if rows else None
 
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
         """See `Outbox.depths`."""
@@ -406,10 +413,6 @@ class SqlOutbox:
         if is_dead:
             await SqlKeyValues(self.transaction).put(_RETRIED, secrets.token_hex(8))
         return is_dead
-
-    async def retried(self) -> str | None:
-        """See `Outbox.retried`."""
-        return await SqlKeyValues(self.transaction).get(_RETRIED)
 
     async def discard(self, entry_id: int) -> bool:
         """See `Outbox.discard`."""

@@ -215,6 +215,14 @@ async def test_nobody_looks_through_the_pairs_while_nothing_happens(bridge: Worl
             assert await seconds_until_looked(at) < 1.5
             at = changes(lambda: core.status.crossed(lane, written_at=NOON, received_at=NOON))
             assert await seconds_until_looked(at) < 1.5
+            for _ in range(5):
+                await seconds_until_looked(changes(lambda: core.status.retried(lane)) + 0.01)
+            # It goes on and on: then there are fewer looks, but none is late where something is wrong.
+            at = changes(lambda: core.status.retried(lane))
+            assert 2.0 < await seconds_until_looked(at + 0.01) < 3.5
+            core.status.retried(lane)
+            at = changes(lambda: core.status.waits_for(lane, "the bot is gone again"))
+            assert await seconds_until_looked(at) < 0.5
         finally:
             running.cancel()
 
