@@ -52,7 +52,7 @@ async def test_messages_cross_and_every_command_works(place: FullStack) -> None:
     await place.until_discord("help", lambda words: words[1:] == ["hello from Matrix"])
     place.control.edit(place.channels["help"], first, "edited")
     await place.until_matrix("help", lambda words: words[0] == "edited")
-    # It tells what was written down up to a second ago.
+    # It tells what was written down a moment ago.
     _, out = await eventually(lambda: place.daemon.relay("status", "--json"), lambda done: done[0] == 0)
     assert json.loads(out)["pairs"][0]["problem"] is None
     status, out = await place.daemon.relay("explain", first)

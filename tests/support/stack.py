@@ -127,7 +127,7 @@ class Daemon:
         return status, output + errors
 
     async def status(self) -> dict[str, Any]:
-        """What `relay status --json` prints: what the daemon wrote down last, up to a second ago. Wait for its words.
+        """What `relay status --json` prints: what the daemon wrote down last. Wait for its words.
 
         Read in this process: that is asked again and again, and a process takes a second of a processor to start.
         """
