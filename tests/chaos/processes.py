@@ -44,6 +44,8 @@ class Processes(DaemonRuns):
     _stopping: bool = field(init=False, default=False)
     _serving: int = field(init=False, default=0)
     _asleep: set[int] = field(init=False, default_factory=set)
+    # Those that were told to end.
+    _told: set[int] = field(init=False, default_factory=set)
     _mending: set[asyncio.Task[None]] = field(init=False, default_factory=set)
 
     async def start(self) -> Daemon:
@@ -136,9 +138,12 @@ class Processes(DaemonRuns):
         daemon = self._all[number]
         while not self._stopping:
             await daemon.start("--standby", ready=False)
-            self.trace(f"PROCESS {number} begins: {daemon.pid}")
+            pid = daemon.pid
+            self.trace(f"PROCESS {number} begins: {pid}")
             status = await daemon.wait()
-            if status == -signal.SIGKILL or status == 0:
+            # One that has only just begun listens to no signal yet.
+            told = status == -signal.SIGTERM and pid in self._told
+            if status == -signal.SIGKILL or status == 0 or told:
                 self.trace(f"PROCESS {number} has ended with {status}")
             elif status == _ENDED_WITHOUT_DATABASE and "this is a bug" not in daemon.log():
                 self.trace(f"PROCESS {number} ended by itself: no database")
@@ -243,6 +248,7 @@ class Processes(DaemonRuns):
         daemon = self.daemon
         if daemon is not None and daemon.running:
             self.trace(f"SIGTERM {daemon.pid}")
+            self._told.add(daemon.pid)
             daemon.send_signal(signal.SIGTERM)
             with suppress(TimeoutError):
                 async with asyncio.timeout(20):
