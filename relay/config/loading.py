@@ -332,11 +332,7 @@ def _read_environment(
     names: dict[Location, str] = {}
     mistakes: list[Mistake] = []
     for variable, value in sorted(environ.items()):
-        if (
-            not variable.startswith(PREFIX)
-            or variable in (CONFIG_VARIABLE, HOST_VARIABLE)
-            or _KUBERNETES.fullmatch(variable)
-        ):
+        if not variable.startswith(PREFIX) or variable in _NO_SETTINGS or _KUBERNETES.fullmatch(variable):
             continue
         location = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         problem = _problem_of_variable(location, value, model)

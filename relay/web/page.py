@@ -16,6 +16,7 @@ from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.report import ChannelStatus, DirectionStatus, PairStatus, Report
 from relay.core.storage import DeadLetter
 from relay.domain.ids import ChannelRef
+from relay.web.access import FORM_TOKEN
 
 REFRESH_SECONDS = 5
 
@@ -307,7 +308,7 @@ def _letter(letter: DeadLetter, now: datetime, visitor: Visitor) -> str:
     way = _DIRECTIONS.get(str(it["direction"]), str(it["direction"]))
     buttons = ""
     if visitor.form_token is not None:
-        token = f'<input type="hidden" name="form" value="{html_escape(visitor.form_token)}">'
+        token = _form_token(visitor.form_token)
         entry = f'{token}<input type="hidden" name="id" value="{number}">'
         buttons = (
             f'<div class="buttons"><form method="post" action="dead-letters">{entry}'
@@ -375,10 +376,14 @@ def _table(label: str, heads: Iterable[str], rows: str) -> str:
 # --- All of them ------------------------------------------------------------------------------------------
 
 
+def _form_token(token: str) -> str:
+    return f'<input type="hidden" name="{FORM_TOKEN}" value="{html_escape(token)}">'
+
+
 def _sign_out(visitor: Visitor) -> str:
     if visitor.form_token is None:
         return ""
-    token = f'<input type="hidden" name="form" value="{html_escape(visitor.form_token)}">'
+    token = _form_token(visitor.form_token)
     return f'<form method="post" action="sign-out">{token}<button>Sign out</button></form>'
 
 

@@ -11,7 +11,7 @@ from relay.core.status.report import Report
 from relay.core.storage import DeadLetter
 from relay.errors import StoreError
 from relay.logs import get_logger
-from relay.web.access import COOKIE, SESSION_SECONDS, Access, is_from_here, is_over_tls
+from relay.web.access import COOKIE, FORM_TOKEN, SESSION_SECONDS, Access, is_from_here, is_over_tls
 from relay.web.page import Dead, Visitor, render, render_sign_in
 
 _log = get_logger(__name__)
@@ -147,7 +147,7 @@ class StatusPages:
         if session is None:
             raise web.HTTPForbidden(text="Sign in first.")
         form = await _form(request)
-        if not self.access.is_own_form(session, form.get("form", "")):
+        if not self.access.is_own_form(session, form.get(FORM_TOKEN, "")):
             raise web.HTTPForbidden(text="This did not come from the status page. Load it again.")
         return form
 

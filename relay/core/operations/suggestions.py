@@ -21,8 +21,6 @@ class Suggestion:
 
     here: VisibleChannel
     there: VisibleChannel
-    # How alike their names are: from 0 to 1.
-    likeness: float
 
     @property
     def usable(self) -> bool:
@@ -43,11 +41,11 @@ def suggest(here: Sequence[VisibleChannel], there: Sequence[VisibleChannel]) -> 
     found.sort(key=lambda one: (-one[0], bool(here[one[1]].problem or there[one[2]].problem), one[1], one[2]))
     left_over, right_over = set(range(len(here))), set(range(len(there)))
     chosen: list[Suggestion] = []
-    for likeness, left, right in found:
+    for _, left, right in found:
         if left in left_over and right in right_over:
             left_over.discard(left)
             right_over.discard(right)
-            chosen.append(Suggestion(here[left], there[right], likeness))
+            chosen.append(Suggestion(here[left], there[right]))
     return chosen
 
 
