@@ -33,8 +33,8 @@ from relay.store.unit_of_work import store_at
 from relay.web.server import listen_problem
 
 _SESSION = "matrix session"  # as `composition` keeps it
-# Bytes that are free on a disk.
-_TOO_LITTLE, _LITTLE = 100 * 1024**2, 1024**3
+# Bytes that are free on a disk. What Compose gives files on their way is 1 GiB of memory, of which some is in use.
+_TOO_LITTLE, _LITTLE, _LITTLE_ON_THE_WAY = 100 * 1024**2, 1024**3, 512 * 1024**2
 # Seconds by which our clock may differ from a platform's, which tells whole seconds.
 _SLIGHTLY, _BADLY = 5.0, 60.0
 _PUBLIC_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
@@ -225,9 +225,9 @@ def _file(settings: Settings, config: Path) -> Iterator[Finding]:
 
 def _disks(settings: Settings) -> Iterator[Finding]:
     seen = set()
-    for what, folder in (
-        *((("the store", settings.store.path.parent),) if settings.store.path is not None else ()),
-        ("files on their way", Path(tempfile.gettempdir())),
+    for what, folder, little in (
+        *((("the store", settings.store.path.parent, _LITTLE),) if settings.store.path is not None else ()),
+        ("files on their way", Path(tempfile.gettempdir()), _LITTLE_ON_THE_WAY),
     ):
         try:
             device, free = folder.stat().st_dev, shutil.disk_usage(folder).free
@@ -235,13 +235,13 @@ def _disks(settings: Settings) -> Iterator[Finding]:
             continue  # The store's own line tells.
         if device not in seen:
             seen.add(device)
-            yield disk_finding(f"the disk of {what}", folder, free)
+            yield disk_finding(f"the disk of {what}", folder, free, little)
 
 
-def disk_finding(subject: str, folder: Path, free: int) -> Finding:
-    """How much room is left where a folder is, in bytes."""
-    words = f"{free / 1024**3:.1f} GiB free" if free >= _LITTLE else f"only {free / 1024**2:.0f} MiB free"
-    if free < _LITTLE:
+def disk_finding(subject: str, folder: Path, free: int, little: int = _LITTLE) -> Finding:
+    """How much room is left where a folder is, in bytes. `little`: what is less is worth a note."""
+    words = f"{free / 1024**3:.1f} GiB free" if free >= little else f"only {free / 1024**2:.0f} MiB free"
+    if free < little:
         return Finding(subject, "wrong" if free < _TOO_LITTLE else "note", words, f"make room on the disk of {folder}")
     return Finding(subject, "ok", words)
 

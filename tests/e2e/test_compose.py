@@ -10,6 +10,7 @@ import pytest_asyncio
 import yaml  # type: ignore[import-untyped]
 
 from relay.demo.homeserver import Homeserver
+from relay.doctor import _LITTLE_ON_THE_WAY, disk_finding
 from tests.support.compose import COMPOSE, ROOT, Container
 from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, eventually, stack
@@ -30,6 +31,8 @@ async def test_from_nothing_to_a_bridged_message(place: FullStack, tmp_path: Pat
     (tmp_path / "compose").mkdir()
     container = Container(tmp_path / "compose")
     config, store = container.folders["/etc/relay"], container.folders["/var/lib/relay"]
+    # Of a file or two on their way nobody is warned.
+    assert disk_finding("files", tmp_path, container.memory_for_files() // 2, _LITTLE_ON_THE_WAY).state == "ok"
     (config / "web_token").write_text(f"{WEB_TOKEN}\n")
     (config / "answers.toml").write_text(
         f'discord_token = "{place.bot_token}"\ndiscord_api_url = "{place.sandbox.api_url}"\n'
@@ -42,8 +45,11 @@ async def test_from_nothing_to_a_bridged_message(place: FullStack, tmp_path: Pat
 
     assert not await container.is_healthy()
     daemon = await container.start()
+    bearer = {"Authorization": f"Bearer {WEB_TOKEN}"}
     try:
         await _until_healthy(container)
+        # A daemon that lives is healthy; on its first start it carries what is said once it is ready.
+        await eventually(lambda: _status(container, "127.0.0.1", bearer, "/readyz"), lambda status: status == 200)
         place.say("help", "hello from Discord")
         await place.tell("help", "hello from Matrix")
         await place.until_matrix("help", lambda words: "hello from Discord" in words)
@@ -66,7 +72,6 @@ async def test_from_nothing_to_a_bridged_message(place: FullStack, tmp_path: Pat
         [token_file] = [one["target"] for one in volumes if one["source"] == "./config/web_token"]
         assert scraped["authorization"]["credentials_file"] == token_file
         [host] = scraped["static_configs"][0]["targets"]
-        bearer = {"Authorization": f"Bearer {WEB_TOKEN}"}
         assert await _status(container, host, bearer) == 200
         assert await _status(container, host, {}) == 401
         assert await _status(container, "evil.example:9464", bearer) == 421
@@ -84,9 +89,9 @@ async def _until_healthy(container: Container) -> None:
     await eventually(container.is_healthy, bool, what=container.log.read_text)
 
 
-async def _status(container: Container, host: str, headers: dict[str, str]) -> int:
+async def _status(container: Container, host: str, headers: dict[str, str], path: str = "/metrics") -> int:
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE)) as session,
-        session.get(f"{container.url()}/metrics", headers={"Host": host, **headers}) as answer,
+        session.get(f"{container.url()}{path}", headers={"Host": host, **headers}) as answer,
     ):
         return answer.status

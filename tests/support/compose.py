@@ -81,6 +81,11 @@ class Container:
         process = await self.start(*arguments)
         return await process.wait(), self.log.read_text(encoding="utf-8", errors="replace")[begin:]
 
+    def memory_for_files(self) -> int:
+        """Bytes that there are for files on their way."""
+        [found] = [re.findall(r":size=(\d+)g", one) for one in COMPOSE["services"]["relay"]["tmpfs"]]
+        return int(found[0]) * 1024**3
+
     def url(self) -> str | None:
         """Where its web server listens, on loopback; None before it does."""
         found = re.findall(r'"url": "http://[^:"]+:(\d+)/"', self.log.read_text(encoding="utf-8", errors="replace"))
