@@ -35,18 +35,20 @@ _NAMED = 5
 
 
 class Readiness:
-    """Logs once how many pairs work, when both sides are ready."""
+    """Logs how many pairs work: once both sides are ready, and if some did not, once all do."""
 
     def __init__(self) -> None:
-        self._logged = False
+        self._logged = self._all_work = False
 
     def look(self, report: Report) -> None:
         """Log it, if it is time."""
-        if self._logged or not report.ready:
+        if self._all_work or not report.ready:
             return
-        self._logged = True
         mirrored = [pair for pair in report.pairs if pair.carried]
         troubled = [pair.name for pair in mirrored if pair.problems]
+        if self._logged and troubled:
+            return
+        self._logged, self._all_work = True, not troubled
         words = f"ready: {len(mirrored) - len(troubled)} of {len(mirrored)} pairs"
         if troubled:
             more = [f"{len(troubled) - _NAMED} more"] if len(troubled) > _NAMED else []

@@ -68,7 +68,7 @@ def test_a_long_catch_up_is_told_of_less_often_later(lines: list[dict[str, Any]]
     assert [line["seconds"] for line in of_interest(lines)] == [10, 20, 30, 40, 50, 60, 660, 1260]
 
 
-def test_how_many_pairs_work_is_said_once(lines: list[dict[str, Any]]) -> None:
+def test_how_many_pairs_work_is_said_once_and_once_more_when_all_do(lines: list[dict[str, Any]]) -> None:
     readiness = Readiness()
     ready = {"discord": SideHealth("ready"), "matrix": SideHealth("ready")}
     pairs = tuple(PairStatus(f"p{number}", ("No.",) if number < 7 else (), {}) for number in range(60))
@@ -77,6 +77,10 @@ def test_how_many_pairs_work_is_said_once(lines: list[dict[str, Any]]) -> None:
     readiness.look(Report((*pairs, old), ready, NOON))
     readiness.look(Report(pairs, ready, NOON))
     assert [line["event"] for line in lines] == ["ready: 53 of 60 pairs, 7 in trouble (p0, p1, p2, p3, p4, 2 more)"]
+    for _ in range(2):
+        readiness.look(Report(pairs[7:], ready, NOON))
+        readiness.look(Report(pairs, ready, NOON))  # what breaks later is told elsewhere
+    assert [line["event"] for line in lines[1:]] == ["ready: 53 of 53 pairs"]
     Readiness().look(Report(pairs[7:8], ready, NOON))
     assert lines[-1] == {"event": "ready: 1 of 1 pairs", "level": "info"}
 
