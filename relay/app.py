@@ -336,7 +336,7 @@ class Daemon:
         while True:
             found = await asyncio.to_thread(local_findings, declared.settings, self.config)
             pairs = pairs_finding(declared.settings, self.config)
-            if (skew := parts.clock_skew()) is not None:
+            if (skew := parts.discord.clock_skew()) is not None:
                 found.append(clock_finding("Discord's", skew))
             parts.core.status.findings = tuple(finding for finding in found if finding.state != "ok")
             # That there are no pairs, the status says by itself.

@@ -1,7 +1,6 @@
 """The composition root: what is built from what. Only this module knows which classes there are."""
 
 import random
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +18,7 @@ from relay.core.offload import Conversions
 from relay.core.operations.channel_lookups import ChannelLookups, known_channels
 from relay.core.operations.dead_letters import DeadLetters
 from relay.core.operations.findings import Finding
-from relay.core.ports import Adapter, Clock
+from relay.core.ports import Clock
 from relay.core.status.recorder import StatusRecorder
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, Platform
@@ -49,14 +48,7 @@ class Parts:
     recorder: StatusRecorder
     pruner: Pruner
     web: WebServer | None
-    # By how many seconds our clock is ahead of a platform's; None as long as that is not known.
-    clock_skew: Callable[[], float | None]
     lookups: ChannelLookups
-
-    @property
-    def adapters(self) -> tuple[Adapter, ...]:
-        """Both platforms."""
-        return self.discord, self.matrix
 
 
 async def build(
@@ -175,7 +167,6 @@ async def build(
             forget_counters=core.status.forget_undeclared,
         ),
         web=web if settings.web.listen else None,
-        clock_skew=discord.clock_skew,
         lookups=lookups,
     )
 
