@@ -214,7 +214,8 @@ async def test_keeps_to_the_limits_by_itself() -> None:
             await asyncio.gather(*(talk(channel) for channel in (world.channel, *others)))
         for channel in (world.channel, *others):
             assert [channel.messages[message].content for message in channel.order] == [str(n) for n in range(11)]
-        assert set(server.api.statistics.statuses) == {200, 201}  # 201: the slash command was registered
+        # 201: the slash command was registered, in the background.
+        assert server.api.statistics.statuses.keys() <= {200, 201}
 
 
 @pytest.mark.parametrize("webhooks", [True, False])
