@@ -18,8 +18,7 @@ from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-# While something happens: at first, and once there were so many looks in a row.
-_SAVE_SECONDS, _BUSY_SECONDS, _BUSY_LOOKS = 1.0, 3.0, 5
+_SAVE_SECONDS = 1.0
 # Between two glances at whether something is urgent, while something happens. Else the bell tells.
 _GLANCE_SECONDS = 0.2
 # While nothing is known to have changed: what adapters are asked for (notes, names) may have.
@@ -102,8 +101,7 @@ def _seconds(began: datetime, now: datetime) -> Mapping[str, Any]:
 class StatusRecorder:
     """Keeps what `relay status` reads in the store up to date.
 
-    It looks each second while something happens, every three once that goes on (on a machine with other work one look
-    costs as much as a message), and at once when a side or a pair fails or recovers. It writes nothing
+    It looks each second while something happens, and at once when a side or a pair fails or recovers. It writes nothing
     while nothing happens: the reader works out ages and backlogs.
     """
 
@@ -129,17 +127,13 @@ class StatusRecorder:
         """Work until cancelled."""
         conditions = version = None
         ended = took = 0.0
-        # Looks one soon after the other.
-        busy = 0
         while True:
             began = self.clock.monotonic()
             now, idle = self.status.conditions(), False
             if now != conditions:
                 pause = min(_URGENT_LIMIT, _URGENT_SHARE * took)
             elif self.status.version() != version or self.status.has_backlog or self.status.store_problem:
-                goes_on = busy >= _BUSY_LOOKS and not self.status.store_problem
-                seconds = _BUSY_SECONDS if goes_on else _SAVE_SECONDS
-                pause = min(_SAVE_LIMIT, max(seconds, _SAVE_SHARE * took))
+                pause = min(_SAVE_LIMIT, max(_SAVE_SECONDS, _SAVE_SHARE * took))
             else:
                 pause, idle = min(_IDLE_LIMIT, max(_IDLE_SECONDS, _IDLE_SHARE * took)), True
             left = pause - (began - ended)
@@ -151,7 +145,6 @@ class StatusRecorder:
                 await self.clock.sleep(min(left, _GLANCE_SECONDS))
             else:
                 conditions, version = now, self.status.version()
-                busy = busy + 1 if began - ended < 2 * _BUSY_SECONDS else 0
                 await self.look()
                 ended = self.clock.monotonic()
                 took = ended - began

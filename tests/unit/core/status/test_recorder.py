@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.reading import read_report
 from relay.core.status.recorder import Progress, Readiness, StatusRecorder
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report
-from relay.domain.ids import ChannelRef, Platform
+from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
 from tests.support.logs import captured_logs
 from tests.support.world import World, until
@@ -220,34 +219,6 @@ async def test_nobody_looks_through_the_pairs_while_nothing_happens(bridge: Worl
             assert await seconds_until_looked(at) < 1.5
             at = changes(lambda: core.status.crossed(lane, written_at=NOON, received_at=NOON))
             assert await seconds_until_looked(at) < 1.5
-        finally:
-            running.cancel()
-
-
-async def test_once_the_status_goes_on_changing_it_is_looked_through_less_often(bridge: World) -> None:
-    lane = LaneKey(*bridge.channels())
-    looks: list[float] = []
-    async with bridge.relay() as core:
-        clock = QuickClock()
-
-        def look_and_change(_: ChannelRef) -> None:
-            looks.append(clock.seconds)
-            core.status.retried(lane)
-
-        core.status.describe = {Platform.DISCORD: look_and_change}
-        recorder = StatusRecorder(store=bridge.store, status=core.status, clock=clock)
-        running = asyncio.create_task(recorder.run())
-        try:
-            await until(lambda: len(looks) >= 12)
-            seconds = [after - before for before, after in pairwise(looks)]
-            assert all(pause < 1.5 for pause in seconds[:5])
-            assert all(2.5 < pause < 3.5 for pause in seconds[6:11])
-            # What is wrong is told at once all the same.
-            count = len(looks)
-            core.status.waits_for(lane, "the bot is gone")
-            at = clock.seconds
-            await until(lambda: len(looks) > count)
-            assert looks[count] - at < 0.5
         finally:
             running.cancel()
 
