@@ -65,6 +65,40 @@ class Bell:
             sleeping.cancel()
 
 
+class Flag:
+    """An `asyncio.Event` for one who waits, and no more: that one keeps 760 bytes for a queue. A pair has a dozen."""
+
+    __slots__ = ("_is_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let who waits go on, and whoever comes, until it is cleared."""
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Whoever comes waits."""
+        self._is_set = False
+
+    async def wait(self) -> None:
+        """Until it is set."""
+        if self._is_set:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
 class ServerTime:
     """A server's time of day: the last that it told us, and the seconds that have passed since. Our clock may be wrong.
 

@@ -164,9 +164,9 @@ class Dispatcher:
         self._end_unused(waiting)
 
     def _end_unused(self, waiting: AbstractSet[LaneKey]) -> None:
-        """End the lanes in which nothing waits and whose pair is not declared any more."""
+        """End the lanes in which nothing waits, unless they are kept for a pair that is declared."""
         for key, lane in self._lanes.items():
-            if key not in waiting and self.pairs.pair_for(key) is None:
+            if key not in waiting and not lane.is_kept:
                 lane.unused()
 
     def stop(self) -> None:

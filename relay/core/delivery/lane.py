@@ -1,13 +1,12 @@
 """From one channel to another: its commands one after the other, retried at the head until they are done."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from relay.core.clock import Backoff
+from relay.core.clock import Backoff, Flag
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery.entries import Entries
 from relay.core.delivery.execute import Executor
@@ -79,11 +78,11 @@ class Lane:
     most_ahead: Callable[[], int]  # bytes of what may be read ahead of the store now
     sending: asyncio.Lock  # held during each try; whoever moves what waits here holds it meanwhile
     # Set when there is no point in waiting for the next try any longer.
-    retry_event: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    _work: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    _stopped: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    retry_event: Flag = field(default_factory=Flag, init=False)
+    _work: Flag = field(default_factory=Flag, init=False)
+    _stopped: Flag = field(default_factory=Flag, init=False)
     _unused: bool = field(default=False, init=False)
-    _waiting: deque[Entry] = field(default_factory=deque, init=False)  # read ahead of the store
+    _waiting: list[Entry] = field(default_factory=list, init=False)  # read ahead of the store
     _complete: bool = field(default=False, init=False)  # nothing waits in the store that is not in `_waiting`
     _newest: int = field(default=0, init=False)  # the highest ID that was ever in `_waiting`
     _moved: bool = field(default=False, init=False)  # what was read may be in another lane by now
@@ -104,6 +103,11 @@ class Lane:
     def is_idle(self) -> bool:
         """Whether nothing waits, as far as the lane knows."""
         return not self._waiting
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it goes on while nothing waits, to be quick. What a channel's lane to itself has is never urgent."""
+        return self.key.crosses and self.pairs.pair_for(self.key) is not None
 
     def enqueue(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
@@ -142,7 +146,7 @@ class Lane:
         self.retry_event.set()
 
     def unused(self) -> None:
-        """Nothing waits, and no pair is declared for the lane: end `run`, if that is so."""
+        """Nothing waits, and the lane is not kept: end `run`, if that is so."""
         self._unused = True
         self._complete = False
         self._work.set()
@@ -156,7 +160,7 @@ class Lane:
                 done = await self._try(self._waiting[0])
                 self._trying = False
                 if done:
-                    self._waiting.popleft()
+                    del self._waiting[0]
                     self._recovered()
                 elif self._complete:
                     # Some parts of a message may be on record by now: look it up again.
@@ -165,7 +169,7 @@ class Lane:
                     # The try may have written to the entry: read it again.
                     self._waiting.clear()
             elif self._complete:
-                if self._unused and self.pairs.pair_for(self.key) is None:
+                if self._unused and not self.is_kept:
                     return
                 self._work.clear()
                 await self._work.wait()

@@ -6,12 +6,31 @@ import time
 
 import pytest
 
-from relay.core.clock import Bell, SystemClock, retry_after_seconds
+from relay.core.clock import Bell, Flag, SystemClock, retry_after_seconds
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that goes on while it sleeps")
 def test_what_is_granted_for_seconds_runs_out_while_the_machine_sleeps() -> None:
     assert SystemClock().monotonic() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=5)
+
+
+async def test_a_flag_lets_who_waits_go_on_although_it_is_cleared_at_once() -> None:
+    flag = Flag()
+    waiting = asyncio.create_task(flag.wait())
+    await asyncio.sleep(0)
+    flag.set()
+    flag.set()
+    assert flag.is_set()
+    flag.clear()
+    await waiting
+    given_up = asyncio.create_task(flag.wait())
+    await asyncio.sleep(0)
+    assert not given_up.done()
+    given_up.cancel()
+    flag.set()
+    assert await asyncio.wait((given_up,)) == ({given_up}, set())
+    assert given_up.cancelled()
+    await flag.wait()
 
 
 async def test_a_bell_wakes_all_who_wait_for_it_and_for_others_that_ring_with_it() -> None:
