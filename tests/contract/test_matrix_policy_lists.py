@@ -145,6 +145,25 @@ async def test_lists_that_cannot_be_read_are_told_and_read_once_they_can(
         assert all(event.address == address(secret) for event in _reads(side)[seen:])
 
 
+async def test_a_list_that_is_followed_again_is_read_from_the_beginning(
+    lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.policy_lists._CHANGES_EVERY", 0.0)
+    place = await lists.ann.create_room()
+    await lists.ann.set_state(place, USER, ban("@old:one.example"), "a")
+    async with lists.side(place) as side:
+        await side.until(lambda: known(side, place) == {("account", "@old:one.example")})
+        seen = len(_reads(side))
+        # The core forgets what a list says that nobody follows.
+        await side.adapter.watch_lists(frozenset())
+        await side.adapter.watch_lists(frozenset({address(place)}))
+        await side.until(lambda: len(_reads(side)) > seen)
+        assert known(side, place) == {("account", "@old:one.example")}
+        await lists.ann.set_state(place, USER, ban("@new:one.example"), "b")
+        both = {("account", "@old:one.example"), ("account", "@new:one.example")}
+        await side.until(lambda: known(side, place) == both)
+
+
 def _reads(side: Side) -> list[PolicyListRead]:
     return [event for event in side.inbox.saved.events if isinstance(event, PolicyListRead)]
 

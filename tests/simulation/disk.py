@@ -74,7 +74,7 @@ class _Queue:
     def _work(self) -> None:
         future, function = self._calls.pop(0)
         if self._disk.dead:
-            _refuse(future)
+            self._refuse_all(future)
             return
         outcome: Any = None
         error: BaseException | None = None
@@ -86,7 +86,7 @@ class _Queue:
 
     def _answer(self, future: "asyncio.Future[Any] | None", outcome: Any, error: BaseException | None) -> None:
         if self._disk.dead:
-            _refuse(future)
+            self._refuse_all(future)
             return
         if future is not None and not future.done():
             if error is None:
@@ -96,6 +96,12 @@ class _Queue:
         self._busy = bool(self._calls)
         if self._busy:
             self._later(self._work)
+
+    def _refuse_all(self, first: "asyncio.Future[Any] | None") -> None:
+        """Nobody waits for the disk of a dead process: who waits for its answer cannot be cancelled."""
+        for future in (first, *(future for future, _ in self._calls)):
+            _refuse(future)
+        self._calls.clear()
 
 
 def _refuse(future: "asyncio.Future[Any] | None") -> None:

@@ -19,7 +19,7 @@ MAL = "mal"
 """Somebody on both platforms whom moderators ban, and take back."""
 
 _LIST = ChannelAddress(Platform.MATRIX, "#bans")
-_PICTURE = n.CustomEmoji("blob", "7", MediaRef(Platform.DISCORD, "https://cdn.example/blob.png"))
+_FILE = MediaRef(Platform.DISCORD, "https://cdn.example/blob.png")
 
 
 @dataclass(slots=True)
@@ -32,8 +32,8 @@ class Moderators:
     trace: Callable[[str], None]
     # What Mal wrote when it was certainly known that he is not to be heard: it crosses never.
     refused: set[MessageRef] = field(default_factory=set)
-    # What was written where certainly only adults read: no picture of it is ever shown to others.
-    adult: set[MessageRef] = field(default_factory=set)
+    # What was written where certainly only adults read, and the picture in it: that is never shown to others.
+    adult: dict[MessageRef, str] = field(default_factory=dict)
     # The operator's own list changed, and is to be read again.
     block_list_changed: bool = False
     _listed: bool = False
@@ -129,11 +129,12 @@ class Moderators:
     def _picture(self) -> None:
         names = self.operator.open_channels(Platform.DISCORD)
         channel = self._discord.channel(self.rng.choice(names))
-        words = n.Text(f"picture {len(self._discord.messages)} ")
-        ref = self._discord.say(channel, "ann", Content(n.RichText((n.Paragraph((words, _PICTURE)),))))
+        number = str(len(self._discord.messages))
+        words, picture = n.Text(f"picture {number} "), n.CustomEmoji("blob", number, _FILE)
+        ref = self._discord.say(channel, "ann", Content(n.RichText((n.Paragraph((words, picture)),))))
         self.operator.wrote(ref)
         if self._knows_mark_of(channel):
-            self.adult.add(ref)
+            self.adult[ref] = number
         self.trace(f"discord {ref.id} in {channel.id}: a picture{', for adults' * (ref in self.adult)}")
 
     def _ban(self, platform: MemoryPlatform, channel: ChannelRef) -> None:
@@ -182,7 +183,7 @@ class Moderators:
     def _unmark(self, channel: ChannelRef) -> None:
         if not self._knows_mark_of(channel):
             # Marked and not any more while nobody looked: nobody can tell what was written in between.
-            self.adult = {ref for ref in self.adult if ref.channel != channel}
+            self.adult = {ref: number for ref, number in self.adult.items() if ref.channel != channel}
         self._discord.restrict(channel, restricted=False)
         self.trace(f"discord {channel.id}: for everybody")
 
@@ -209,8 +210,8 @@ class Moderators:
         shown = {ref: message for platform in self.platforms for ref, message in platform.messages.items()}
         found += [
             f"a picture for adults: {original.platform} {original.id} in {copy.channel.id}"
-            for original in sorted(self.adult)
+            for original, number in sorted(self.adult.items())
             for copy in copies.get(original, ())
-            if any(isinstance(node, n.CustomEmoji) for node in walk(shown[copy].content.text.blocks))
+            if any(isinstance(it, n.CustomEmoji) and it.id == number for it in walk(shown[copy].content.text.blocks))
         ]
         return found

@@ -59,8 +59,10 @@ class MemoryAdapter:
     inbox: Inbox | None = None
     # How often bans may have been missed.
     missed_bans: int = 0
-    # The policy lists that are followed.
+    # The policy lists that are followed, and those of them whose rules are to be read from the beginning.
     lists: frozenset[ChannelAddress] = frozenset()
+    new_lists: set[ChannelAddress] = field(default_factory=set)
+    wake: Callable[[], None] = lambda: None
     # Whose pictures are to be made ready.
     expected: list[Author] = field(default_factory=list)
     unread: Callable[[], bool] = lambda: True
@@ -82,12 +84,13 @@ class MemoryAdapter:
         while True:
             queue: asyncio.Queue[int] = asyncio.Queue()
             self.server.listeners.append(queue)
+            # Not before: what happens until then is told to nobody.
+            self.missed_bans += not self.replays
             try:
                 await self._open()
                 await (self._replay(inbox, queue) if self.replays else self._live(inbox, queue))
             except (Transient, StoreUnavailable):
                 self.state = SideHealth("connecting")
-                self.missed_bans += not self.replays
             finally:
                 if queue in self.server.listeners:
                     self.server.listeners.remove(queue)
@@ -251,8 +254,10 @@ class MemoryAdapter:
         return self.server.decisions.get((place.id, user.id, lifted))
 
     async def watch_lists(self, lists: frozenset[ChannelAddress]) -> None:
-        """See `PolicyListReader.watch_lists`."""
+        """See `PolicyListReader.watch_lists`: who follows a list again is told all of it again."""
+        self.new_lists = (self.new_lists & lists) | (lists - self.lists)
         self.lists = lists
+        self.wake()
 
     def list_problem(self, address: ChannelAddress) -> str | None:
         """See `PolicyListReader.list_problem`."""
@@ -366,14 +371,19 @@ class MemoryAdapter:
         at = min(at, len(self.server.log))
         if position is None:
             # It goes on from now. What a policy list says is state, and read all the same.
-            lists = {one.address: one for one in self.server.log[:at] if isinstance(one, PolicyListRead)}
-            await self._hand_over(EventBatch(tuple(lists.values()), (Cursor(self.platform, "sync", str(at)),)))
+            await self._hand_over(EventBatch((), (Cursor(self.platform, "sync", str(at)),)))
         self.state = SideHealth("ready")
-        self.unread = lambda: at < len(self.server.log) or reading
+        self.unread = lambda: at < len(self.server.log) or reading or bool(self.new_lists)
+        self.wake = lambda: queue.put_nowait(at)
         reading = False
         while True:
             await self.before("sync")
-            if events := tuple(self.server.log[at : at + PAGE]):
+            if self.new_lists:
+                said = {one.address: one for one in self.server.log[:at] if isinstance(one, PolicyListRead)}
+                lists, self.new_lists, reading = tuple(sorted(self.new_lists)), set(), True
+                await self._hand_over(EventBatch(tuple(said[one] for one in lists if one in said)))
+                reading = False
+            elif events := tuple(self.server.log[at : at + PAGE]):
                 at += len(events)
                 reading = True
                 await self._hand_over(EventBatch(events, (Cursor(self.platform, "sync", str(at)),)))

@@ -60,6 +60,8 @@ class _List:
     # When it is tried again, and from when on changes are handed over.
     try_at: float = 0.0
     hand_over_at: float = 0.0
+    # All of it has been read since it was declared, so that what changes is enough.
+    read: bool = False
     # It says something else than what was handed over.
     changed: bool = False
     replaced: bool = False
@@ -201,6 +203,8 @@ class PolicyListFollower:
         if rooms != self._synced:
             answer = await self.api.call("POST", "user", self.api.user_id, "filter", body=_filter(rooms))
             self._filter, self._since, self._synced = as_string(answer.get("filter_id")), None, rooms
+        if not all(one.read for one in lists if one.room_id is not None):
+            self._since = None  # also where the rooms are the same: a list that was taken out, and is followed again
         response = await self._ask(lists)
         if response is None:
             return
@@ -251,7 +255,7 @@ class PolicyListFollower:
         before = one.rules
         if anew:
             # It is handed over also where nothing changes: perhaps the core knows something older.
-            one.rules, one.changed = {}, True
+            one.rules, one.changed, one.read = {}, True, True
         for number, event in enumerate(_events(section)):
             one.apply(event)
             if number % _STEP == _STEP - 1:
