@@ -294,9 +294,24 @@ class Executor:
         except TargetGone:
             # Somebody removed the copy on its own side, and meant it.
             _log.info("edited copy is gone", pair=target.pair.name, direction=plan.entry.lane.label)
+            await self._remove_unrecorded(plan, copy, content)
         except CopyNotEditable:
             return False
         return True
+
+    async def _remove_unrecorded(self, plan: Edit, copy: Copy, content: Content) -> None:
+        """What an earlier try may have posted in the place of a copy that has been removed since goes as well."""
+        target = plan.target
+        if not (target.suspect and plan.command.parts):
+            return  # nothing was posted in its place
+        sought = render.delivery(
+            target, plan.command.author, content, "a", part=copy.part, suspect=True, instead_of=copy.ref
+        )
+        try:
+            ref = await self._post(target, replace(sought, alone=False, last_try=True))
+        except Permanent:
+            return
+        await self._delete_copy(target, replace(copy, ref=ref))
 
     async def _post_part_again(self, plan: Edit, copy: Copy, parts: Parts, number: int) -> None:
         """Post a part anew, and delete its old copy."""

@@ -163,6 +163,44 @@ async def test_what_was_posted_anew_is_found_again_although_its_message_is_gone_
         assert bridge.words(here) == ([] if changed == "question" else ["tea?"])
 
 
+async def test_what_was_posted_anew_goes_too_where_a_moderator_has_removed_the_old_copy_meanwhile(
+    bridge: World,
+) -> None:
+    here, there = bridge.channels()
+    orphaned: list[Exception] = [CopyNotEditable("its webhook is gone")]
+    lost: list[Exception] = []
+    away = False
+
+    async def before(call: str) -> None:
+        if call == "edit" and orphaned:
+            lost.append(Transient("lost", ambiguous=True))
+            raise orphaned.pop()
+        if call == "edit" and away:
+            raise Transient("no connection")
+
+    async def after(call: str) -> None:
+        nonlocal away
+        if call == "send" and lost:
+            away = True
+            raise lost.pop()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before, matrix.after = before, after
+
+    async with bridge.relay(prepare) as core:
+        ref = bridge.discord.say(here, "ann", "frist")
+        await bridge.shows(there, "frist")
+        bridge.discord.edit(ref, "first")
+        await until(lambda: away)
+        [old, anew] = bridge.shown(there)
+        assert anew.text == "first"
+        bridge.matrix.delete(old.ref)
+        away = False
+        core.dispatcher.retry_now()
+        await bridge.shows(there)
+        await bridge.quiet()
+
+
 async def until_routed(bridge: World, deleted: MessageRef) -> None:
     """Wait until a deletion is on record."""
     async with asyncio.timeout(PATIENCE):
