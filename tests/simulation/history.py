@@ -203,8 +203,6 @@ class History:
                 await asyncio.sleep(0.001)
                 if change:
                     await _reload(core, adapters, people.operator)
-                    if people.moderators is not None:
-                        people.moderators.show_list()
                 else:
                     acts.pop(0)
                     people.act()

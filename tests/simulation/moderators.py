@@ -150,10 +150,6 @@ class Moderators:
         self._listed = not self._listed
         if not self._listed:
             self._hear_again()
-        self.show_list()
-
-    def show_list(self) -> None:
-        """The relay is shown what the policy list says; as it is whenever a pair begins to follow it."""
         rules = (PolicyRule("account", "m?l", "spam"),) if self._listed else ()
         matrix = self._of(ChannelRef(Platform.MATRIX, ""))
         matrix._happen(PolicyListRead(_LIST, rules))
