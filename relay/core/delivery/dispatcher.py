@@ -48,6 +48,9 @@ class Dispatcher:
     # The mark that `Outbox.lanes_and_mark` returned last.
     _retried: str | None = field(default=None, init=False)
     _movers: int = field(default=0, init=False)  # who moves what waits, and may wait for locks of `_sending`
+    # Lanes that end once nothing waits in them, as the pairs were at that change.
+    _passing: set[LaneKey] = field(default_factory=set, init=False)
+    _pairs_at: int = field(default=0, init=False)
     # Lanes to open or to wake, and whether what is at their head may have been sent. None: stop.
     _wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = field(default_factory=asyncio.Queue, init=False)
 
@@ -165,9 +168,12 @@ class Dispatcher:
 
     def _end_unused(self, waiting: AbstractSet[LaneKey]) -> None:
         """End the lanes in which nothing waits, unless they are kept for a pair that is declared."""
-        for key, lane in self._lanes.items():
-            if key not in waiting and not lane.is_kept:
-                lane.unused()
+        if self._pairs_at != self.pairs.changes:
+            # Only then: a thousand pairs have thousands of lanes.
+            self._pairs_at = self.pairs.changes
+            self._passing = {key for key, lane in self._lanes.items() if not lane.is_kept}
+        for key in self._passing - waiting:
+            self._lanes[key].unused()
 
     def stop(self) -> None:
         """Let every lane finish what is in flight, and `run` end."""
@@ -189,6 +195,8 @@ class Dispatcher:
             most_ahead=self._most_ahead,
             sending=self._sending[key],
         )
+        if not lane.is_kept:
+            self._passing.add(key)
         group.create_task(self._run(key, lane), name=f"lane {key.source.id} {key.destination.id}")
 
     def _most_ahead(self) -> int:
@@ -198,6 +206,7 @@ class Dispatcher:
         await lane.run()
         # Nothing is awaited in between: who wakes the lane from here on opens a new one.
         del self._lanes[key]
+        self._passing.discard(key)
         if not self._movers:
             del self._sending[key]
 
