@@ -1,5 +1,6 @@
 """The promise, as CONTRIBUTING states it, checked on what readers see and on the message map."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from datetime import datetime
@@ -74,22 +75,37 @@ def wrongly_linked(store: Place, as_told: bool | None) -> list[str]:
 def _left_over(store: Place, operator: Operator) -> tuple[int, Counter[ChannelRef]]:
     """How much is in the outbox that should not be: everything but rows of undeclared pairs, and damaged ones.
 
-    And how many lanes lead to each channel in which something waits for an undeclared pair.
+    And what may have been sent to each channel and is not on record, because it waits for an undeclared pair: what is
+    at the head of its lane, each part of it.
     """
     rows = store.rows(
-        "SELECT o.state, coalesce(o.reason, ''), l.source_platform, l.source_channel, l.destination_platform,"
-        " l.destination_channel FROM outbox o JOIN lane l ON l.id = o.lane_id"
+        "SELECT o.state, coalesce(o.reason, ''), o.command, l.source_platform, l.source_channel,"
+        " l.destination_platform, l.destination_channel"
+        " FROM outbox o JOIN lane l ON l.id = o.lane_id ORDER BY o.state DESC, o.position"
     )
     left = 0
-    undeclared: set[tuple[ChannelRef, ChannelRef]] = set()
-    for state, reason, *channels in rows:
+    undeclared: dict[tuple[ChannelRef, ChannelRef], int] = {}
+    for state, reason, command, *channels in rows:
         here, there = ChannelRef(Platform(channels[0]), channels[1]), ChannelRef(Platform(channels[2]), channels[3])
         partner = operator.partner(here)
         if partner is None or there not in (here, partner):
-            undeclared.add((here, there))
+            undeclared.setdefault((here, there), _most_parts(command))
         elif not (state == "dead" and "cannot be read" in reason):
             left += 1
-    return left, Counter(there for _, there in undeclared)
+    found = Counter[ChannelRef]()
+    for (_, there), parts in undeclared.items():
+        found[there] += parts
+    return left, found
+
+
+def _most_parts(command: str) -> int:
+    """As how many messages a command may have been sent."""
+    try:
+        read = json.loads(command)
+    except ValueError:
+        return 1  # a damaged row
+    parts = read.get("parts") if isinstance(read, dict) else None
+    return max(1, len(parts or ()))
 
 
 def _direction(
