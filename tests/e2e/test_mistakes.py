@@ -12,6 +12,7 @@ import pytest_asyncio
 from relay import app
 from relay.adapters.matrix.api.address import correction
 from relay.config.loading import load
+from relay.config.settings import stamp
 from relay.demo.homeserver import Homeserver
 from relay.errors import ConfigurationError, RelayError
 from tests.support.mistakes import CHANNELS, ROOMS, declare_channel, do, name_room, new_room, right_channel, website
@@ -131,10 +132,11 @@ async def place(homeserver: Homeserver, tmp_path_factory: pytest.TempPathFactory
 
 async def ends(config: Path) -> RelayError:
     """What the daemon ends with, in this process."""
-    settings = load(config, {})
+    saved, settings = stamp(config), load(config, {})
+    reload = partial(load, config, {})
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(RelayError) as caught:
-            await app.run(partial(app.Daemon, settings=settings, config=config, reload=partial(load, config, {})))
+            await app.run(partial(app.Daemon, settings=settings, config=config, reload=reload, saved=saved))
     return caught.value
 
 

@@ -135,7 +135,7 @@ async def test_a_room_upgrade_loses_nothing_and_writes_nothing_into_the_old_room
         for room, last in ((old, "two arrived"), (second, "and from over there")):
             shown = [message.body for message in await place.mia.messages(room) if message.name]
             assert shown[-1].endswith(last)
-        note = f"{old} has been replaced by {place.rooms['help']}"
+        note = f"{old} has been replaced by help ({place.rooms['help']})"
         await place.until_status(
             lambda pairs: pairs["help"]["problem"] is None and (pairs["help"]["note"] or "").startswith(note)
         )

@@ -69,18 +69,20 @@ class Gate:
         task.add_done_callback(self._connections.pop)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError):
-            if self._stuck:
-                await reader.read(-1)
-                return
-            behind_reader, behind_writer = await asyncio.open_connection(self._host, self._behind)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(_pump(reader, behind_writer))
-                    group.create_task(_pump(behind_reader, writer))
-            finally:
-                behind_writer.transport.abort()
-        writer.transport.abort()
+        try:
+            with suppress(OSError, asyncio.CancelledError):
+                if self._stuck:
+                    await reader.read(-1)
+                    return
+                behind_reader, behind_writer = await asyncio.open_connection(self._host, self._behind)
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(_pump(reader, behind_writer))
+                        group.create_task(_pump(behind_reader, writer))
+                finally:
+                    behind_writer.transport.abort()
+        finally:
+            writer.transport.abort()
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
