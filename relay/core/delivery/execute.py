@@ -217,6 +217,13 @@ class Executor:
             raise Permanent("nothing new is posted where this channel is not mirrored to")
         return await target.adapter.send(delivery)
 
+    async def _posted(self, target: Target, delivery: Delivery) -> MessageRef | None:
+        """What an earlier try has posted, in these words; None if nothing. Nothing is posted now."""
+        try:
+            return await self._post(target, replace(delivery, alone=False, last_try=True))
+        except (Permanent, FileRejected):
+            return None
+
     async def _without_file(self, plan: Send | Edit, parts: Parts, number: int, error: FileRejected) -> Parts:
         """The parts, with words for the file that part `number` cannot bring; one that is late follows."""
         entry, part = plan.entry, parts[number]
@@ -249,6 +256,8 @@ class Executor:
         if isinstance(parts, Dropped):
             await self.entries.drop(plan.entry, parts)
             return
+        target = await self._with_unrecorded(plan, parts)
+        plan = replace(plan, target=target)
         number = 0
         while number < min(len(target.copies), len(parts)):
             copy, part = target.copies[number], parts[number]
@@ -270,6 +279,25 @@ class Executor:
         if len(target.copies) >= len(parts):  # else the receipt of the last part says so
             await self.entries.done(plan.entry)
         self._count_words(plan, named)
+
+    async def _with_unrecorded(self, plan: Edit, parts: Parts) -> Target:
+        """The target with the part that an earlier try has perhaps added, which is put on record.
+
+        It is looked for behind the last copy on record: not behind one that this try is about to post anew.
+        """
+        target, number = plan.target, len(plan.target.copies)
+        if not (target.suspect and plan.command.parts and target.original is not None and number < len(parts)):
+            return target
+        sought = render.delivery(target, plan.command.author, parts[number], "s", part=number, suspect=True)
+        if (ref := await self._posted(target, sought)) is None:
+            return target
+        found = Copy(target.original.id, number, ref)
+        async with self.store.write() as uow:
+            await uow.messages.record_copy(found, retries=plan.entry.retries)
+            removed = await self._follow_removal(uow, target, ref)
+        if removed:
+            self.entries.wake(plan.entry.lane.back)
+        return replace(target, copies=(*target.copies, found))
 
     async def _edit_former(self, plan: EditFormer) -> None:
         for edit in plan.edits:
@@ -307,11 +335,8 @@ class Executor:
         sought = render.delivery(
             target, plan.command.author, content, "a", part=copy.part, suspect=True, instead_of=copy.ref
         )
-        try:
-            ref = await self._post(target, replace(sought, alone=False, last_try=True))
-        except Permanent:
-            return
-        await self._delete_copy(target, replace(copy, ref=ref))
+        if (ref := await self._posted(target, sought)) is not None:
+            await self._delete_copy(target, replace(copy, ref=ref))
 
     async def _post_part_again(self, plan: Edit, copy: Copy, parts: Parts, number: int) -> None:
         """Post a part anew, and delete its old copy."""

@@ -201,6 +201,38 @@ async def test_what_was_posted_anew_goes_too_where_a_moderator_has_removed_the_o
         await bridge.quiet()
 
 
+async def test_a_part_that_was_added_in_doubt_is_found_although_the_others_are_posted_anew_behind_it(
+    bridge: World,
+) -> None:
+    here, there = bridge.channels()
+    orphaned: list[Exception] = []
+    lost: list[Exception] = [Transient("lost", ambiguous=True)]
+    failing: list[Exception] = [Transient("the server failed")]
+
+    async def before(call: str) -> None:
+        if call == "edit" and orphaned:
+            raise orphaned.pop()
+        if call == "delete" and not orphaned and failing:
+            raise failing.pop()
+
+    async def after(call: str) -> None:
+        if call == "send" and len(bridge.shown(here)) == 3 and lost:
+            orphaned.extend([CopyNotEditable("its webhook is gone")] * 2)
+            raise lost.pop()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.before, discord.after = before, after
+
+    long = " ".join(f"word{number}" for number in range(60))  # three parts
+    async with bridge.relay(prepare):
+        ref = bridge.matrix.say(there, "ann", "short")
+        await bridge.shows(here, "short")
+        bridge.matrix.edit(ref, long)
+        await until(lambda: not lost and not orphaned and not failing)
+        await bridge.quiet()
+        assert sorted(" ".join(bridge.words(here)).split()) == sorted(long.split())
+
+
 async def until_routed(bridge: World, deleted: MessageRef) -> None:
     """Wait until a deletion is on record."""
     async with asyncio.timeout(PATIENCE):
