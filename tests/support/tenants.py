@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
+
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.sandbox.rate_limits import Limits
@@ -83,7 +85,7 @@ async def serves(process: Daemon) -> int:
     """How many tenants a process serves, whose two sides are ready."""
     try:
         _, text = await process.get("/metrics")
-    except (OSError, KeyError):
+    except (aiohttp.ClientError, TimeoutError, KeyError):  # it has not begun to answer, or ends
         return -1
     connected = [line for line in text.splitlines() if line.startswith("relay_connected{") and line.endswith(" 1.0")]
     return min(sum(f'platform="{side}"' in line for line in connected) for side in ("discord", "matrix"))
