@@ -96,6 +96,8 @@ class Bans:
     # The version of the list that was read last of each place; of one that could not be read, until when it is left.
     _listed: dict[PlaceRef, int] = field(init=False, default_factory=dict)
     _failed: dict[PlaceRef, tuple[int, float]] = field(init=False, default_factory=dict)
+    # Where something was decided while nobody followed it, although the list is known: it is read again.
+    _missed: set[PlaceRef] = field(init=False, default_factory=set)
     _problems: dict[PlaceRef, str] = field(init=False, default_factory=dict)
     # Of whom something was told live while a list is being read: that is newer than the list.
     _listing: bool = field(init=False, default=False)
@@ -145,6 +147,7 @@ class Bans:
         """Write down a ban or its end; None if that is known already, or followed nowhere."""
         pairs = self._followed().get(event.place)
         if not pairs:
+            self._missed.add(event.place)
             return None
         if self._listing:
             self._told_live.add((event.place, event.user))
@@ -210,6 +213,7 @@ class Bans:
                 for gone in self._listed.keys() - followed.keys():
                     self._listed.pop(gone)
                     self._problems.pop(gone, None)
+                self._missed &= followed.keys()
                 if followed and self.clock.monotonic() >= look_at:
                     # An answer of the store may have got lost, and with it that there is something to remove.
                     self._may_remove, look_at = True, self.clock.monotonic() + _LOOK_FOR_REMOVALS
@@ -228,6 +232,9 @@ class Bans:
     async def _list(self, place: PlaceRef) -> None:
         """Find out which bans were missed, if any may have been."""
         reader = self.readers[place.platform]
+        if place in self._missed:
+            self._missed.discard(place)
+            self._listed.pop(place, None)
         version, now = reader.bans_version(place), self.clock.monotonic()
         failed, again_at = self._failed.get(place, (None, 0.0))
         if self._listed.get(place) == version or (failed == version and now < again_at):

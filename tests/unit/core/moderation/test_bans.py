@@ -11,6 +11,8 @@ import pytest
 
 from relay.core.moderation import bans
 from relay.core.moderation.ports import Decision
+from relay.core.ports import EventBatch
+from relay.domain.events import MemberBanned
 from relay.domain.ids import PlaceRef, Platform, UserRef
 from relay.errors import ActionNeeded, Transient
 from tests.support.logs import captured_logs
@@ -191,6 +193,23 @@ async def test_bans_that_were_missed_are_found_and_those_of_before_remove_nothin
             bridge.discord_adapter.missed_bans += 1
             await banned(bridge, MAL, ann)
             assert core.moderation.notes(core.pairs.pairs[0]) == ()
+
+
+async def test_a_ban_that_was_told_while_nobody_followed_it_is_found_in_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with following(tmp_path) as bridge:
+        here, _ = bridge.channels()
+        async with bridge.relay() as core:
+            await until_listed(bridge)
+            monkeypatch.setattr(bans, "_LOOK_EVERY", 0.5)  # what follows comes between two looks
+            await until(lambda: bool(core.moderation.bans._listed))
+            core.inbox.declare(())
+            bridge.discord.ban(here, "mal", live=False)
+            place = PlaceRef(Platform.DISCORD, here.id)
+            await core.inbox.receive(EventBatch((MemberBanned(place, MAL),)))
+            core.inbox.declare(bridge.pairs)
+            await banned(bridge, MAL)
 
 
 async def test_a_restart_neither_loses_nor_repeats_a_removal(tmp_path: Path) -> None:
