@@ -90,7 +90,7 @@ def key(target: Target, part: int, verb: str, *, superseded: int = 0, instead_of
     number = f"{part}.{superseded}" if superseded else part
     found = f"{entry.id:x}{second:05x}.{number}"
     if instead_of is not None:
-        # What one entry has posted anew it may have to post anew once more. Hashed: Discord takes 25 characters.
+        # What one entry has posted anew it may have to post anew once more. Hashed: a key has to be short.
         found = hashlib.blake2b(f"{found} {instead_of.id}".encode(), digest_size=8).hexdigest()
     return f"{target.store_id}{found}{verb}"
 

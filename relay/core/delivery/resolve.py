@@ -208,9 +208,9 @@ class Resolver:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
         shown, unseen = command, 0
         if (page := await self._only_at(entry.lane, command.source, command.created_at)) is not None:
-            parts = tuple(without_media(part, page) for part in command.parts)
+            command = replace(command, parts=tuple(without_media(part, page) for part in command.parts))
+            # The command keeps its files, so that each try knows how many it leaves out.
             shown, unseen = replace(command, content=without_media(command.content, page)), media_in(command.content)
-            command, shown = replace(command, parts=parts), replace(shown, parts=parts)
         content, quotation = await self._words(target, shown)
         target = self.lookups.in_gap(target, command.created_at)
         return Send(
