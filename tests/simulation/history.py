@@ -142,7 +142,7 @@ class History:
         loop = VirtualLoop(self.clock.seconds)
         self.clock.loop = loop
         with self.store.life(rng, loop) as life:
-            main = loop.create_task(self._process(rng, adapters, people, acts, over))
+            main = loop.create_task(self._bounded(self._process(rng, adapters, people, acts, over), over))
             main.add_done_callback(lambda _: loop.stop())
             loop.kill_at = kill_at
             try:
@@ -165,6 +165,11 @@ class History:
         loop.kill_at, loop.end_at = None, loop.steps + _DYING
         with suppress(Stuck):  # a task of the dead process waits for what will never come, and may
             loop.run_forever()
+
+    async def _bounded(self, process: Awaitable[None], over: float) -> None:
+        """Raise `TimeoutError` for a process that does not come as far as to be quiet, whatever it waits for."""
+        async with asyncio.timeout(max(0.0, over - self.clock.elapsed()) + 2 * _PATIENCE):
+            await process
 
     async def _process(
         self,

@@ -51,7 +51,6 @@ class Lines:
         self.open: list[Line] = []
         # Of connections that the server does not know to be lost.
         self.half_open: list[Line] = []
-        self._holds: str | None = None
 
     async def connect(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol]
@@ -60,8 +59,7 @@ class Lines:
         await asyncio.sleep(self.mishaps.pause())
         if self.dead:
             raise ConnectionRefusedError("this process is dead")
-        self.look()
-        if self._holds == "away":
+        if self.look() == "away":
             raise ConnectionRefusedError(111, "Connection refused")
         protocol = protocol_factory()
         line = Line(self, protocol)
@@ -72,9 +70,10 @@ class Lines:
     def look(self) -> str | None:
         """What holds now. It begins and ends when somebody comes to the server."""
         holds = self.mishaps.spell()
-        if holds == self._holds:
+        before = self.base.holds
+        if holds == before:
             return holds
-        before, self._holds = self._holds, holds
+        self.base.holds = holds
         if before == "read-only":
             self.base.make_read_only(False)
         elif before == "crowded":

@@ -102,6 +102,8 @@ class Base:
         self._server = server
         self._name = name
         self._mishaps = mishaps
+        # Of `SPELLS`: what the server is under, which outlasts a process that is killed meanwhile.
+        self.holds: str | None = None
         self._admin = _Admin(Server(server.folder).url(name))
 
     @property
