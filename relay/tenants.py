@@ -40,7 +40,7 @@ from relay.errors import (
 from relay.logs import TENANT, get_logger
 from relay.standby import serve_when_free
 from relay.store.lease import Holder
-from relay.web.server import StatusSource, WebServer
+from relay.web.server import StatusSource, WebServer, latest
 
 _log = get_logger(__name__)
 
@@ -355,8 +355,9 @@ class Tenants:
         return found
 
     async def report(self) -> Report:
-        """All tenants that this process serves, in one report. Raises `StoreError`."""
-        return self._together({name: await one.report() for name, one in self.sources().items() if one is not None})
+        """All tenants that this process serves, in one report."""
+        there = {name: one for name, one in self.sources().items() if one is not None}
+        return self._together(dict(zip(there, await asyncio.gather(*map(latest, there.values())), strict=True)))
 
     def last_report(self) -> Report:
         """Without I/O."""

@@ -49,6 +49,8 @@ _SHUTDOWN_SECONDS = 1.0
 # The names of routes, and for how many seconds their page stays as it is.
 _DIRECTORY = ("directory", "directory-below")
 _ROOMS_SECONDS = 5.0
+# That an answer waits for the store.
+_LOOK_SECONDS = 4.0
 # Whoever starts and stops the daemon asks for these, and cannot sign in.
 _HEALTH = frozenset({"/healthz", "/readyz"})
 
@@ -373,7 +375,7 @@ class WebServer:
         return match is not None and bool(self._public_host) and _normalised(match[1]) == self._public_host
 
     async def _report(self) -> Report:
-        return (await _source(self.status))[0]
+        return await latest(self.status)
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
@@ -393,8 +395,11 @@ class WebServer:
         if self.tenants is None:
             found = registry(*await _source(self.status))
         else:
-            tenants = self.tenants().items()
-            found = tenants_registry({name: None if one is None else await _source(one) for name, one in tenants})
+            tenants = self.tenants()
+            there = {name: one for name, one in tenants.items() if one is not None}
+            # Side by side: a hundred slow looks one after the other would take longer than an answer may.
+            looks = dict(zip(there, await asyncio.gather(*map(_source, there.values())), strict=True))
+            found = tenants_registry({name: looks.get(name) for name in tenants})
         body = encode(found)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -409,13 +414,18 @@ class WebServer:
         return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": page_policy()})
 
 
-async def _source(status: StatusSource) -> Source:
-    """What metrics are made of, as of now if the store can be read."""
+async def latest(status: StatusSource) -> Report:
+    """How things are, with the store as it was when it was read last where it cannot be read in a moment."""
     try:
-        report = await status.report()
-    except StoreError:
-        report = status.last_report()
-    return report, status.delivery_seconds(), status.limits()
+        async with asyncio.timeout(_LOOK_SECONDS):
+            return await status.report()
+    except (StoreError, TimeoutError):
+        return status.last_report()
+
+
+async def _source(status: StatusSource) -> Source:
+    """What metrics are made of."""
+    return await latest(status), status.delivery_seconds(), status.limits()
 
 
 @web.middleware

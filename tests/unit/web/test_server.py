@@ -454,6 +454,27 @@ async def test_metrics_of_several_tenants_have_their_names() -> None:
     assert text.count("# TYPE relay_pair_problem ") == 1
 
 
+class SlowStatus(FakeStatus):
+    """A status whose store does not answer."""
+
+    async def report(self) -> Report:
+        await asyncio.Event().wait()
+        return self.answer
+
+
+async def test_a_store_that_does_not_answer_holds_up_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The answer would take longer than it may, and be broken off: the whole scrape was lost for one tenant.
+    monkeypatch.setattr("relay.web.server._LOOK_SECONDS", 0.01)
+    slow = SlowStatus(report())
+    async with serving(slow, tenants=lambda: {"slow": slow, "two": FakeStatus(report())}) as client:
+        _, text = await get(client, "/metrics")
+        _, page = await get(client, "/")
+    assert {'relay_pair_problem{pair="help",tenant="slow"}', 'relay_pair_problem{pair="help",tenant="two"}'} <= {
+        line.rpartition(" ")[0] for line in text.splitlines()
+    }
+    assert "help" in page
+
+
 async def test_one_that_stands_by_is_not_ready_and_says_for_whom() -> None:
     stands_by = replace(report(), stands_by_for="process 7 on one")
     async with serving(FakeStatus(stands_by)) as client:
