@@ -87,6 +87,8 @@ class Content:
     calls_answered: bool = False
     # A reply: whom it notifies on its own side. Delivery looks there for the person it replies to.
     calls: tuple[UserRef, ...] = ()
+    # How many files of it are in no attachment: there were too many, and the text counts and names them.
+    left_out: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.text) or bool(self.attachments)
@@ -120,7 +122,9 @@ def with_most_files(content: Content, more: Sequence[str] = ()) -> Content:
     if named:
         words += f": {', '.join(named)}{', …' if len(named) < len(over) else ''}"
     text = RichText((*content.text.blocks, Subtext((Text(words),))))
-    return replace(content, text=text, attachments=content.attachments[:MAX_FILES])
+    return replace(
+        content, text=text, attachments=content.attachments[:MAX_FILES], left_out=content.left_out + len(over)
+    )
 
 
 @dataclass(frozen=True, slots=True)

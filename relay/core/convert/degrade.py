@@ -130,12 +130,16 @@ def without_media(content: Content, page: str) -> Content:
 def media_in(content: Content) -> int:
     """How many files and pictures `without_media` makes words of."""
     pictures = sum(isinstance(node, n.CustomEmoji | n.InlineImage) for node in walk(content.text.blocks))
-    return files_in((content,)) + pictures
+    return _attached(content) + pictures
 
 
 def files_in(parts: Iterable[Content]) -> int:
-    """How many files people have sent with these messages."""
-    return sum(not file.text for part in parts for file in part.attachments)
+    """How many files people have sent with these messages, also those of which there were too many."""
+    return sum(_attached(part) + part.left_out for part in parts)
+
+
+def _attached(content: Content) -> int:
+    return sum(not file.text for file in content.attachments)
 
 
 def _unseen(node: n.Inline) -> n.Inline:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.domain.content import Attachment, Content
+from relay.domain.content import Attachment, Content, with_most_files
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, Permanent, Transient, Unsupported
@@ -269,6 +269,23 @@ async def test_attachments_that_cannot_cross_yet_are_named(bridge: World) -> Non
         bridge.discord.say(here, "ann", Content(RichText.plain("look"), (picture,)))
         await bridge.shows(there, "look\nimage: cat.png (1.5 MB)")
         await until(lambda: core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 1})
+
+
+async def test_files_beyond_what_a_message_may_hold_are_counted_also_where_their_own_side_has_left_them_out(
+    bridge: World,
+) -> None:
+    here, _ = bridge.channels()
+    ref = MediaRef(Platform.DISCORD, "https://cdn.example/cat.png")
+    gallery = tuple(Attachment(str(number), f"{number}.png", "image", ref, size=10) for number in range(12))
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.max_attachments = 10
+
+    async with bridge.relay(prepare) as core:
+        bridge.discord.say(here, "ann", Content(attachments=gallery))
+        await until(lambda: core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 2})
+        bridge.discord.say(here, "ann", with_most_files(Content(attachments=gallery)))
+        await until(lambda: core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 4})
 
 
 async def test_what_does_not_fit_is_counted_once_in_all_the_parts_of_its_message(bridge: World) -> None:
