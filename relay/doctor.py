@@ -235,15 +235,32 @@ def _disks(settings: Settings) -> Iterator[Finding]:
             continue  # The store's own line tells.
         if device not in seen:
             seen.add(device)
-            yield disk_finding(f"the disk of {what}", folder, free, little)
+            in_memory = free < little and is_in_memory(folder)
+            yield disk_finding(f"the disk of {what}", folder, free, little, in_memory=in_memory)
 
 
-def disk_finding(subject: str, folder: Path, free: int, little: int = _LITTLE) -> Finding:
+def disk_finding(subject: str, folder: Path, free: int, little: int = _LITTLE, *, in_memory: bool = False) -> Finding:
     """How much room is left where a folder is, in bytes. `little`: what is less is worth a note."""
     words = f"{free / 1024**3:.1f} GiB free" if free >= little else f"only {free / 1024**2:.0f} MiB free"
     if free < little:
-        return Finding(subject, "wrong" if free < _TOO_LITTLE else "note", words, f"make room on the disk of {folder}")
+        remedy = f"make room on the disk of {folder}"
+        if in_memory:
+            words += f": {folder} is in memory"
+            remedy = f"name a folder on a disk in the environment variable TMPDIR, or mount {folder} with a larger size"
+        return Finding(subject, "wrong" if free < _TOO_LITTLE else "note", words, remedy)
     return Finding(subject, "ok", words)
+
+
+def is_in_memory(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether what is in a folder lies in memory. Only Linux tells."""
+    try:
+        lines = [line.split(" ") for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return False
+    # A blank in a path is written as \040. The last mount at a place hides those before it.
+    kinds = {Path(line[1].replace("\\040", " ")): line[2] for line in lines if len(line) > 2}
+    resolved = folder.resolve()
+    return next((kinds[one] for one in (resolved, *resolved.parents) if one in kinds), "") in ("tmpfs", "ramfs")
 
 
 def _readers(settings: Settings, config: Path) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 from relay.cli import main
 from relay.cli.setup.check import print_finding
 from relay.core.operations.findings import Finding
-from relay.doctor import clock_finding, disk_finding
+from relay.doctor import clock_finding, disk_finding, is_in_memory
 from tests.support.settings import PAIRS, SIDES, write
 
 
@@ -43,6 +43,25 @@ def test_how_much_room_a_disk_needs(free: int, state: str) -> None:
     found = disk_finding("the disk of the store", Path("/var/lib/relay"), free)
     assert found.state == state
     assert state == "ok" or found.remedy == "make room on the disk of /var/lib/relay"
+
+
+def test_a_folder_in_memory_has_no_disk_to_make_room_on(tmp_path: Path) -> None:
+    found = disk_finding("the disk of files on their way", Path("/tmp"), 50 * 1024**2, in_memory=True)
+    assert found.words == "only 50 MiB free: /tmp is in memory"
+    assert "TMPDIR" in found.remedy
+    assert "disk of" not in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("folder", "in_memory"), [("/a b/tmp/x", True), ("/a b", False), ("/srv", False), ("/srv/tmpfs", False)]
+)
+def test_what_the_kernel_says_of_mounts_tells_what_is_in_memory(tmp_path: Path, folder: str, in_memory: bool) -> None:
+    mounts = tmp_path / "mounts"
+    # What was mounted over another one counts.
+    mounts.write_text(
+        "/dev/a / ext4 rw 0 0\ntmpfs /a\\040b/tmp tmpfs rw 0 0\ntmpfs /srv tmpfs rw 0 0\n/dev/b /srv xfs rw 0 0\n"
+    )
+    assert is_in_memory(Path(folder), mounts) is in_memory
 
 
 def test_a_finding_survives_being_saved() -> None:
