@@ -30,9 +30,12 @@ class Look:
         return not any(finding.state == "wrong" for finding in self.findings)
 
 
-async def look_at_discord(settings: DiscordSettings) -> Look:
-    """Look at the bot, and list its channels. Raises `DeliveryError`."""
-    survey = DiscordSurvey(settings=settings)
+async def look_at_discord(settings: DiscordSettings, *, with_new_token: str = "") -> Look:
+    """Look at the bot, and list its channels. Raises `DeliveryError`.
+
+    `with_new_token`: what to do with a new token where this one is refused; "": write it to relay.toml.
+    """
+    survey = DiscordSurvey(settings=settings, with_new_token=with_new_token)
     try:
         findings = await survey.account()
         channels = await survey.channels() if survey.usable else ()

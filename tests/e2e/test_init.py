@@ -98,7 +98,9 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
     async with terminal("init", folder=tmp_path) as screen:
         # Each mistake is told, and asked again.
         await screen.answer("Token: ", "0123456789abcdef0123456789abcdef")
-        assert "✗" in await screen.answer("Token: ", accounts.token)
+        refused = " ".join((await screen.answer("Token: ", accounts.token)).split())
+        # It is asked for again: nothing is to be written to a file.
+        assert ("✗" in refused, "paste it here" in refused, "[discord] token" in refused) == (True, True, False)
         told = await screen.until("Enter looks again")
         assert "✗ Message Content Intent: it is off" in told
         assert "scope=bot&permissions=275414887488&client_id=" in told

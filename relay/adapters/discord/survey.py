@@ -92,6 +92,8 @@ class DiscordSurvey:
     clock: Clock = field(default_factory=SystemClock)
     # Seconds for each request.
     timeout: float = 10.0
+    # What to do with a new token where Discord refuses this one: "paste it"; "": as the daemon says it.
+    with_new_token: str = ""
     _rest: RestClient = field(init=False)
     _me: Json = field(init=False, default_factory=dict)
     # The application's ID; the bot's own until that is known. Both are the same, except for very old bots.
@@ -150,7 +152,8 @@ class DiscordSurvey:
             self._me = await self._ask(Route("GET", "/users/@me", {}))
         except Refused as error:
             if error.status == 401:
-                refused = token_refused(self.settings.token.get_secret_value())
+                then = [self.with_new_token] if self.with_new_token else []
+                refused = token_refused(self.settings.token.get_secret_value(), *then)
                 return Finding("the bot's token", "wrong", refused.reason, refused.remedy)
             if error.unexplained:
                 words = f"what answers at {self.settings.api_url} is not Discord's API"

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,11 +145,13 @@ class _Setup:
         url = os.environ.get("RELAY_DISCORD__API_URL", default)
         if not self.asker.present:
             url = self.asker.ask(Question(key="discord_api_url", words="Address of Discord's API", default=url))
+        then = "paste it here" if self.asker.present else "write it to discord_token in the file of answers"
+        look_at = partial(setup.look_at_discord, with_new_token=then)
         while True:
             question = Question(key="discord_token", words="Token", secret=True)
             token = self.asker.ask(question, lambda it: problem_with(DiscordSettings, {"token": it}))
             settings = DiscordSettings.model_validate({"token": token, "api_url": url})
-            look = self._until_well(lambda given=settings: asyncio.run(setup.look_at_discord(given)))  # type: ignore[misc]
+            look = self._until_well(lambda given=settings: asyncio.run(look_at(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
 

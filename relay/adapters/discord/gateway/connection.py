@@ -107,10 +107,10 @@ def fatal_close(code: int, token: str = "") -> FatalError:
     return FatalError(f"{reason} (close code {code})", remedy)
 
 
-def token_refused(token: str) -> FatalError:
-    """The error for a token that Discord refuses: what it looks like instead, and where the right one is."""
+def token_refused(token: str, then: str = "write it to [discord] token or RELAY_DISCORD__TOKEN") -> FatalError:
+    """The error for a token that Discord refuses: what it looks like, where to get one, and what to do `then`."""
     reason, remedy = _FATAL_CLOSES[TOKEN_REFUSED]
-    where = f"{remedy} and write it to [discord] token or RELAY_DISCORD__TOKEN"
+    where = f"{remedy} and {then}"
     looks = next((what for form, what in _OTHER_SECRETS if form.fullmatch(token.strip())), None)
     return FatalError(reason if looks is None else f"{reason}: it looks like {looks}, which is another thing", where)
 
