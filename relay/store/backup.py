@@ -2,26 +2,36 @@
 
 A copy says when it was made. What crossed after that is not on record in it: the first start on it notes the gap, and
 what is read again from then on is looked for on the other side before it is sent (`core.delivery.lookups`).
+
+One that was made without the relay (`cp`, a copied volume) says nothing, and may be old. It is told by where it lies: a
+store knows the file, or the database, that it was used in last. One that was moved while no daemon ran looks the same,
+and is looked through for nothing, which does no harm.
 """
 
+import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from relay.core.delivery.lookups import RestoredGap
+from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock
-from relay.core.storage import Store
+from relay.core.status.reading import read_record
+from relay.core.status.report import STATUS_KEY
 from relay.errors import StoreError, StoreHeld
 from relay.logs import get_logger
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import connect, translated
 from relay.store.sqlite.replacing import BESIDE, finish_replacing, put_in_place, remove_with_log
+from relay.store.unit_of_work import SqlStore
 
 _log = get_logger(__name__)
 
 TAKEN = "backup taken"
 _GAP = "restored gap"
+_PLACE = "place"
+"""Where the store was used last."""
 _LOOKED_FOR = timedelta(days=7)
 """After the start on a backup: a message that waits for longer than that is not looked for any more."""
 
@@ -78,25 +88,46 @@ def restore(backup: Path, store: Path) -> Path | None:
             remove_with_log(fresh)
 
 
-async def restored_gap(store: Store, clock: Clock) -> RestoredGap | None:
-    """What the store does not know, if it is a backup that was restored. At the first start on it, that is noted.
+async def restored_gap(store: SqlStore, clock: Clock) -> RestoredGap | None:
+    """What the store does not know, if it is a copy. At the first start on it, that is noted.
 
-    Raises `StoreUnavailable`.
+    Call it before anything else is written. Raises `StoreUnavailable`.
     """
+    place = _place(store)
     async with store.read() as uow:
         taken, known = await uow.key_values.get(TAKEN), await uow.key_values.get(_GAP)
+        used_in, status = await uow.key_values.get(_PLACE), await uow.key_values.get(STATUS_KEY)
+    by_itself = bool(taken)
+    if not taken and used_in and place and used_in != place:
+        last_saved = read_record(status, PairDirectory()).daemon.updated_at
+        taken = last_saved.isoformat() if last_saved is not None else None
     if not taken:
+        if place and used_in != place:
+            async with store.write() as uow:
+                await uow.key_values.put(_PLACE, place)
         gap = _gap(known)
         return gap if gap is not None and clock.now() - gap.until < _LOOKED_FOR else None
     found = f"{taken} {clock.now().isoformat()}"
     async with store.write() as uow:
         await uow.key_values.put(_GAP, found)
         await uow.key_values.put(TAKEN, "")
-    _log.warning(
-        "the store is a backup: what has crossed since is looked for before it is sent",
-        made_at=taken,
-    )
+        await uow.key_values.put(_PLACE, place)
+    if by_itself:
+        _log.warning("the store is a backup: what has crossed since is looked for before it is sent", made_at=taken)
+    else:
+        _log.warning(
+            "the store was moved or copied: what has crossed since is looked for before it is sent", last_used=taken
+        )
     return _gap(found)
+
+
+def _place(store: SqlStore) -> str:
+    """Where the store lies: its file's number and its file system's, or which database it is. "": that is not known."""
+    if store.database:
+        return store.database
+    with suppress(OSError):
+        return f"{store.path.stat().st_ino} on {os.statvfs(store.path).f_fsid}"
+    return ""
 
 
 def _gap(text: str | None) -> RestoredGap | None:

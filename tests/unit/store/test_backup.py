@@ -1,6 +1,7 @@
 """Backups: complete, of one file, for nobody else to read; and what is refused in a store's place."""
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
+from relay.core.status.report import STATUS_KEY
 from relay.errors import StoreError, StoreHeld
 from relay.store.backup import back_up, restore, restored_gap
 from relay.store.lease import hold
@@ -76,6 +78,24 @@ async def test_a_restored_store_knows_since_when_it_knows_nothing(store: SqlStor
         assert not gap.covers(gap.until + timedelta(hours=2))
     finally:
         await again.close()
+
+
+async def test_a_store_that_was_copied_by_hand_knows_that_it_may_be_old(store: SqlStore, tmp_path: Path) -> None:
+    assert await restored_gap(store, SystemClock()) is None
+    await put(store, STATUS_KEY, json.dumps({"daemon": {"updated_at": NOW.isoformat()}}))
+    assert await restored_gap(store, SystemClock()) is None
+    await store.close()
+    shutil.copy(store.path, tmp_path / "copy.db")
+    before = datetime.now(UTC)
+    copy = await open_store(f"sqlite:///{tmp_path / 'copy.db'}")
+    try:
+        gap = await restored_gap(copy, SystemClock())
+        assert gap is not None
+        assert gap.since == NOW
+        assert before <= gap.until <= datetime.now(UTC)
+        assert await restored_gap(copy, SystemClock()) == gap
+    finally:
+        await copy.close()
 
 
 async def test_another_copy_of_a_closed_store_is_as_old_as_its_file(store: SqlStore, tmp_path: Path) -> None:
