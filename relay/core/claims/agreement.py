@@ -203,14 +203,16 @@ class Claims:
         known = await self.switch.positions(self.wanted)
         left = {key: told for claim in claims if self._has_read_more(claim) for key, told in claim.left.items()}
         told = {key for key in self.wanted & left.keys() if left[key] != known.get(key)}
-        untold = {key for key, holder in taken.items() if holder.store != self.me.store and known.get(key)}
+        untold = {key for key, holder in taken.items() if self._is_elsewhere(holder) and known.get(key)}
         return frozenset(told | untold)
 
     def _has_read_more(self, claim: Claim) -> bool:
         """Whether what a relay has left counts: not if it is our own place, or if we look for what crossed since."""
-        if claim.store != self.me.store:
-            return True
-        return not (self.me.is_same_place(claim) or self.has_ended(claim) or self.restored)
+        return claim.store != self.me.store or not (self.me.is_same_place(claim) or self.restored)
+
+    def _is_elsewhere(self, claim: Claim) -> bool:
+        """Whether a relay certainly had another store, or another copy of ours. After a power cut, our boot is new."""
+        return claim.store != self.me.store or (claim.file != self.me.file and not self.restored)
 
     async def _pause(self, error: Exception) -> None:
         await self.clock.sleep(self.backoff.next(error.retry_after if isinstance(error, Transient) else None))
@@ -464,7 +466,7 @@ class Claims:
 
     def _is_other(self, claim: Claim) -> bool:
         """Whether a claim counts beside ours: not if our store is what a process that has ended has left."""
-        return not self.me.is_same_place(claim) and not (claim.store == self.me.store and self.has_ended(claim))
+        return not self.me.is_same_place(claim) and (self._is_elsewhere(claim) or not self.has_ended(claim))
 
     async def _leave_alone(self, holders: Mapping[str, Claim]) -> None:
         """Remember who holds what, and tell it where that is new."""

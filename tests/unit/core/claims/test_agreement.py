@@ -239,6 +239,25 @@ def test_a_restored_backup_does_not_disturb_the_one_that_lives() -> None:
     play(story)
 
 
+@pytest.mark.parametrize("end", ["stopped", "killed", "killed on another machine"])
+def test_who_is_started_again_after_a_copy_of_its_store_has_served_reads_nothing_twice(end: str) -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(1), set[str]()
+        copy, old = Relay("a2", account, rng, dead), Relay("a1", account, rng, dead)
+        copy.start()
+        await until(lambda: copy.works == PAIRS)
+        if end == "stopped":
+            await copy.stop()
+            dead.add(copy.claims.me.started)
+        else:
+            await copy.kill(seen=end == "killed")
+        old.start(known={key: {"x": "long ago"} for key in PAIRS})
+        await until(lambda: old.works == PAIRS)
+        assert old.switch.started == {key: {"x": f"a2 {key}"} if end == "stopped" else {} for key in PAIRS}
+
+    play(story)
+
+
 def test_who_was_stopped_for_long_sends_nothing_when_it_goes_on() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
