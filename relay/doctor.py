@@ -196,7 +196,8 @@ def other_relays_finding(claims: Sequence[Claim], store: str, pairs: Sequence[Pa
         return Finding(subject, "ok", "none holds these pairs")
     held = "; ".join(f"{claim} holds {len(claim.channels & keys)} of these pairs" for claim in holders)
     if all(map(has_ended, holders)):
-        return Finding(subject, "note", f"{held}, and has ended", "start this one, and it takes them")
+        remedy = "start that one again, and nothing is lost; or this one, which goes on without what was said since"
+        return Finding(subject, "note", f"{held}, and has crashed", remedy)
     remedy = "stop that one, or start this one with `relay run --take-over`; if it has ended long ago, start this one"
     return Finding(subject, "wrong", held, remedy)
 

@@ -348,6 +348,9 @@ class Claims:
         self.held |= won
         self._awaited -= won
         self._look_now.set()
+        untold = sum(not told for told in positions.values())
+        if untold:
+            _log.warning("what was said since the other relay ended does not cross: it left no word", pairs=untold)
         _log.info("pairs are ours now", pairs=len(won))
 
     async def _hand_over_to_askers(self, claims: Sequence[Claim]) -> bool:
@@ -471,8 +474,11 @@ class Claims:
     async def _leave_alone(self, holders: Mapping[str, Claim]) -> None:
         """Remember who holds what, and tell it where that is new."""
         new = {key: holder for key, holder in holders.items() if str(self._holders.get(key)) != str(holder)}
-        for holder in {str(holder): holder for holder in new.values()}.values():
+        for key, holder in {str(holder): (key, holder) for key, holder in new.items()}.values():
             pairs = sum(str(other) == str(holder) for other in new.values())
+            if self._question.is_to_take(key):
+                _log.info("another relay holds pairs; it is asked to hand them over", holder=str(holder), pairs=pairs)
+                continue
             remedy = "stop that one, or start this one with `relay run --take-over`"
             _log.warning("another relay holds pairs; waiting for it", holder=str(holder), pairs=pairs, remedy=remedy)
         self._awaited |= holders.keys()
@@ -492,8 +498,8 @@ class Claims:
             return f"Another relay ({holder}) holds this pair; it is asked to hand it over."
         if self.has_ended(holder):
             return (
-                f"Another relay on the same accounts holds this pair ({holder}) and has ended: start that one again, "
-                "or this one with `relay run --take-over`."
+                f"Another relay on the same accounts held this pair ({holder}), and has crashed: start that one again, "
+                "and nothing is lost; or this one, which goes on without what was said since."
             )
         return (
             f"Another relay on the same accounts holds this pair ({holder}): "

@@ -8,6 +8,7 @@ import pytest
 
 from relay.core.claims.agreement import SILENCE_SECONDS
 from relay.core.claims.register import Claim, claims_in
+from tests.support.logs import captured_logs
 from tests.support.relays import PAIRS, Account, Relay, Watched, play, until
 
 
@@ -40,8 +41,11 @@ def test_taking_over_hands_over_what_was_read() -> None:
         first, second = Relay("a", account, rng), Relay("b", account, rng)
         first.start()
         await until(lambda: first.works == PAIRS)
-        second.start(take_over=True)
-        await until(lambda: second.works == PAIRS, 20)
+        with captured_logs() as lines:
+            second.start(take_over=True)
+            await until(lambda: second.works == PAIRS, 20)
+        # Nobody is told to do what they have done.
+        assert not any("--take-over" in line.get("remedy", "") for line in lines if "process 1 on a" in str(line))
         assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
         assert "process 1 on b" in first.switch.reasons["100"]
         assert not first.switch.set_aside
@@ -88,6 +92,7 @@ def test_who_waits_does_not_take_from_who_crashes() -> None:
         # It may come back at any moment, and then it reads what was missed.
         await asyncio.sleep(3600)
         assert second.works == frozenset()
+        assert "start that one again, and nothing is lost" in second.switch.reasons["100"]
         first.start()
         await until(lambda: first.works == PAIRS, 2)
         await first.kill(seen=True)
@@ -251,9 +256,12 @@ def test_who_is_started_again_after_a_copy_of_its_store_has_served_reads_nothing
             dead.add(copy.claims.me.started)
         else:
             await copy.kill(seen=end == "killed")
-        old.start(known={key: {"x": "long ago"} for key in PAIRS})
-        await until(lambda: old.works == PAIRS)
+        with captured_logs() as lines:
+            old.start(known={key: {"x": "long ago"} for key in PAIRS})
+            await until(lambda: old.works == PAIRS)
         assert old.switch.started == {key: {"x": f"a2 {key}"} if end == "stopped" else {} for key in PAIRS}
+        # What cannot be found out is said.
+        assert any("left no word" in line["event"] for line in lines) == (end != "stopped")
 
     play(story)
 
