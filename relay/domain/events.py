@@ -143,6 +143,8 @@ class MemberBanned:
     user: UserRef
     # It was banned before the relay looked for the first time.
     is_old: bool = False
+    # It was found in the list of all bans. What was told since the list was asked for is newer.
+    is_listed: bool = False
     # All that they ever wrote there is to go.
     removes_all: bool = False
 
@@ -153,6 +155,8 @@ class MemberUnbanned:
 
     place: PlaceRef
     user: UserRef
+    # See `MemberBanned.is_listed`.
+    is_listed: bool = False
 
 
 Event = (

@@ -99,7 +99,7 @@ class Bans:
     # Where something was decided while nobody followed it, although the list is known: it is read again.
     _missed: set[PlaceRef] = field(init=False, default_factory=set)
     _problems: dict[PlaceRef, str] = field(init=False, default_factory=dict)
-    # Of whom something was told live while a list is being read: that is newer than the list.
+    # Of whom something was told live while a list is being read and worked off: that is newer than the list.
     _listing: bool = field(init=False, default=False)
     _told_live: set[tuple[PlaceRef, UserRef]] = field(init=False, default_factory=set)
     _unexplained: deque[_Unexplained] = field(init=False, default_factory=deque)
@@ -149,7 +149,10 @@ class Bans:
         if not pairs:
             self._missed.add(event.place)
             return None
-        if self._listing:
+        if event.is_listed:
+            if (event.place, event.user) in self._told_live:
+                return None
+        elif self._listing:
             self._told_live.add((event.place, event.user))
         if isinstance(event, MemberUnbanned):
             freed = await uow.people.unban(event.place, event.user)
@@ -239,12 +242,10 @@ class Bans:
         failed, again_at = self._failed.get(place, (None, 0.0))
         if self._listed.get(place) == version or (failed == version and now < again_at):
             return
-        listed: set[UserRef] = set()
         self._told_live.clear()
         self._listing = True
         try:
-            async for page in reader.bans(place):
-                listed.update(page)
+            bans, changes = await self._catch_up(place, reader)
         except DeliveryError as error:
             self._failed[place] = version, now + _LIST_AGAIN
             if self._problems.get(place) != str(error):
@@ -253,24 +254,28 @@ class Bans:
             return
         finally:
             self._listing = False
+        self._listed[place] = version
+        self._problems.pop(place, None)
+        _log.info("bans listed", platform=str(place.platform), place=place.id, bans=bans, changes=changes)
+
+    async def _catch_up(self, place: PlaceRef, reader: BanReader) -> tuple[int, int]:
+        """Read the list of all bans, and take in what is not known of it: how many there are, and how many differed."""
+        listed: set[UserRef] = set()
+        async for page in reader.bans(place):
+            listed.update(page)
         name = f"bans listed {place.platform} {place.id}"
         async with self.store.read() as uow:
             known, is_first = await uow.people.banned(place), await uow.key_values.get(name) is None
         events: list[Event] = [
-            MemberBanned(place, user, is_old=is_first)
-            for user in sorted(listed - known)
-            if (place, user) not in self._told_live
+            MemberBanned(place, user, is_old=is_first, is_listed=True) for user in sorted(listed - known)
         ]
-        events += [MemberUnbanned(place, one) for one in sorted(known - listed) if (place, one) not in self._told_live]
-        self._told_live.clear()
+        events += [MemberUnbanned(place, user, is_listed=True) for user in sorted(known - listed)]
         for start in range(0, len(events), _BATCH):
             await self.deliver(EventBatch(tuple(events[start : start + _BATCH])))
         if is_first:
             async with self.store.write() as uow:
                 await uow.key_values.put(name, "yes")
-        self._listed[place] = version
-        self._problems.pop(place, None)
-        _log.info("bans listed", platform=str(place.platform), place=place.id, bans=len(listed), changes=len(events))
+        return len(listed), len(events)
 
     async def _explain(self) -> None:
         """Log who decided what was written down, and why, where the platform tells that."""

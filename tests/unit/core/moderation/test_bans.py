@@ -12,7 +12,7 @@ import pytest
 from relay.core.moderation import bans
 from relay.core.moderation.ports import Decision
 from relay.core.ports import EventBatch
-from relay.domain.events import MemberBanned
+from relay.domain.events import MemberBanned, MemberUnbanned
 from relay.domain.ids import PlaceRef, Platform, UserRef
 from relay.errors import ActionNeeded, Transient
 from tests.support.logs import captured_logs
@@ -209,6 +209,32 @@ async def test_a_ban_that_was_told_while_nobody_followed_it_is_found_in_the_list
             place = PlaceRef(Platform.DISCORD, here.id)
             await core.inbox.receive(EventBatch((MemberBanned(place, MAL),)))
             core.inbox.declare(bridge.pairs)
+            await banned(bridge, MAL)
+
+
+async def test_what_is_told_before_the_list_is_worked_off_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with following(tmp_path) as bridge:
+        here, _ = bridge.channels()
+        place = PlaceRef(Platform.DISCORD, here.id)
+        async with bridge.relay() as core:
+            await until_listed(bridge)
+            bridge.discord.ban(here, "mal")
+            await banned(bridge, MAL)
+            monkeypatch.setattr(bans, "_LOOK_EVERY", 0.5)  # what follows comes between two looks
+            core.inbox.declare(())
+            bridge.discord.unban(here, "mal", live=False)
+            await core.inbox.receive(EventBatch((MemberUnbanned(place, MAL),)))
+
+            async def late(batch: EventBatch) -> None:
+                await core.inbox.receive(EventBatch((MemberBanned(place, MAL),)))
+                await core.inbox.receive(batch)
+
+            core.moderation.bans.deliver = late
+            with captured_logs() as logs:
+                core.inbox.declare(bridge.pairs)
+                await until(lambda: any(line["event"] == "bans listed" for line in logs))
             await banned(bridge, MAL)
 
 
