@@ -17,14 +17,15 @@ from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, 
 from relay.web.metrics import registry, tenants_registry
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
-# What Prometheus adds to each sample, or makes itself.
-OF_PROMETHEUS = {"instance", "job", "up"}
+# What Prometheus adds to each sample, or makes itself;
+# and what every metric has where one process serves several communities.
+OF_PROMETHEUS = {"instance", "job", "up", "tenant"}
 NAME = re.compile(r"\brelay_[a-z_]+|\bup\b")
 # Labels in `{label="…"}`, `by (label, …)`, `on (label)`, and in texts.
 LABELS = re.compile(r"\{([^{}]*)\}|\b(?:by|on) \(([^)]*)\)|\{\{ ?\$labels\.(\w+) ?\}\}|\{\{(\w+)\}\}")
 # Where there may be words that look like labels.
 ELSE = re.compile(r'"[^"]*"')
-VALUE = re.compile(r"\{\{ ?\$value[^}]*\}\}")
+VALUE = re.compile(r"\{\{ ?(?:\$value|with \$labels\.tenant|\.|end)[^}]*\}\}")
 
 
 def samples() -> dict[str, set[str]]:
