@@ -9,7 +9,7 @@ import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
 from relay.config.store_url import names_postgresql
-from relay.errors import StoreError
+from relay.errors import ConfigurationError, Mistake, StoreError
 
 if TYPE_CHECKING:
     from relay.config.settings import StoreSettings
@@ -66,14 +66,18 @@ def check(context: typer.Context, config: ConfigOption = None) -> None:
 @commands.command()
 def backup(
     context: typer.Context,
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file, or a folder for one named by the time.")],
+    target: Annotated[str, typer.Argument(metavar="FILE", help="A new file, or a folder for one named by the time.")],
     config: ConfigOption = None,
 ) -> None:
     """Copy the store into one file, also while the daemon runs."""
     settings = invocation_of(context).load(config)
     from relay.store.backup import back_up
 
-    typer.echo(back_up(_file(settings.store, "pg_dump"), target.absolute(), datetime.now(UTC)))
+    path = Path(target).absolute()
+    # Else a folder that is not there would become a file of its name.
+    if target.endswith("/") and not path.is_dir():
+        raise ConfigurationError((Mistake(target, "there is no such folder", f"make it: mkdir -m 0700 {path}"),))
+    typer.echo(back_up(_file(settings.store, "pg_dump"), path, datetime.now(UTC)))
 
 
 @commands.command()

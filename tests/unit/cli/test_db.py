@@ -1,0 +1,25 @@
+"""`relay db`: what its arguments mean. What it does to a store is in tests/unit/store."""
+
+from pathlib import Path
+
+import pytest
+
+from relay.cli import main
+from tests.support.settings import SIDES, write
+
+
+def ended_with(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_a_folder_that_is_not_there_becomes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(write(tmp_path, SIDES))
+    assert ended_with("db", "upgrade", "--config", config) == 0
+    assert ended_with("db", "backup", f"{tmp_path}/backups/", "--config", config) == 2
+    assert f"error: {tmp_path}/backups/: there is no such folder" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "backups").exists()
+    (tmp_path / "backups").mkdir()
+    assert ended_with("db", "backup", f"{tmp_path}/backups/", "--config", config) == 0
+    assert [one.suffix for one in (tmp_path / "backups").iterdir()] == [".db"]
