@@ -363,6 +363,10 @@ class Tenants:
         """Without I/O."""
         return self._together({name: one.last_report() for name, one in self.sources().items() if one is not None})
 
+    def glance(self) -> Report:
+        """Without the pairs."""
+        return self._together({name: one.glance() for name, one in self.sources().items() if one is not None})
+
     def _together(self, reports: Mapping[str, Report]) -> Report:
         return Report(
             pairs=tuple(

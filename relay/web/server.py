@@ -227,6 +227,10 @@ class StatusSource(Protocol):
         """As `report`, without I/O; the outbox as it was when it was last read."""
         ...
 
+    def glance(self) -> Report:
+        """As `last_report`, without the pairs: quick."""
+        ...
+
     def delivery_seconds(self) -> Mapping[str, Histogram]:
         """How long deliveries took, by direction."""
         ...
@@ -381,7 +385,8 @@ class WebServer:
         return web.json_response({"alive": True})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        report = self.status.last_report()
+        # Asked for often, and 1,000 pairs take 0.1 s to describe.
+        report = self.status.glance()
         body: Json = {"ready": report.ready}
         if report.stands_by_for:
             body["standby"] = f"It stands by for {report.stands_by_for}."

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import aiohttp
@@ -54,6 +54,9 @@ class Status:
 
     def last_report(self) -> Report:
         return self.answer
+
+    def glance(self) -> Report:
+        return replace(self.answer, pairs=())
 
     def delivery_seconds(self) -> Mapping[str, Histogram]:
         return {}

@@ -69,8 +69,9 @@ async def read_report(
     if pairs is None:
         directory.replace(record.pairs)
     elif running and record.pairs:
-        pending = {pair.name: what for pair in pairs if (what := _still_to_do(pair, record.pairs))}
-        directory.replace([_as_it_works(pair, record.pairs) for pair in pairs])
+        works_with = {frozenset(pair.sides): pair for pair in record.pairs}
+        pending = {pair.name: what for pair in pairs if (what := _still_to_do(pair, works_with))}
+        directory.replace([_as_it_works(pair, works_with) for pair in pairs])
     daemon = record.daemon
     updated_at = daemon.updated_at
     if updated_at is not None and seen is not None:
@@ -86,13 +87,9 @@ async def read_report(
     return replace(report, pairs=tuple(_with_pending(one, pending.get(one.name)) for one in report.pairs))
 
 
-def _same(pair: Pair, others: Sequence[Pair]) -> Pair | None:
-    return next((one for one in others if frozenset(one.sides) == frozenset(pair.sides)), None)
-
-
-def _still_to_do(pair: Pair, works_with: Sequence[Pair]) -> str:
-    """What a daemon that works with these pairs has still to do, as the file says; "" if it does that."""
-    now = _same(pair, works_with)
+def _still_to_do(pair: Pair, works_with: Mapping[frozenset[ChannelAddress], Pair]) -> str:
+    """What a daemon that works with these pairs, by their sides, has still to do, as the file says; "" for nothing."""
+    now = works_with.get(frozenset(pair.sides))
     if now is None:
         return "new"
     if now.paused != pair.paused:
@@ -100,8 +97,8 @@ def _still_to_do(pair: Pair, works_with: Sequence[Pair]) -> str:
     return "" if now.destinations == pair.destinations else "changing"
 
 
-def _as_it_works(pair: Pair, works_with: Sequence[Pair]) -> Pair:
-    now = _same(pair, works_with)
+def _as_it_works(pair: Pair, works_with: Mapping[frozenset[ChannelAddress], Pair]) -> Pair:
+    now = works_with.get(frozenset(pair.sides))
     return pair if now is None else replace(pair, paused=now.paused, destinations=now.destinations)
 
 

@@ -306,6 +306,9 @@ class Nothing:
     def last_report(self) -> Report:
         raise AssertionError
 
+    def glance(self) -> Report:
+        raise AssertionError
+
     def delivery_seconds(self) -> dict[str, Histogram]:
         return {}
 

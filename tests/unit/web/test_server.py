@@ -85,6 +85,9 @@ class FakeStatus:
     def last_report(self) -> Report:
         return self.answer
 
+    def glance(self) -> Report:
+        return replace(self.answer, pairs=())
+
     def delivery_seconds(self) -> Mapping[str, Histogram]:
         return {"to_matrix": self._histogram}
 
@@ -114,6 +117,19 @@ async def test_alive_and_ready() -> None:
         response, _ = await get(client, "/readyz")
         assert response.status == 200
         assert response.content_type == "application/json"
+
+
+async def test_readiness_does_not_look_through_the_pairs() -> None:
+    class Busy(FakeStatus):
+        async def report(self) -> Report:
+            raise AssertionError
+
+        def last_report(self) -> Report:
+            raise AssertionError
+
+    async with serving(Busy(report())) as client:
+        response, _ = await get(client, "/readyz")
+    assert response.status == 200
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ class DeclaredRooms:
         self._backoff = backoff
         self._now = now
         self._declared: dict[ChannelAddress, DeclaredRoom] = {}
+        # By the room that each names; None: to be made again. It is asked for several times a room in each sync.
+        self._by_room: dict[str, DeclaredRoom] | None = None
         self._states: dict[str, RoomState] = {}
         self._members = Members(MEMBERS)
         self._all_tried = False
@@ -137,12 +139,14 @@ class DeclaredRooms:
             if not room.is_alias:
                 room.room_id = room.name
             self._declared[address] = room
+        self._by_room = None
         for address, room in self._declared.items():
             room.secondary = address in secondary
             if room.gave_way and (room.is_alias or self.find(room.name) is None):
                 # The pair to which it gave way may be gone.
                 room.gave_way = room.resolved = False
                 room.room_id = None if room.is_alias else room.name
+                self._by_room = None
                 room.wake.set()
         self.version += 1
         self.declarations += 1
@@ -153,6 +157,7 @@ class DeclaredRooms:
         """From now on the address names `room_id`, which has replaced `predecessors`. None: nobody knows which room."""
         self._states.pop(room.room_id or "", None)
         room.point_to(room_id)
+        self._by_room = None
         room.predecessors = predecessors
         self.version += 1
         self.changed.set()
@@ -202,7 +207,11 @@ class DeclaredRooms:
 
     def find(self, room_id: str) -> DeclaredRoom | None:
         """The declared room with this ID."""
-        return next((room for room in self._declared.values() if room.room_id == room_id), None)
+        if self._by_room is None:
+            # Of two that name the same room for a moment, the first.
+            rooms = reversed(self._declared.values())
+            self._by_room = {room.room_id: room for room in rooms if room.room_id is not None}
+        return self._by_room.get(room_id)
 
     def state(self, room_id: str) -> RoomState:
         """What is known of a room."""

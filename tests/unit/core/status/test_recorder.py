@@ -84,6 +84,15 @@ def test_how_many_pairs_work_is_said_once_and_once_more_when_all_do(lines: list[
     assert lines[-1] == {"event": "ready: 1 of 1 pairs", "level": "info"}
 
 
+async def test_a_glance_says_what_the_report_says_but_for_the_pairs(bridge: World) -> None:
+    async with bridge.relay() as core:
+        for problem in ("the disk is full", None):
+            core.status.store_problem = problem
+            glance, whole = core.status.glance(), core.status.last_report()
+            assert (glance.ready, glance.sides, glance.store_problem) == (whole.ready, whole.sides, problem)
+            assert glance.pairs == ()
+
+
 async def test_the_status_outlives_the_process(bridge: World) -> None:
     discord, room = bridge.channels()
     async with bridge.relay() as core:

@@ -62,6 +62,22 @@ async def test_only_rooms_that_work_are_opened_again() -> None:
     assert inbox.told == [NEW, NEW]
 
 
+def test_a_room_is_found_by_the_id_that_its_address_names_now() -> None:
+    rooms = declared("#help:example.org")
+    alias, plain = (ChannelAddress(Platform.MATRIX, value) for value in ("#help:example.org", NEW))
+    assert rooms.find(OLD) is None
+    rooms.point(rooms.declared[0], OLD)
+    assert rooms.find(OLD) is rooms.declared[0]
+    rooms.point_to_successor(rooms.declared[0], "!third:example.org")
+    assert rooms.find(OLD) is None
+    rooms.declare([alias, plain])
+    assert [room and room.address for room in map(rooms.find, ("!third:example.org", NEW))] == [alias, plain]
+    rooms.point(rooms.declared[0], None)
+    assert rooms.find("!third:example.org") is None
+    rooms.declare([alias])
+    assert rooms.find(NEW) is None
+
+
 def test_what_people_know_a_room_by() -> None:
     rooms = declared(OLD)
     state = rooms.state(OLD)
