@@ -27,6 +27,13 @@ def of_tenant(url: str, tenant: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}search_path=tenant_{tenant}"
 
 
+def without_schema(url: str) -> str:
+    """The URL of the database that the schema is in."""
+    base, _, query = url.partition("?")
+    kept = "&".join(part for part in query.split("&") if not part.startswith("search_path="))
+    return f"{base}?{kept}" if kept else base
+
+
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
     return _PARAMETER.sub(r"\1=…", _PASSWORD.sub(r"\1@", url))

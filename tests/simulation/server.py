@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from relay.store.migrate import upgrade
+from relay.store.postgresql.shared import forget_all
 from tests.simulation.lines import Lines
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.mishaps import Mishaps
@@ -71,10 +72,10 @@ class OwnServer:
 
     @contextmanager
     def place(self, seed: int, mishaps: Mishaps) -> Iterator["Base"]:
-        """A store for one history."""
+        """A store for one history. Every other one has its connections as a tenant of many has them."""
         name = f"seed_{seed}"
         self.run(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} OWNER {_USER}")
-        base = Base(self, name, mishaps)
+        base = Base(self, name, mishaps, shared=seed % 2 == 1)
         try:
             yield base
         finally:
@@ -98,8 +99,9 @@ class Base:
 
     takes_any_bytes = False
 
-    def __init__(self, server: OwnServer, name: str, mishaps: Mishaps) -> None:
+    def __init__(self, server: OwnServer, name: str, mishaps: Mishaps, *, shared: bool) -> None:
         self._server = server
+        self._shared = shared
         self._name = name
         self._mishaps = mishaps
         # Of `SPELLS`: what the server is under, which outlasts a process that is killed meanwhile.
@@ -109,7 +111,8 @@ class Base:
     @property
     def url(self) -> str:
         """See `Place`."""
-        return self._server.url(self._name)
+        url = self._server.url(self._name)
+        return f"{url}&search_path=public" if self._shared else url
 
     @property
     def troubles(self) -> dict[str, int]:
@@ -135,6 +138,7 @@ class Base:
             yield lines
         finally:
             lines.die()
+            forget_all()  # as a process that ends
 
     def leave(self) -> None:
         """Nobody looks at it any more."""

@@ -42,7 +42,14 @@ def postgresql(directory: Path) -> Iterator[Opener]:
         yield lambda: open_store(url)
 
 
-STORES: tuple[Callable[[Path], AbstractContextManager[Opener]], ...] = (sqlite, postgresql)
+@contextmanager
+def tenant(directory: Path) -> Iterator[Opener]:
+    """The same where it shares its connections with others of this process."""
+    with server().database() as url:
+        yield lambda: open_store(f"{url}&search_path=public")
+
+
+STORES: tuple[Callable[[Path], AbstractContextManager[Opener]], ...] = (sqlite, postgresql, tenant)
 DISCORD = ChannelRef(Platform.DISCORD, "1")
 ROOM = ChannelRef(Platform.MATRIX, "!room")
 ANN = UserRef(Platform.DISCORD, "7")

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from relay.config.store_url import schema_in, without_password
+from relay.config.store_url import schema_in, without_password, without_schema
 from relay.errors import StoreError, StoreUnavailable
 
 try:
@@ -42,7 +42,7 @@ async def connect(
     database = without_password(url)
     with translated(database):
         connection = await asyncpg.connect(
-            url,
+            without_schema(url),
             timeout=CONNECT_TIMEOUT,
             command_timeout=patience or ANSWER_TIMEOUT,
             statement_cache_size=500,
@@ -55,7 +55,7 @@ async def connect(
             if process != connection.get_server_pid():
                 await _refuse_shared(url, database, process)
             if schema := schema_in(url):
-                # A pooler may leave it out (`ignore_startup_parameters`), and all tenants would share one store.
+                # Not when it connects: poolers refuse that, or leave it out, and all tenants would share one store.
                 await connection.execute("SELECT set_config('search_path', $1, false)", schema)
         except BaseException:
             connection.terminate()
@@ -95,7 +95,7 @@ async def _refuse_shared(url: str, name: str, process: int) -> None:
     Locks of a session, its settings and prepared statements do not survive that. Where each connection has a process
     to itself, another one has another process.
     """
-    other = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT, command_timeout=ANSWER_TIMEOUT)
+    other = await asyncpg.connect(without_schema(url), timeout=CONNECT_TIMEOUT, command_timeout=ANSWER_TIMEOUT)
     try:
         shared = await other.fetchval("SELECT pg_backend_pid()") == process
     finally:
@@ -145,13 +145,15 @@ _OTHER = ("it does not answer", "check that the server runs, and its log")
 
 
 @contextmanager
-def translated(name: str) -> Iterator[None]:
+def translated(name: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
     """Turn the errors of the server and of the network in the block into `StoreError`s that name the database.
 
-    A violated constraint and a wrong value are bugs of the program: they are raised unchanged.
+    A violated constraint and a wrong value are bugs of the program: they are raised unchanged, and so is `but`.
     """
     try:
         yield
+    except but:
+        raise
     except ERRORS as error:
         code = getattr(error, "sqlstate", None) or ""
         if code[:2] in _BUGS and code not in (*_REASONS, *_NO_TABLES):

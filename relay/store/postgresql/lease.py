@@ -14,17 +14,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import asyncpg
 from sqlalchemy import BigInteger, Boolean, Row, bindparam, delete, literal_column, select, update
 
+from relay.config.store_url import schema_in
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.lease import Holder, cancelled_by, held
 from relay.store.portable import insert
-from relay.store.postgresql.connections import connect, translated, writer_name
+from relay.store.postgresql.connections import connect, failure, translated, writer_name
+from relay.store.postgresql.shared import Shared
 from relay.store.postgresql.store import PostgresqlStore
 from relay.store.postgresql.transactions import PostgresqlTransaction
 from relay.store.tables import Timestamp
@@ -73,7 +75,6 @@ _TAKE = (
     .inline()
 )
 _RENEW = update(lease_table).where(_l.holder == bindparam("token")).values(renewed_at=_now)
-# Of one that has lost the lease: it may be stopped within a transaction, and keep the lock of all writers.
 _END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1"
 _STANDS_BY = "relay stands by: "
 _STANDBYS = (
@@ -116,17 +117,157 @@ class SeenLease:
         return "held" if process == "alive" else "unknown"
 
 
+class Session(Protocol):
+    """How a holder shows that it lives. Every call but `end` may raise `StoreError`."""
+
+    async def show(self, token: str) -> None:
+        """Begin to show it by the lock of `TAKE_LOCK`, if that is not so already."""
+        ...
+
+    async def seen(self) -> SeenLease | None:
+        """The lease, None if nobody has it."""
+        ...
+
+    async def renew(self, token: str) -> bool:
+        """Renew the lease; whether it is still that one's."""
+        ...
+
+    async def end_sessions(self, token: str) -> None:
+        """End the transactions of one that has lost it: it may be stopped, and keep the lock of all writers."""
+        ...
+
+    def failed(self) -> None:
+        """No answer came in time."""
+        ...
+
+    async def end(self, token: str) -> None:
+        """Show nothing any more."""
+        ...
+
+
+@dataclass(slots=True)
+class OwnSession:
+    """A connection that shows that the process lives and renews the lease: no other work may keep it waiting."""
+
+    store: PostgresqlStore
+    _connection: asyncpg.Connection | None = field(init=False, default=None)
+
+    async def show(self, token: str) -> None:
+        """See `Session.show`."""
+        if self._connection is None or self._connection.is_closed():
+            connection = await _connect(self.store)
+            try:
+                with translated(self.store.name):
+                    await connection.execute(TAKE_LOCK, token)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+
+    async def seen(self) -> SeenLease | None:
+        """See `Session.seen`."""
+        return await _seen(self._each_by_itself())
+
+    async def renew(self, token: str) -> bool:
+        """See `Session.renew`."""
+        await self.show(token)
+        return bool(await self._each_by_itself().execute(_RENEW, {"token": token}))
+
+    async def end_sessions(self, token: str) -> None:
+        """See `Session.end_sessions`."""
+        if self._connection is not None:
+            with translated(self.store.name):
+                await self._connection.execute(_END_SESSIONS, writer_name(token))
+
+    def failed(self) -> None:
+        """See `Session.failed`."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def end(self, token: str) -> None:
+        """See `Session.end`."""
+        self.failed()
+
+    def _each_by_itself(self) -> PostgresqlTransaction:
+        return _each_by_itself(self.store, self._connection)
+
+
+@dataclass(slots=True)
+class SharedSession:
+    """The same for one of several tenants of this process: the session and a few connections are for all of them."""
+
+    store: PostgresqlStore
+    shared: Shared
+    clock: Clock
+    # Its renewal had to wait for its own transaction.
+    _held_up: bool = field(init=False, default=False)
+
+    async def show(self, token: str) -> None:
+        """See `Session.show`."""
+        await self.shared.session.show(token)
+
+    async def seen(self) -> SeenLease | None:
+        """See `Session.seen`."""
+        async with self.store.read() as unit:
+            return await _seen(unit.transaction)
+
+    async def renew(self, token: str) -> bool:
+        """See `Session.renew`.
+
+        In one trip, and prepared by nobody: each tenant has another table. Where a transaction of the tenant holds it
+        up it asks again and again, so that it is renewed at once, and no other tenant waits for it for long.
+        """
+        schema = schema_in(self.store.url)
+        renew = f"UPDATE \"{schema}\".lease SET renewed_at = {NOW} WHERE holder = '{token}'"  # noqa: S608 - names of our own
+        deadline = self.clock.monotonic() + LENGTH.total_seconds()
+        while True:
+            try:
+                done = await self._run(renew)
+            except asyncpg.LockNotAvailableError as error:
+                self._held_up = True
+                if self.clock.monotonic() > deadline:
+                    raise failure(self.store.name, error) from error
+            else:
+                self._held_up = False
+                return done != "UPDATE 0"
+
+    async def end_sessions(self, token: str) -> None:
+        """See `Session.end_sessions`."""
+        await self._run(_END_SESSIONS, writer_name(token))
+
+    async def _run(self, sql: str, *values: str) -> str:
+        """Run a statement by itself; what the server says of it. A lock that is not free is raised as such."""
+        place = await self.shared.renewals.enter(schema_in(self.store.url), slow=self._held_up)
+        try:
+            with translated(self.store.name, but=asyncpg.LockNotAvailableError):
+                return str(await (await place.open()).execute(sql, *values))
+        except asyncpg.LockNotAvailableError:
+            raise
+        except BaseException:
+            place.drop()
+            raise
+        finally:
+            place.leave()
+
+    def failed(self) -> None:
+        """See `Session.failed`. What did not answer is closed already."""
+
+    async def end(self, token: str) -> None:
+        """See `Session.end`."""
+        await self.shared.session.hide(token)
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class PostgresqlLease:
     """The right to write and to send."""
 
     store: PostgresqlStore
+    session: Session
     clock: Clock
     # This process.
     holder: Holder
     _renewed: float = field(init=False)
-    # The session that shows that the process lives, and renews the lease: no other work may keep it waiting.
-    _session: asyncpg.Connection | None = field(init=False, default=None)
 
     def valid(self) -> bool:
         """Whether the lease is certainly still ours, by the monotonic clock. No I/O."""
@@ -137,12 +278,11 @@ class PostgresqlLease:
         first: tuple[str, datetime] | None = None
         while True:
             asked = self.clock.monotonic()
-            session = await self._connected()
-            seen = await _seen(self._on(session))
+            await self.session.show(self.holder.token)
+            seen = await self.session.seen()
             if seen is None or seen.state == "free":
                 if seen is not None:
-                    with translated(self.store.name):
-                        await session.execute(_END_SESSIONS, writer_name(seen.holder.token))
+                    await self.session.end_sessions(seen.holder.token)
                 async with self.store.write() as unit:
                     seen = await _seen(unit.transaction)
                     if seen is None or seen.state == "free":
@@ -171,34 +311,18 @@ class PostgresqlLease:
             await self.clock.sleep(max(0.0, asked + RENEW_EVERY - self.clock.monotonic()))
             try:
                 asked = self.clock.monotonic()
-                if not await self._on(await self._connected()).execute(_RENEW, {"token": self.holder.token}):
+                if not await self.session.renew(self.holder.token):
                     raise await self._lost()
                 self._renewed, tries = asked, 0
             except StoreUnavailable as error:
                 tries += 1
                 _log.warning("lease_not_renewed", reason=str(error), tries=tries)
-                self.disconnect()
+                self.session.failed()
 
     async def _lost(self) -> StoreHeld:
-        seen = await _seen(self._on(await self._connected()))
+        seen = await self.session.seen()
         now = "nobody has it" if seen is None else f"process {seen.holder.pid} on {seen.holder.host} has it"
         return StoreHeld(self.store.name, f"this daemon has lost its lease; {now}", "run one daemon only")
-
-    async def _connected(self) -> asyncpg.Connection:
-        """The session, with its lock."""
-        if self._session is None or self._session.is_closed():
-            session = await _connect(self.store)
-            try:
-                with translated(self.store.name):
-                    await session.execute(TAKE_LOCK, self.holder.token)
-            except BaseException:
-                session.terminate()
-                raise
-            self._session = session
-        return self._session
-
-    def _on(self, session: asyncpg.Connection) -> PostgresqlTransaction:
-        return _each_by_itself(self.store, session)
 
     async def release(self) -> None:
         """Give it back."""
@@ -208,12 +332,6 @@ class PostgresqlLease:
         except (StoreUnavailable, StoreHeld) as error:
             _log.warning("lease_not_released", reason=str(error))
 
-    def disconnect(self) -> None:
-        """End the session."""
-        if self._session is not None:
-            self._session.terminate()
-            self._session = None
-
 
 @asynccontextmanager
 async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[PostgresqlLease]:
@@ -222,7 +340,10 @@ async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[PostgresqlLease]:
     If the lease is lost meanwhile, the block is cancelled and `StoreHeld` is raised.
     """
     opened = _on_postgresql(store)
-    lease = PostgresqlLease(store=opened, clock=clock, holder=Holder.this_process(opened.token, clock.now()))
+    holder = Holder.this_process(opened.token, clock.now())
+    shared = opened.shared
+    session = OwnSession(opened) if shared is None else SharedSession(opened, shared, clock)
+    lease = PostgresqlLease(store=opened, session=session, clock=clock, holder=holder)
     opened.write_only_with(None)
     try:
         await lease.take()
@@ -236,7 +357,7 @@ async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[PostgresqlLease]:
             await asyncio.wait((renewal,))
             await lease.release()
     finally:
-        lease.disconnect()
+        await session.end(holder.token)
 
 
 async def holder_of(store: SqlStore) -> Holder | None:
@@ -301,10 +422,12 @@ async def _connect(store: PostgresqlStore, name: str = "relay") -> asyncpg.Conne
     return await connect(store.url, lock_timeout=seconds, patience=seconds, name=name)
 
 
-def _each_by_itself(store: PostgresqlStore, connection: asyncpg.Connection) -> PostgresqlTransaction:
+def _each_by_itself(store: PostgresqlStore, connection: asyncpg.Connection | None) -> PostgresqlTransaction:
     """What runs statements outside of transactions."""
 
     async def begin() -> asyncpg.Connection:
+        if connection is None:
+            raise asyncpg.InterfaceError("connection is closed")
         return connection
 
     return PostgresqlTransaction(store.name, begin)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from relay.config.store_url import without_password
+from relay.config.store_url import schema_in, without_password
 from relay.errors import StoreUnavailable
-from relay.store.postgresql.connections import READ_ONLY
-from relay.store.postgresql.transactions import Readers, Writer
+from relay.store.postgresql.connections import READ_ONLY, writer_name
+from relay.store.postgresql.pools import Pool
+from relay.store.postgresql.shared import Shared
+from relay.store.postgresql.transactions import READERS, Readers, Writer
 from relay.store.unit_of_work import SqlStore
 
 _DATABASE = text(
@@ -20,7 +22,10 @@ _READ_ONLY = text("SELECT current_setting('default_transaction_read_only') = 'on
 
 
 class PostgresqlStore(SqlStore):
-    """`core.storage.Store` on one database of PostgreSQL: one connection that writes, a few that read."""
+    """`core.storage.Store` on one database of PostgreSQL, or in a schema of one that tenants share.
+
+    In a database of its own it has a connection that writes and a few that read. In a schema it has none to itself.
+    """
 
     on_postgresql = True
 
@@ -30,8 +35,34 @@ class PostgresqlStore(SqlStore):
         self.name = without_password(url)
         # Of the lease, when this process holds it.
         self.token = secrets.token_hex(8)
-        self._readers = Readers(url, busy_timeout)
-        self._writer = self._fenced_writer = Writer(url, busy_timeout, self.forget_lanes, self.token)
+        self._busy_timeout = busy_timeout
+        self._shared: Shared | None = None
+        name = writer_name(self.token)
+        self._own = Pool(url, 1, lock_timeout=busy_timeout, name=name), Pool(url, READERS, lock_timeout=busy_timeout)
+        self._readers = Readers(url, self._reading)
+        self._writer = self._fenced_writer = Writer(url, busy_timeout, self._writing, self.forget_lanes, self.token)
+
+    @property
+    def shared(self) -> Shared | None:
+        """The connections that it has together with the other tenants of this process; None if it has its own."""
+        if self._shared is None and schema_in(self.url):
+            self._shared = Shared.of(self.url, self._busy_timeout)
+        return self._shared
+
+    def _writing(self) -> Pool:
+        return self._own[0] if self.shared is None else self.shared.writers
+
+    def _reading(self) -> Pool:
+        return self._own[1] if self.shared is None else self.shared.readers
+
+    async def close(self) -> None:
+        """See `SqlStore.close`."""
+        await super().close()
+        for pool in self._own:
+            await pool.close()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            await shared.leave()
 
     async def load_id(self) -> None:
         """See `SqlStore.load_id`; and which database it is, of which there may be copies with the same ID."""

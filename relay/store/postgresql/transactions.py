@@ -1,4 +1,4 @@
-"""Transactions: the one connection that writes, a few that only read, and a repository's way to either.
+"""Transactions: those that write, one at a time, those that only read, and a repository's way to either.
 
 Writers take turns, in this process and among all processes: each write transaction first takes an advisory lock of the
 database, as one on SQLite takes the file's. So both stores behave alike, and the core needs to know only one of them.
@@ -24,6 +24,7 @@ from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.portable import insert
 from relay.store.postgresql.connections import ERRORS, connect, is_lost, translated, writer_name
+from relay.store.postgresql.pools import Place, Pool
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
 from relay.store.transaction import Chain
@@ -33,6 +34,9 @@ T = TypeVar("T")
 _log = get_logger(__name__)
 
 READERS = 4
+"""So many of one store read at a time. Of a tenant fewer, so that one that is slow leaves some to the others."""
+
+READERS_OF_TENANT = 3
 # Of the advisory lock of all write transactions of one store.
 WRITE_LOCK = 0x72656C6179
 
@@ -177,20 +181,35 @@ class PostgresqlTransaction:
             raise TypeError("a read transaction cannot change anything")
 
 
-class Writer:
-    """Write transactions, one at a time."""
+def _beginning(schema: str, how: str = "", token: str = "") -> str:
+    """Begins a transaction, in one trip. On shared connections it says whose it is, until it ends."""
+    if not schema:
+        return f"BEGIN{how}"
+    name = f"; SET LOCAL application_name = '{writer_name(token)}'" if token else ""
+    return f'BEGIN{how}; SET LOCAL search_path = "{schema}"{name}'
 
-    def __init__(self, url: str, busy_timeout: float, replaced: Callable[[], None], token: str) -> None:
+
+class Writer:
+    """Write transactions, one at a time. `pool` has the connections; that of one store has a single one."""
+
+    def __init__(
+        self, url: str, busy_timeout: float, pool: Callable[[], Pool], replaced: Callable[[], None], token: str
+    ) -> None:
         # The token of the lease that we must hold to write. None: none.
         self.fence: str | None = None
+        self._url, self._name, self._schema = url, without_password(url), schema_in(url)
         # With the token of this process, by which whoever replaces it ends its connection.
-        self._label = writer_name(token)
-        self._url, self._name = url, without_password(url)
+        self._begins = _beginning(self._schema, token=token)
         self._write_lock = write_lock(url)
         self._busy_timeout = busy_timeout
+        self._pool = pool
         self._replaced = replaced
+        # How many connections had been opened when what we know of the database was learnt.
+        self._opened = 0
         self._lock = asyncio.Lock()
-        self._connection: asyncpg.Connection | None = None
+        self._place: Place | None = None
+        # Another process had the lock for longer than we wait.
+        self._held_up = False
         # The number that the server gave the running transaction, and its process there.
         self._running = ("", 0)
 
@@ -200,41 +219,46 @@ class Writer:
         async with self._lock:
             transaction = PostgresqlTransaction(self._name, self._begin)
             try:
-                yield transaction
-                if transaction.failure is not None:
-                    raise transaction.failure
-            except BaseException:
-                await _finished(self._roll_back(transaction))
-                raise
-            if transaction.connection is not None:
-                await _finished(self._commit(transaction.connection))
+                try:
+                    yield transaction
+                    if transaction.failure is not None:
+                        raise transaction.failure
+                except BaseException:
+                    await _finished(self._roll_back(transaction))
+                    raise
+                if transaction.connection is not None:
+                    await _finished(self._commit(transaction.connection))
+            finally:
+                place, self._place = self._place, None
+                if place is not None:
+                    place.leave()
 
     async def close(self) -> None:
-        """Close the connection when the running transaction has ended."""
+        """Return when the running transaction has ended."""
         async with self._lock:
-            if self._connection is not None:
-                await _close(self._connection)
-                self._connection = None
+            pass
 
     async def _begin(self) -> asyncpg.Connection:
+        self._place = await self._pool().enter(self._schema, slow=self._held_up)
         try:
-            return await self._enter(await self._open())
+            return await self._enter(await self._open(self._place))
         except ERRORS as error:
             if not is_lost(error):
                 raise
             # The server was restarted since the last transaction: nothing of this one is done yet.
             self._drop()
-            return await self._enter(await self._open())
+            return await self._enter(await self._open(self._place, new=True))
 
-    async def _open(self) -> asyncpg.Connection:
-        if self._connection is None or self._connection.is_closed():
+    async def _open(self, place: Place, *, new: bool = False) -> asyncpg.Connection:
+        connection = await place.open(new=new)
+        if self._opened != (opened := self._pool().opened):
             self._replaced()
-            self._connection = await connect(self._url, lock_timeout=self._busy_timeout, name=self._label)
-        return self._connection
+            self._opened = opened
+        return connection
 
     async def _enter(self, connection: asyncpg.Connection) -> asyncpg.Connection:
         try:
-            await connection.execute("BEGIN")
+            await connection.execute(self._begins)
             row = await connection.fetchrow(_ENTER, self._write_lock)
             self._running = (row["number"], row["process"])
             if self.fence is not None and row["holder"] != self.fence:
@@ -242,21 +266,23 @@ class Writer:
                 now = "nobody has it" if other is None else f"process {other['pid']} on {other['host']} has it"
                 raise StoreHeld(self._name, f"this daemon has lost its lease; {now}", "run one daemon only")
         except asyncpg.LockNotAvailableError:
-            self._drop()
-            await self._end_stale()
+            self._held_up = True
+            await self._end_stale(connection)
             raise
         except BaseException:
             self._drop()
             raise
+        self._held_up = False
         return connection
 
-    async def _end_stale(self) -> None:
-        connection = await connect(self._url, lock_timeout=self._busy_timeout)
+    async def _end_stale(self, connection: asyncpg.Connection) -> None:
         try:
+            await connection.execute("ROLLBACK")
             if await connection.fetch(end_stale(self._url)):
                 _log.warning("a transaction is broken off whose process is stopped")
-        finally:
-            await _close(connection)
+        except BaseException:
+            self._drop()
+            raise
 
     async def _roll_back(self, transaction: PostgresqlTransaction) -> None:
         connection = transaction.connection
@@ -270,6 +296,9 @@ class Writer:
         except ERRORS as error:
             _log.warning("store_rollback_failed", reason=str(error))
             self._drop()
+        except BaseException:
+            self._drop()
+            raise
 
     async def _commit(self, connection: asyncpg.Connection) -> None:
         number, process = self._running
@@ -314,74 +343,71 @@ class Writer:
             await asyncio.sleep(_ASK_EVERY)
 
     def _drop(self) -> None:
-        dropped, self._connection = self._connection, None
-        if dropped is not None:
-            dropped.terminate()
+        if self._place is not None:
+            self._place.drop()
 
 
 class Readers:
-    """A few connections that only read, each for one reader at a time."""
+    """Transactions that only read, some at a time."""
 
-    def __init__(self, url: str, busy_timeout: float) -> None:
-        self._url, self._name = url, without_password(url)
-        self._busy_timeout = busy_timeout
-        self._slots = asyncio.Semaphore(READERS)
-        # That stay open while nobody reads: of a store among many in one database only one.
-        self._kept = 1 if schema_in(url) else READERS
-        self._free: list[asyncpg.Connection] = []
+    def __init__(self, url: str, pool: Callable[[], Pool]) -> None:
+        self._name, self._schema = without_password(url), schema_in(url)
+        self._begins = _beginning(self._schema, " ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self._pool = pool
+        self._slots = asyncio.Semaphore(READERS_OF_TENANT if self._schema else READERS)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresqlTransaction]:
         """A consistent view that changes nothing. Raises `StoreError`."""
         async with self._slots:
-            transaction = PostgresqlTransaction(self._name, self._begin, read_only=True)
+            place: Place | None = None
+
+            async def begin() -> asyncpg.Connection:
+                nonlocal place
+                place = await self._pool().enter(self._schema)
+                return await self._view(place)
+
+            transaction = PostgresqlTransaction(self._name, begin, read_only=True)
             try:
                 yield transaction
-            except BaseException:
-                if transaction.connection is not None:
-                    if transaction.failure is None:
-                        await _finished(self._give_back(transaction.connection))
-                    else:
-                        transaction.connection.terminate()
-                raise
-            if transaction.connection is not None:
-                await _finished(self._give_back(transaction.connection))
+            finally:
+                if place is not None:
+                    try:
+                        if transaction.failure is None:
+                            await _finished(_end_view(place))
+                        else:
+                            place.drop()
+                    finally:
+                        place.leave()
 
     async def dispose(self) -> None:
-        """Close those that nobody uses."""
-        free, self._free = self._free, []
-        for connection in free:
-            await _close(connection)
+        """Nothing: connections are closed with their pool."""
 
-    async def _begin(self) -> asyncpg.Connection:
-        while self._free:
-            connection = self._free.pop()
+    async def _view(self, place: Place) -> asyncpg.Connection:
+        while True:
+            connection = await place.open()
             try:
-                return await _view(connection)
+                await connection.execute(self._begins)
             except ERRORS as error:
-                if not is_lost(error):
+                place.drop()
+                if not is_lost(error) or place.is_new:
                     raise
-        return await _view(await connect(self._url, lock_timeout=self._busy_timeout))
-
-    async def _give_back(self, connection: asyncpg.Connection) -> None:
-        try:
-            await connection.execute("COMMIT")
-        except ERRORS:
-            connection.terminate()
-            return
-        if len(self._free) < self._kept:
-            self._free.append(connection)
-        else:
-            await _close(connection)
+            except BaseException:
+                place.drop()
+                raise
+            else:
+                return connection
 
 
-async def _view(connection: asyncpg.Connection) -> asyncpg.Connection:
+async def _end_view(place: Place) -> None:
     try:
-        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        if place.connection is not None:
+            await place.connection.execute("COMMIT")
+    except ERRORS:
+        place.drop()
     except BaseException:
-        connection.terminate()
+        place.drop()
         raise
-    return connection
 
 
 async def _close(connection: asyncpg.Connection) -> None:

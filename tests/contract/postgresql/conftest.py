@@ -28,6 +28,12 @@ def url(running: Server) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(params=["alone", "among tenants"])
+def either(request: pytest.FixtureRequest, url: str) -> str:
+    """The same for a store that has connections of its own, and for one that shares them."""
+    return url if request.param == "alone" else f"{url}&search_path=public"
+
+
 @pytest.fixture
 async def store(url: str) -> AsyncIterator[SqlStore]:
     """A store on a migrated database."""

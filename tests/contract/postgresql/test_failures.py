@@ -1,6 +1,7 @@
 """What the server and the network may do: told in plain words, and the store is well again afterwards."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
@@ -30,6 +31,14 @@ async def put(store: SqlStore, value: str) -> None:
 async def get(store: SqlStore) -> str | None:
     async with store.read() as unit:
         return await unit.key_values.get("a")
+
+
+@pytest.fixture
+async def store(either: str) -> AsyncIterator[SqlStore]:
+    """A store that has its connections to itself, and one that shares them."""
+    opened = await open_store(either)
+    yield opened
+    await opened.close()
 
 
 @pytest.fixture
@@ -134,8 +143,8 @@ async def test_the_values_of_a_wrong_statement_are_not_told(store: SqlStore) -> 
             await unit.transaction.first(select(message.c.id).where(message.c.id == bindparam("x")), {"x": "words"})
 
 
-async def test_locked_by_another_process(url: str, running: Server) -> None:
-    store, other = await open_store(url, busy_timeout=0.2), await open_store(url)
+async def test_locked_by_another_process(either: str) -> None:
+    store, other = await open_store(either, busy_timeout=0.2), await open_store(either)
     async with other.write() as unit:
         await unit.key_values.put("a", "theirs")
         with pytest.raises(StoreUnavailable, match="it is locked by another process"):

@@ -13,10 +13,11 @@ import pytest
 from relay.core.clock import SystemClock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.store import migrate
-from relay.store.lease import Holder, hold, holder_of, is_held, last_seen, standbys, standing_by
+from relay.store.lease import HeldLease, Holder, hold, holder_of, is_held, last_seen, standbys, standing_by
 from relay.store.postgresql import lease as leases
 from relay.store.postgresql.connections import writer_name
-from relay.store.postgresql.transactions import WRITE_LOCK
+from relay.store.postgresql.store import PostgresqlStore
+from relay.store.postgresql.transactions import write_lock
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.patience import PATIENCE
 from tests.support.postgresql import Server
@@ -26,9 +27,17 @@ CLOCK = SystemClock()
 
 
 @pytest.fixture
-async def other(url: str) -> AsyncIterator[SqlStore]:
+async def store(either: str) -> AsyncIterator[SqlStore]:
+    """A store that has its connections to itself, and one that shares them."""
+    opened = await open_store(either)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def other(either: str) -> AsyncIterator[SqlStore]:
     """The same database, as another process opens it."""
-    opened = await open_store(url)
+    opened = await open_store(either)
     yield opened
     await opened.close()
 
@@ -61,11 +70,20 @@ async def test_it_is_renewed_though_the_server_has_not_seen_that_a_session_ended
         token = await holder_token(store)
         left = await asyncpg.connect(url)
         taken = asyncio.create_task(left.execute(leases.TAKE_LOCK, token))
-        lease.disconnect()  # type: ignore[attr-defined]  # as when an answer stays away
+        lose_session(store, lease)
         await taken
         before = await last_seen(store)
         await eventually(lambda: last_seen(store), lambda seen: seen != before)
         left.terminate()
+
+
+def lose_session(store: SqlStore, lease: HeldLease) -> None:
+    """As when an answer stays away."""
+    assert isinstance(lease, leases.PostgresqlLease)
+    assert isinstance(store, PostgresqlStore)
+    lease.session.failed()
+    if store.shared is not None:
+        store.shared.session._drop()
 
 
 async def holder_token(store: SqlStore) -> str:
@@ -113,11 +131,11 @@ def test_who_is_silent_stops_sending_before_anybody_may_replace_it() -> None:
 
 
 async def test_who_replaces_one_that_is_stopped_within_a_transaction_does_not_wait_for_it(
-    store: SqlStore, url: str, running: Server
+    store: SqlStore, either: str, url: str, running: Server
 ) -> None:
     stopped = await asyncpg.connect(url, server_settings={"application_name": writer_name("there")})
     await stopped.execute("BEGIN")
-    await stopped.fetchrow("SELECT pg_advisory_xact_lock($1)", WRITE_LOCK)
+    await stopped.fetchrow("SELECT pg_advisory_xact_lock($1)", write_lock(either))
     insert(running, url, Holder("there", "elsewhere", 1, "boot pid:[1] 1", datetime.now(UTC), datetime.now(UTC)))
     async with hold(store, CLOCK):  # with the time that a lock is waited for, it would raise `StoreUnavailable`
         await put(store, "a")
@@ -178,11 +196,13 @@ def insert(server: Server, url: str, holder: Holder) -> None:
     server.run(f"INSERT INTO lease VALUES (1, {values})", database(url))
 
 
-async def test_a_process_that_is_stopped_within_a_statement_does_not_keep_the_lock(store: SqlStore, url: str) -> None:
+async def test_a_process_that_is_stopped_within_a_statement_does_not_keep_the_lock(
+    store: SqlStore, either: str, url: str
+) -> None:
     stopped = await asyncpg.connect(url)
     try:
         await stopped.execute("BEGIN")
-        await stopped.fetchrow("SELECT pg_advisory_xact_lock($1)", WRITE_LOCK)
+        await stopped.fetchrow("SELECT pg_advisory_xact_lock($1)", write_lock(either))
         # The server waits for the rest of the statement, for which it has no time-out.
         await stopped.prepare("SELECT count(*) FROM lease WHERE slot = $1")
 
@@ -195,7 +215,7 @@ async def test_a_process_that_is_stopped_within_a_statement_does_not_keep_the_lo
                 return
 
         async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(write(), asyncio.to_thread(migrate.upgrade, url))
+            await asyncio.gather(write(), asyncio.to_thread(migrate.upgrade, either))
     finally:
         stopped.terminate()
 

@@ -28,10 +28,10 @@ class Cut:
 
 
 @pytest.fixture
-async def cut(running: Server, url: str) -> AsyncIterator[Cut]:
+async def cut(running: Server, either: str) -> AsyncIterator[Cut]:
     with tempfile.TemporaryDirectory(prefix="relay-line-", dir=SHORT) as folder:
         async with cut_line(running.folder, Path(folder)) as line:
-            store = await open_store(url.replace(str(running.folder), folder))
+            store = await open_store(either.replace(str(running.folder), folder))
             yield Cut(store, line)
             await store.close()
 

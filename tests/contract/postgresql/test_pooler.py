@@ -27,7 +27,6 @@ listen_port = 5432
 unix_socket_dir = {folder}
 auth_type = any
 pool_mode = {mode}
-ignore_startup_parameters = search_path
 """
 
 
