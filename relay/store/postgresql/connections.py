@@ -131,7 +131,7 @@ _REASONS = {
     "53200": ("the server has no memory left", "give it more memory"),
     "53300": (
         "the server has no connection left",
-        "raise max_connections there, or close others; a relay needs seven, and each tenant as many",
+        "raise max_connections there, or close others; a relay needs seven, one with tenants 28",
     ),
     "55P03": LOCKED,
     "57014": ("the server is too slow", "see what it is busy with (pg_stat_activity)"),
