@@ -22,7 +22,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _ARROWS = {"to_matrix": "→", "to_discord": "←"}
 # Where the terminal's encoding has no such signs.
 _PLAIN = str.maketrans({"→": ">", "←": "<", "✓": "+", "✗": "!", "⇄": "=", "–": "-", "…": "~"})
-_WIDEST, _NARROWEST, _PIPED = 120, 60, 10_000
+_WIDEST, _NARROWEST, _PIPED = 120, 40, 10_000
 _ROW_COLUMNS = 80
 _LONGEST_NAME = 28
 _TIME_COLUMNS = 9
@@ -74,12 +74,14 @@ class Screen:
         return [line for number, block in enumerate(shown) for line in ([Line()] if spaced and number else []) + block]
 
     def _overview(self, report: "Report", width: int) -> list[Iterable[Line]]:
-        """All pairs, with as much about those in trouble as leaves about a line for each pair."""
+        """All pairs, with as much about those in trouble as leaves about a line for each, or all that is asked for."""
         most = max(_MOST_LINES, len(report.pairs) + _OTHER_LINES)
         for troubled in (_each_explained, _explained_together):
             blocks: list[Iterable[Line]] = [list(block) for block in self._blocks(report, width, troubled)]
             if sum(len(list(block)) for block in blocks) <= most:
                 return blocks
+        if self.problems_only:
+            return self._blocks(report, width, _explained_together)
         return self._blocks(report, width, _in_one_line, most_notes=_FEW)
 
     def _blocks(
@@ -194,7 +196,7 @@ def _in_one_line(pairs: Sequence["PairStatus"], report: "Report", column: int, w
         yield Line(
             _shortened(f"{_cut(printable(pair.name), column)} ✗ {printable(' '.join(pair.problems))}", width), "red"
         )
-    yield from _wrapped("`relay status PAIR` shows all that is wrong with one, and what to do about it.", width)
+    yield from _wrapped("`relay status --problems` shows all that is wrong, and what to do about it.", width)
 
 
 def _others(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:

@@ -81,6 +81,12 @@ class LaneKey:
         return self.direction if self.crosses else f"notices_in_{self.source.platform}"
 
     @property
+    def subject(self) -> str:
+        """What it carries, as the first words of a sentence: `Messages to Discord`."""
+        what, where = ("Messages to", self.destination) if self.crosses else ("Notices in", self.source)
+        return f"{what} {where.platform.capitalize()}"
+
+    @property
     def crosses(self) -> bool:
         """Whether it leads to the other side."""
         return self.source != self.destination

@@ -217,7 +217,9 @@ class Lane:
         except ActionNeeded as error:
             # That can last, and what waits may be moved to another lane meanwhile: read again.
             self._complete = False
-            await self._pause(error, problem=f"{self.key.label} waits: {error}.")
+            # Why a channel is closed is told by itself.
+            is_open = self.pairs.is_open(self.key)
+            await self._pause(error, problem=f"{self.key.subject} wait: {error}." if is_open else None)
         except NotYet as error:
             self._log.debug("waits for its turn", reason=str(error))
             await self._wait(_NOT_YET_SECONDS)
@@ -231,9 +233,8 @@ class Lane:
             if self._is_hopeless(entry, error):
                 return await self._abandon(entry, f"it fails every time, while other messages get through ({error})")
             complaint = self.backoff.tries >= _TRIES_BEFORE_COMPLAINT
-            await self._pause(
-                error, problem=f"{self.key.label} is not getting through: {error}." if complaint else None
-            )
+            problem = f"{self.key.subject} do not get through: {error}." if complaint else None
+            await self._pause(error, problem=problem)
         except StoreUnavailable as error:
             # Perhaps the receipt could not be written, or was written although the answer got lost.
             self.suspect = True

@@ -100,7 +100,9 @@ def test_sixty_pairs_in_trouble_in_seventy_lines() -> None:
         for one in pairs:
             start = f"✗ {one.problems[0][:30]}"
             assert sum(line.startswith(one.name[:20]) and start in line for line in lines) == 1
-        assert any(line.startswith("`relay status PAIR` shows all that is wrong") for line in lines)
+        assert any(line.startswith("`relay status --problems` shows all that is wrong") for line in lines)
+        everything = " ".join(shown(report(*pairs), Screen(problems_only=True), width))
+        assert all(word in everything for one in pairs for problem in one.problems for word in problem.split())
         assert "60 notes, which `relay status PAIR` shows." in lines
 
 
@@ -113,7 +115,7 @@ def test_what_is_wrong_with_many_pairs_is_said_once() -> None:
     assert sum("may not see" in line for line in lines) == 1
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [50, 60, 80, 120])
 @pytest.mark.parametrize(
     "name", ["日本語の部屋がここにありますよね、長い名前", "x" * 200, "a\u202e\x1b[31mb", "👩‍👩‍👧‍👦 family"]
 )

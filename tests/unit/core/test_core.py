@@ -222,7 +222,7 @@ async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> No
         bridge.discord.say(here, "ann", "one")
         await until(lambda: core.status.lane(lane(Platform.MATRIX)).problem is not None)
         snapshot = await core.status.report()
-        assert snapshot.pairs[0].problem == "to_matrix waits: give the bot the right to send."
+        assert snapshot.pairs[0].problem == "Messages to Matrix wait: give the bot the right to send."
         assert snapshot.pairs[0].directions["to_matrix"].backlog == 1
         assert snapshot.ready
         bridge.matrix.say(there, "ben", "the other way")
@@ -314,7 +314,7 @@ async def test_what_does_not_fit_is_counted_once_in_all_the_parts_of_its_message
         bridge.discord.edit(said, Content(RichText.plain("see"), (small, large)))
         await bridge.shows(there, "see\nimage: dog.png (1.5 MB)")
         await bridge.quiet()
-        assert core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 2}
+        await until(lambda: core.status.lane(lane(Platform.MATRIX)).dropped == {"file": 2})
 
 
 async def test_a_message_with_nothing_in_it_is_counted_and_marked(bridge: World) -> None:

@@ -354,3 +354,14 @@ async def test_of_a_batch_that_fails_every_time_only_the_guilty_message_dies(
             await until(lambda: all(word in " ".join(bridge.words(there)) for word in ("one", "two", "four", "five")))
             async with bridge.store.read() as uow:
                 assert len(await uow.outbox.dead()) == 1
+
+
+async def test_a_closed_channel_is_told_once_and_not_by_the_lane_too(bridge: World) -> None:
+    discord, room = bridge.channels()
+    async with bridge.relay() as core:
+        await core.inbox.closed(bridge.pairs[0].side(Platform.MATRIX), "it may not write there")
+        bridge.discord.say(discord, "mira", "hello")
+        await until(lambda: core.status.lane(LANE).retries > 0)
+        assert (await core.status.report()).pairs[0].problems == ("It may not write there.",)
+        await core.inbox.opened(bridge.pairs[0].side(Platform.MATRIX), room)
+        await bridge.shows(room, "hello")

@@ -104,8 +104,10 @@ async def test_what_waits_says_behind_how_many_and_why(bridge: World) -> None:
         second = bridge.discord.say(discord, "ann", "more")
         for ref, place in ((first, "as the next one"), (second, "behind one other")):
             await comes_to(bridge, ref, "It has not crossed yet: it waits.")
-            found = await life(bridge, ref, "to_matrix is not getting through.")
-            assert what(found)[-1] == f"has waited since then to be sent, {place}. to_matrix is not getting through."
+            found = await life(bridge, ref, "Messages to Matrix do not get through.")
+            assert (
+                what(found)[-1] == f"has waited since then to be sent, {place}. Messages to Matrix do not get through."
+            )
             assert not found.well
         found = await life(bridge, first)
         assert found.well

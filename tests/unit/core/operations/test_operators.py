@@ -84,7 +84,7 @@ def test_a_platform_that_is_gone_is_told_instead_of_its_pairs_and_ends_nothing()
     room = Room()
     room.hears(0, report("The bot may not write there"))
     assert room.hears(60, report("The bot may not write there")) == [BROKEN]
-    gone = report("to_matrix is not getting through", gone="matrix")
+    gone = report("Messages to Matrix do not get through", gone="matrix")
     told = [room.hears(second, gone) for second in (100, 160, 170, 1000)]
     assert told == [[], ["Matrix is out of reach: No answer."], [], []]
     assert [room.hears(second, report("x")) for second in (1100, 1160)] == [[], ["Matrix answers again."]]
