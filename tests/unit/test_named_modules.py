@@ -4,6 +4,8 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,23 @@ DOTTED = re.compile(rf"(?<![\w./])(?:relay\.)?((?:{PARTS})(?:\.[A-Za-z_]\w*)+)(?
 PATHS = re.compile(rf"(?<![\w.-])(?:relay/)?((?:{PARTS})/[\w/]+(?:\.py)?)(?![\w.])")
 
 
+def names(text: str) -> list[str]:
+    """What a text names."""
+    return [*DOTTED.findall(text), *PATHS.findall(text)]
+
+
 def prose(path: Path) -> Iterator[str]:
-    """The comments of a file, and its strings that stand alone."""
-    with tokenize.open(path) as file:
-        yield from (token.string for token in tokenize.generate_tokens(file.readline) if token.type == tokenize.COMMENT)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The comments of a file that name something, and its strings that stand alone."""
+    text = path.read_text(encoding="utf-8")
+    if any(names(line.partition("#")[2]) for line in text.splitlines()):
+        tokens = tokenize.generate_tokens(StringIO(text).readline)
+        yield from (token.string for token in tokens if token.type == tokenize.COMMENT)
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.value.value
 
 
+@cache
 def is_there(name: str) -> bool:
     """Whether `core.ports.Cursor`, `core/ports.py`, `store/sqlite` … exist."""
     base = ROOT / "relay"
@@ -38,7 +48,7 @@ def is_there(name: str) -> bool:
 
 
 def test_what_is_looked_for_is_found() -> None:
-    found = DOTTED.findall("see `core.ports.Cursor` and relay.store.codec") + PATHS.findall("`core/delivery/old.py`")
+    found = names("see `core.ports.Cursor` and relay.store.codec") + names("`core/delivery/old.py`")
     assert [(name, is_there(name)) for name in found] == [
         ("core.ports.Cursor", True),
         ("store.codec", True),
@@ -52,7 +62,7 @@ def test_every_module_that_is_named_exists(folder: str) -> None:
         f"{path.relative_to(ROOT)}: {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))
         for text in prose(path)
-        for name in (*DOTTED.findall(text), *PATHS.findall(text))
+        for name in names(text)
         if not is_there(name)
     ]
     assert missing == []

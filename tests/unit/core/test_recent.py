@@ -4,6 +4,7 @@ import gc
 import json
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -27,18 +28,30 @@ MIB = 1024 * 1024
 ANN = UserRef(Platform.DISCORD, "1")
 
 
-def grown(fill: Callable[[], object]) -> int:
-    """By how many bytes what Python has allocated grows while `fill` runs."""
-    gc.collect()
+@contextmanager
+def traced() -> Iterator[Callable[[], int]]:
+    """Tells how many bytes of what was allocated inside the block are still held."""
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    gc.freeze()  # what other tests have left need not be looked through
     tracemalloc.start()
     try:
-        kept = fill()
-        gc.collect()
-        held, _ = tracemalloc.get_traced_memory()
+        yield held
     finally:
         tracemalloc.stop()
+        gc.unfreeze()
+
+
+def grown(fill: Callable[[], object]) -> int:
+    """By how many bytes what Python has allocated grows while `fill` runs."""
+    with traced() as held:
+        kept = fill()
+        grown = held()
     assert kept is not None
-    return held
+    return grown
 
 
 def test_what_was_used_last_stays() -> None:
@@ -147,12 +160,8 @@ async def test_the_names_in_all_channels_together_take_no_more_than_their_share(
         for number, channel in enumerate(channels):
             owners = {f"{number:05x}{name:05x}": f"{number:08x}{name:08x}" for name in range(300)}
             await uow.key_values.put(f"names matrix {channel.id}", json.dumps(owners))
-        gc.collect()
-        tracemalloc.start()
-        for channel in channels:
-            said = await names.distinguished(uow, channel, Author(UserRef(Platform.MATRIX, "@ann:example.org"), "Ann"))
-            assert said.name == "Ann"
-        gc.collect()
-        held, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    assert held < 1.5 * 4 * MIB
+        ann = Author(UserRef(Platform.MATRIX, "@ann:example.org"), "Ann")
+        with traced() as held:
+            for channel in channels:
+                assert (await names.distinguished(uow, channel, ann)).name == "Ann"
+            assert held() < 1.5 * 4 * MIB
