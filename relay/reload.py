@@ -67,6 +67,7 @@ class Reloader:
             before, seen = seen, stamp(self.config)
             if not self.read_now.is_set() and (seen == known or seen != before):
                 continue
+            asked = self.read_now.is_set()
             self.read_now.clear()
             known = seen
             try:
@@ -75,6 +76,9 @@ class Reloader:
                 for mistake in error.mistakes:
                     _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
                 continue
+            if asked:
+                # Also where nothing has changed: who asks wants to see that it was heard.
+                _log.info("configuration read again", pairs=len(settings.pairs))
             await self._use(settings)
 
     async def _use(self, settings: Settings) -> None:

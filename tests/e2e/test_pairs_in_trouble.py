@@ -160,6 +160,7 @@ async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeser
         # Whichever is noticed first, the signal or the file.
         place.write_config()
         place.daemon.send_signal(signal.SIGHUP)
+        await until_logged(place, "configuration read again", '"pairs": 2')
         await until_named(place, "one", there=True)
         await until_open(place, place.channels["one"], place.rooms["one"])
         await place.tell("one", "back again")
