@@ -53,12 +53,15 @@ class PairDirectory:
 
     def replace(self, pairs: Iterable[Pair]) -> None:
         """The operator changed the pairs. Addresses that are still declared stay open."""
+        self._use(pairs)
+        self.count_change()
+
+    def _use(self, pairs: Iterable[Pair]) -> None:
         self._pairs = tuple(pairs)
         used = [pair for pair in self._pairs if pair.destinations and self._held_back.keys().isdisjoint(pair.sides)]
         self._by_address = {side: pair for pair in used for side in pair.sides}
         self._addresses = {self.channel(address): address for address in self._by_address}
         self._problems = {known: text for known, text in self._problems.items() if self._is_declared(known)}
-        self.count_change()
 
     def count_change(self) -> None:
         """Something about the pairs, or the channels of one, is another way now."""
@@ -67,9 +70,13 @@ class PairDirectory:
 
     def hold_back(self, reasons: Mapping[ChannelAddress, str]) -> None:
         """Another relay holds these pairs, and no others: treat them as not declared. The reasons are sentences."""
+        same = reasons == self._held_back and self._leaving <= reasons.keys()
         self._held_back = dict(reasons)
         self._leaving &= reasons.keys()
-        self.replace(self._pairs)
+        self._use(self._pairs)
+        # Told every few seconds, mostly the same: who is told of changes looks through all pairs.
+        if not same:
+            self.count_change()
 
     def leave(self, addresses: Iterable[ChannelAddress]) -> None:
         """Read no more in the pairs of these addresses. What waits for them is delivered."""

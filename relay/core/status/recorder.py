@@ -24,7 +24,7 @@ _GLANCE_SECONDS = 0.2
 # While nothing is known to have changed: what adapters are asked for (notes, names) may have.
 _IDLE_SECONDS = 10.0
 # How many times as long as a look has taken nobody looks again, at least: it takes longer with more pairs.
-_URGENT_SHARE, _SAVE_SHARE, _IDLE_SHARE = 5.0, 50.0, 800.0
+_URGENT_SHARE, _SAVE_SHARE, _IDLE_SHARE = 20.0, 50.0, 800.0
 # But no longer than that: on a busy machine a look takes long, too, and operators wait for what it tells.
 _URGENT_LIMIT, _SAVE_LIMIT, _IDLE_LIMIT = 2.0, 10.0, 180.0
 # Between two lines about a catch-up: in its first minute, and then.

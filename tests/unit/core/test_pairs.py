@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay.core.bootstrap import Core
+from relay.core.pairs import PairDirectory
 from relay.core.ports import EventBatch
 from relay.core.storage import waiting_under
 from relay.domain.commands import SendMessage
@@ -55,6 +56,23 @@ async def test_two_pairs_swap_their_names(tmp_path: Path, restart: bool) -> None
                 await bridge.shows(staff_room, "one", "two", "three")
                 await bridge.quiet()
         assert bridge.words(public_room) == []
+
+
+def test_what_another_relay_holds_is_a_change_once() -> None:
+    """It is told every few seconds. With 1,000 pairs, each look at all of them takes a tenth of a second."""
+    pairs = PairDirectory([STAFF])
+    side = STAFF.sides[0]
+    seen = []
+    for reasons in ({}, {side: "Another relay holds it."}, {side: "Another relay holds it."}, {side: "Taken."}, {}):
+        pairs.hold_back(reasons)
+        seen.append((pairs.changes, pairs.pair_of(pairs.channel(side)) is not None))
+    begun = seen[0][0]
+    assert seen == [(begun, True), (begun + 1, False), (begun + 1, False), (begun + 2, False), (begun + 3, True)]
+    assert begun == PairDirectory([STAFF]).changes
+    pairs.leave([side])
+    pairs.hold_back({})
+    assert pairs.changes == begun + 4
+    assert not pairs.is_left(STAFF)
 
 
 async def test_a_pair_comes_back_while_its_last_message_is_in_doubt(tmp_path: Path) -> None:
