@@ -74,26 +74,28 @@ async def _until_stopped(work: Coroutine[None, None, int]) -> int | None:
 
 async def _page(console: "Console", directory: Path, ghosts: bool, port: int) -> int:
     from relay.demo.environment import running_environment
-    from relay.demo.page import Page
+    from relay.demo.page import Page, listen
     from relay.demo.script.opening import opening
     from relay.demo.script.runner import Mismatch
 
     step = _steps(console)
-    async with running_environment(directory, step, ghosts=ghosts) as environment:
-        # Where they do not cross, the page shows what is wrong better than an error here.
-        with suppress(Mismatch), step("first words"):
-            await opening(environment.new_run())
-        page = Page(environment, port)
-        with step("page"):
-            address = await page.start()
-        try:
-            console.print()
-            console.print("  The demo is here:     ", address, style="bold")
-            console.print("  The daemon's own page: ", environment.daemon.url)
-            console.print("  Ctrl-C ends it and leaves nothing behind.")
-            await asyncio.Event().wait()
-        finally:
-            await page.close()
+    # First of all: a port that cannot be used is said at once.
+    with listen(port) as listening:
+        async with running_environment(directory, step, ghosts=ghosts) as environment:
+            # Where they do not cross, the page shows what is wrong better than an error here.
+            with suppress(Mismatch), step("first words"):
+                await opening(environment.new_run())
+            page = Page(environment, listening)
+            with step("page"):
+                address = await page.start()
+            try:
+                console.print()
+                console.print("  The demo is here:     ", address, style="bold")
+                console.print("  The daemon's own page: ", environment.daemon.url)
+                console.print("  Ctrl-C ends it and leaves nothing behind.")
+                await asyncio.Event().wait()
+            finally:
+                await page.close()
     return 0
 
 

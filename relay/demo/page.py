@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 
@@ -48,12 +49,30 @@ _PAUSE = 0.4
 """Seconds between two lines of the script, so that people can watch."""
 
 
-class Page:
-    """Serves `environment` on 127.0.0.1; port 0 lets the system choose."""
+def listen(port: int) -> socket.socket:
+    """A socket on 127.0.0.1 for a page that comes later; port 0 lets the system choose.
 
-    def __init__(self, environment: Environment, port: int) -> None:
+    Who connects before waits for the page. Raises `FatalError` where the port cannot be used.
+    """
+    listening = socket.socket()
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise FatalError(f"port {port} cannot be used ({reason})", "choose another with --port") from error
+    return listening
+
+
+class Page:
+    """Serves `environment` on a socket that listens on 127.0.0.1."""
+
+    def __init__(self, environment: Environment, listening: socket.socket) -> None:
         self._environment = environment
-        self._port = port
+        self._listening = listening
+        self._port: int = listening.getsockname()[1]
         self._outcomes: Sequence[Outcome] = ()
         self._playing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -67,7 +86,7 @@ class Page:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> str:
-        """Begin to serve; the page's address. Raises `FatalError` where the port cannot be used."""
+        """Begin to serve; the page's address."""
         application = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         application.router.add_get("/events", self._events)
         application.router.add_post("/api/play", self._play)
@@ -77,13 +96,7 @@ class Page:
         application.router.add_get("/{name:[a-z]*(?:\\.[a-z]+)?}", self._file)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        except OSError as error:
-            await self._runner.cleanup()
-            reason = os.strerror(error.errno).lower() if error.errno else str(error)
-            raise FatalError(f"port {self._port} cannot be used ({reason})", "choose another with --port") from error
-        self._port = self._runner.addresses[0][1]
+        await web.SockSite(self._runner, self._listening).start()
         return f"http://127.0.0.1:{self._port}/"
 
     async def close(self) -> None:

@@ -494,4 +494,5 @@ async def test_port_in_use_is_said(tmp_path: Path, address: str) -> None:
     assert process.returncode == 4
     assert f"port {port} cannot be used" in output
     assert "--port" in output
+    assert "✓" not in output, "nothing is started before"
     assert left_behind(tmp_path) == []
