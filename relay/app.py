@@ -37,7 +37,7 @@ from relay.memory import give_back, settle
 from relay.reload import SETTLE_SECONDS, Reloader
 from relay.standby import Standby, read_again, serve_when_free
 from relay.store.lease import HeldLease, hold, last_seen
-from relay.store.migrate import check, in_background, refuse_newer, upgrade
+from relay.store.migrate import check, in_background, is_current, refuse_newer, upgrade
 from relay.store.unit_of_work import SqlStore, open_store
 
 _log = get_logger(__name__)
@@ -161,6 +161,8 @@ class Daemon:
     async def _upgrade(self) -> None:
         """Bring the tables to this version. A standby of a newer one has to wait for that, too."""
         tries = 0
+        if await is_current(self.settings.store.url, _BUSY_SECONDS):
+            return
         while True:
             try:
                 await in_background(upgrade, self.settings.store.url)

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.pool import NullPool
 
 import relay
-from relay.config.store_url import names_postgresql
+from relay.config.store_url import names_postgresql, schema_in
 from relay.errors import StoreError, StoreTooNew
 from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
@@ -79,6 +79,18 @@ async def in_background(work: Callable[[str], Schema], url: str) -> Schema:
     outcome.set_running_or_notify_cancel()
     threading.Thread(target=run, name="migration", daemon=True).start()
     return await asyncio.wrap_future(outcome)
+
+
+async def is_current(url: str, busy_timeout: float) -> bool:
+    """Whether a tenant has the tables of this relay: asked on the connections that all share, in a thousandth second.
+
+    False: it is not known. `upgrade` then says what is wrong, on a connection of its own.
+    """
+    if not schema_in(url):
+        return False
+    from relay.store.postgresql.schema import is_current
+
+    return await is_current(url, busy_timeout)
 
 
 def bring_to_head(name: Path | str, connection: Connection, free: Callable[[], bool]) -> bool:

@@ -53,12 +53,16 @@ Shared: where the network was away, the server may keep a session of ours for ho
 """
 
 
+LOCKS = """
+    SELECT (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+"""The advisory locks that somebody has in this database. `pg_locks` has their numbers in two halves."""
+
+
 def has_lock(token: str) -> str:
-    """Whether a session has the lock of `TAKE_LOCK` for the token in this column. `pg_locks` has it in two halves."""
-    return f"""EXISTS (
-        SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = hashtextextended({token}, 0))"""  # noqa: S608
+    """Whether a session has the lock of `TAKE_LOCK` for the token in this column."""
+    return f"hashtextextended({token}, 0) IN ({LOCKS})"
 
 
 CONNECTED = has_lock("lease.holder")

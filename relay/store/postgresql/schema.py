@@ -18,11 +18,12 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
 from relay.config.store_url import schema_in, without_password
-from relay.errors import StoreUnavailable
+from relay.errors import StoreError, StoreUnavailable
 from relay.store import migrate
 from relay.store.lease import held
 from relay.store.postgresql.connections import LOCKED, connect, failure, translated
 from relay.store.postgresql.lease import GET_LEASE, WATCH_EVERY, SeenLease
+from relay.store.postgresql.store import PostgresqlStore
 from relay.store.postgresql.transactions import end_stale, write_lock
 from relay.store.tables import lease
 
@@ -31,9 +32,24 @@ _PATIENCE = 600.0
 
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
 
+_REVISION = text("SELECT version_num FROM alembic_version")
+
 T = TypeVar("T")
 
 Work = Callable[[Connection], bool]
+
+
+async def is_current(url: str, busy_timeout: float) -> bool:
+    """See `migrate.is_current`."""
+    store = PostgresqlStore(url, busy_timeout)
+    try:
+        async with store.read() as unit:
+            found = await unit.transaction.all(_REVISION, {})
+    except StoreError:
+        return False
+    finally:
+        await store.close()
+    return [row.version_num for row in found] == migrate.known_revisions("postgresql")[-1:]
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import asyncpg
 from relay.config.store_url import of_tenant, schema_in, without_password
 from relay.store.lease import Holder
 from relay.store.postgresql.connections import connect, translated
-from relay.store.postgresql.lease import CONNECTED, LENGTH, NOW, TAKE_LOCK, SeenLease, has_lock
+from relay.store.postgresql.lease import LENGTH, LOCKS, NOW, TAKE_LOCK, SeenLease, has_lock
 from relay.store.tables import EPOCH, MICROSECOND
 
 ALIVE = 3.0
@@ -37,9 +37,15 @@ _SCHEMAS = """
     WHERE c.relname = 'lease' AND c.relkind = 'r' AND n.nspname = ANY($1)"""
 
 
+_AT_ONCE = 100
+"""So many leases are read by one statement, which has to lock all their tables."""
+
+# The locks are read once: there is one for each tenant, and to look through them for each would be that many squared.
+_LOOKS = f"WITH held AS MATERIALIZED ({LOCKS}) "
 _LOOK = f"""
-    SELECT '{{schema}}' AS schema, holder, host, pid, started, since, renewed_at, {NOW} AS now, {CONNECTED} AS connected
-    FROM "{{schema}}".lease AS lease"""  # noqa: S608 - names of our own
+    SELECT '{{schema}}' AS schema, holder, host, pid, started, since, renewed_at, {NOW} AS now,
+    hashtextextended(holder, 0) IN (SELECT key FROM held) AS connected
+    FROM "{{schema}}".lease"""  # noqa: S608 - names of our own
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -70,9 +76,10 @@ class Workers:
         with translated(without_password(self.url)):
             connection = await self._open()
             there = [row["name"] for row in await connection.fetch(_SCHEMAS, list(schemas))]
-            for row in await _leases(connection, there):
-                seen = _seen(row)
-                found[schemas[row["schema"]]] = None if seen.state == "free" else seen.holder
+            for begin in range(0, len(there), _AT_ONCE):
+                for row in await _leases(connection, there[begin : begin + _AT_ONCE]):
+                    seen = _seen(row)
+                    found[schemas[row["schema"]]] = None if seen.state == "free" else seen.holder
         return found
 
     async def leave(self) -> None:
@@ -108,7 +115,7 @@ async def _leases(connection: asyncpg.Connection, schemas: Sequence[str]) -> lis
         return []
     looks = (_LOOK.format(schema=schema) for schema in schemas)
     try:
-        return list(await connection.fetch(" UNION ALL ".join(looks)))
+        return list(await connection.fetch(_LOOKS + " UNION ALL ".join(looks)))
     except asyncpg.SyntaxOrAccessError:
         if len(schemas) == 1:
             return []
