@@ -32,6 +32,11 @@ def writer_name(token: str) -> str:
     return f"relay {token}"
 
 
+def quoted(name: str) -> str:
+    """A schema's name as it stands in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 async def connect(
     url: str, *, lock_timeout: float, patience: float | None = None, name: str = "relay"
 ) -> asyncpg.Connection:

@@ -25,7 +25,7 @@ from relay.errors import StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.lease import Holder, cancelled_by, held
 from relay.store.portable import insert
-from relay.store.postgresql.connections import connect, failure, translated, writer_name
+from relay.store.postgresql.connections import connect, failure, quoted, translated, writer_name
 from relay.store.postgresql.shared import Shared
 from relay.store.postgresql.store import PostgresqlStore
 from relay.store.postgresql.transactions import PostgresqlTransaction
@@ -204,8 +204,12 @@ class SharedSession:
     store: PostgresqlStore
     shared: Shared
     clock: Clock
+    _schema: str = field(init=False)
     # Its renewal had to wait for its own transaction.
     _held_up: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._schema = schema_in(self.store.url)
 
     async def show(self, token: str) -> None:
         """See `Session.show`."""
@@ -222,8 +226,7 @@ class SharedSession:
         In one trip, and prepared by nobody: each tenant has another table. Where a transaction of the tenant holds it
         up it asks again and again, so that it is renewed at once, and no other tenant waits for it for long.
         """
-        schema = schema_in(self.store.url)
-        renew = f"UPDATE \"{schema}\".lease SET renewed_at = {NOW} WHERE holder = '{token}'"  # noqa: S608 - names of our own
+        renew = f"UPDATE {quoted(self._schema)}.lease SET renewed_at = {NOW} WHERE holder = '{token}'"  # noqa: S608 - names of our own
         deadline = self.clock.monotonic() + LENGTH.total_seconds()
         while True:
             try:
@@ -242,7 +245,7 @@ class SharedSession:
 
     async def _run(self, sql: str, *values: str) -> str:
         """Run a statement by itself; what the server says of it. A lock that is not free is raised as such."""
-        place = await self.shared.renewals.enter(schema_in(self.store.url), slow=self._held_up)
+        place = await self.shared.renewals.enter(self._schema, slow=self._held_up)
         try:
             with translated(self.store.name, but=asyncpg.LockNotAvailableError):
                 return str(await (await place.open()).execute(sql, *values))

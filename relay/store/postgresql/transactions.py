@@ -23,7 +23,7 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.portable import insert
-from relay.store.postgresql.connections import ERRORS, connect, is_lost, translated, writer_name
+from relay.store.postgresql.connections import ERRORS, connect, is_lost, quoted, translated, writer_name
 from relay.store.postgresql.pools import Place, Pool
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
@@ -186,7 +186,7 @@ def _beginning(schema: str, how: str = "", token: str = "") -> str:
     if not schema:
         return f"BEGIN{how}"
     name = f"; SET LOCAL application_name = '{writer_name(token)}'" if token else ""
-    return f'BEGIN{how}; SET LOCAL search_path = "{schema}"{name}'
+    return f"BEGIN{how}; SET LOCAL search_path = {quoted(schema)}{name}"
 
 
 class Writer:

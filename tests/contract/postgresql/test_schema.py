@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import Text
 
+from relay.config.store_url import of_tenant
 from relay.core.clock import SystemClock
 from relay.errors import StoreError, StoreHeld
 from relay.store.lease import hold
-from relay.store.migrate import Schema, check, downgrade, known_revisions, upgrade
+from relay.store.migrate import Schema, check, downgrade, is_current, known_revisions, upgrade
 from relay.store.tables import metadata
 from relay.store.unit_of_work import SqlStore
 from tests.support.postgresql import Server
@@ -73,6 +74,17 @@ def test_up_down_and_up_again(empty: str) -> None:
     assert upgrade(empty) == Schema("current", HEAD, HEAD)
     with pytest.raises(StoreError, match="cannot go back to '0003'"):
         downgrade(empty, "0003")
+
+
+async def test_a_tenants_tables_are_looked_at_on_the_connections_of_all(empty: str) -> None:
+    one = of_tenant(empty, "one")
+    assert not await is_current(one, 1.0), "there are none yet"
+    await asyncio.to_thread(upgrade, one)
+    assert await is_current(one, 1.0)
+    assert not await is_current(of_tenant(empty, "two"), 1.0)
+    await asyncio.to_thread(downgrade, one, known_revisions("postgresql")[-2])
+    assert not await is_current(one, 1.0), "it is outdated"
+    assert not await is_current(empty, 1.0), "a store alone is looked at as it always was"
 
 
 def test_several_at_once(empty: str) -> None:

@@ -53,7 +53,10 @@ async def test_a_store_that_cannot_be_read_hides_no_other_one(url: str) -> None:
     await worker.leave()
 
 
-async def test_who_serves_a_tenant_is_seen_and_each_has_its_own_store(url: str) -> None:
+async def test_who_serves_a_tenant_is_seen_and_each_has_its_own_store(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_AT_ONCE", 2)
     worker = Workers(url=url, id="one", who="process of one")
     assert await worker.holders(["a", "b"]) == {"a": None, "b": None}
     for tenant in ("a", "b"):
