@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="List, show, retry or discard what failed for good.", no_args_is_help=True)
 
-IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID…", help="Which; `relay dead list` shows them.")]
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{printable(text)} is no ID of a dead letter; `relay dead list` shows them") from None
+
+
+IdsArgument = Annotated[
+    list[int] | None, typer.Argument(metavar="ID…", parser=_number, help="Which; `relay dead list` shows them.")
+]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 
@@ -31,12 +41,16 @@ def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
         typer.echo("There are no dead letters.")
     else:
         _print_table(letters)
+        typer.echo(
+            "`relay dead show ID` shows what one says, `relay dead retry ID` tries it again, `relay dead discard ID`"
+        )
+        typer.echo("deletes it.")
 
 
 @commands.command()
 def show(
     context: typer.Context,
-    entry: Annotated[int, typer.Argument(metavar="ID", help="Which; `relay dead list` shows them.")],
+    entry: Annotated[int, typer.Argument(metavar="ID", parser=_number, help="Which; `relay dead list` shows them.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -312,10 +312,10 @@ def _letter(letter: DeadLetter, now: datetime, visitor: Visitor) -> str:
         entry = f'{token}<input type="hidden" name="id" value="{number}">'
         buttons = (
             f'<div class="buttons"><form method="post" action="dead-letters">{entry}'
-            f'<button name="act" value="retry" aria-label="Try {number} again">Try again</button></form>'
+            f'<button name="act" value="retry" aria-label="Try again: {number}">Try again</button></form>'
             f'<details id="discard-{number}"><summary>Discard</summary>'
             f'<form method="post" action="dead-letters">{entry}'
-            f'<button class="bad" name="act" value="discard" aria-label="Discard {number} for good">'
+            f'<button class="bad" name="act" value="discard" aria-label="Discard it for good: {number}">'
             "Discard it for good</button></form></details></div>"
         )
     what = _escape(_KINDS.get(str(it["kind"]), str(it["kind"])))

@@ -67,12 +67,12 @@ async def test_the_buttons_and_a_relay_that_is_gone(browser: Browser) -> None:
                 return served.letters.done
 
             await sign_in(page, str(served.url))
-            await page.get_by_label("Try 12 again").click()
+            await page.get_by_label("Try again: 12").click()
             await page.wait_for_url("**/#dead-letters")
             await page.get_by_text("Discard", exact=True).first.click()
             # The next page has to be there with its script, before the relay is gone.
             async with page.expect_navigation(wait_until="load"):
-                await page.get_by_label("Discard 13 for good").click()
+                await page.get_by_label("Discard it for good: 13").click()
             await eventually(done, lambda acts: len(acts) == 2)
             assert served.letters.done == [("retry", 12), ("discard", 13)]
         await page.evaluate(LOOK)

@@ -110,6 +110,7 @@ def test_misuse_exits_2(cli: Relay, arguments: tuple[str, ...]) -> None:
     status, out, err = cli(*arguments)
     assert (status, out) == (2, "")
     assert "Usage: relay" in err
+    assert "unable to parse" not in err
 
 
 COMMANDS = [
