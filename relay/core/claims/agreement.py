@@ -345,12 +345,12 @@ class Claims:
             positions[key] = told[0] if told and key in self._awaited else {}
         await self._leave_alone({key: rivals[key] for key in self.wanted & rivals.keys() if key not in won})
         await self.switch.start(positions)
+        untold = sum(not positions[key] for key in won & self._awaited)
+        if untold:
+            _log.warning("what was said since the other relay ended does not cross: it left no word", pairs=untold)
         self.held |= won
         self._awaited -= won
         self._look_now.set()
-        untold = sum(not told for told in positions.values())
-        if untold:
-            _log.warning("what was said since the other relay ended does not cross: it left no word", pairs=untold)
         _log.info("pairs are ours now", pairs=len(won))
 
     async def _hand_over_to_askers(self, claims: Sequence[Claim]) -> bool:
