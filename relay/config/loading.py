@@ -304,6 +304,10 @@ def _read_file(file: Path) -> tuple[str, list[Mistake]]:
     except FileNotFoundError:
         remedy = "run `relay init`, which asks and writes it, or name another one with --config or RELAY_CONFIG"
         return "", [Mistake(str(file), "there is no such file", remedy)]
+    except IsADirectoryError:
+        # Docker makes one where a file is to be mounted that is not there.
+        remedy = "remove the directory (rmdir), and run `relay init`, which asks and writes the file"
+        return "", [Mistake(str(file), "is a directory", remedy)]
     except OSError as error:
         reason = (error.strerror or "unknown error").lower()
         return "", [Mistake(str(file), f"cannot be read: {reason}", "let the relay's user read it")]

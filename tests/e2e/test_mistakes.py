@@ -114,7 +114,7 @@ async def test_no_file_and_none_that_can_be_read(tmp_path: Path) -> None:
     assert "there is no such file; run `relay init`" in line
     (tmp_path / "directory").mkdir()
     (line,) = lines(tmp_path / "directory")
-    assert "cannot be read: is a directory; " in line
+    assert "is a directory; remove the directory (rmdir), and run `relay init`" in line
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (line,) = lines(tmp_path / "binary")
     assert "is not UTF-8 text; save it as UTF-8" in line

@@ -21,7 +21,7 @@ def test_no_file(tmp_path: Path) -> None:
     first, second = caught.value.mistakes
     assert str(first).startswith(f"{tmp_path}/nowhere.toml: there is no such file; run `relay init`")
     assert second.remedy == "did you mean RELAY_PAIRS?"
-    with pytest.raises(ConfigurationError, match="cannot be read: is a directory"):
+    with pytest.raises(ConfigurationError, match="is a directory; remove the directory"):
         load(tmp_path, {})
 
 
