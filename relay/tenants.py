@@ -45,8 +45,13 @@ from relay.web.server import StatusSource, WebServer, latest
 _log = get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
+_LOOK_SOON_SECONDS = 0.05
 _ORPHAN_SECONDS = 3.0
 """A tenant that nobody takes for so long is taken by whoever sees it, whatever its share."""
+
+_STARTS_AT_ONCE, _START_SECONDS = 8, 5.0
+"""So many tenants start at a time, and each counts as starting for so long at most. A start takes up to a fifth of a
+second of processor: two hundred at once would keep the leases of each other from being renewed in time."""
 
 _SHUTDOWN_SECONDS = 9.0
 _HELD_SECONDS = 2.0
@@ -172,6 +177,7 @@ class Tenants:
     _tenants: dict[str, Tenant] = field(init=False, default_factory=dict)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _lost: int = field(init=False, default=0)
+    _starts: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_STARTS_AT_ONCE))
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP reads all files again."""
@@ -293,7 +299,11 @@ class Tenants:
     async def _serve(self, tenant: Tenant) -> None:
         """Serve a tenant until it is stopped. Whatever is wrong with it stays with it."""
         TENANT.set(tenant.name)
+        await self._starts.acquire()
         seen = stamp(tenant.path)
+        ended = asyncio.Event()
+        starting = asyncio.create_task(self._until_started(tenant, ended), name=f"start of tenant {tenant.name}")
+        starting.add_done_callback(lambda _: self._starts.release())
         try:
             settings = await asyncio.to_thread(self.load, tenant.name)
             self._check(tenant, settings)
@@ -327,6 +337,16 @@ class Tenants:
             self._failed(tenant, f"a bug ended it ({type(error).__name__})")
         finally:
             tenant.daemon, tenant.api_url = None, ""
+            ended.set()
+
+    async def _until_started(self, tenant: Tenant, ended: asyncio.Event) -> None:
+        """Until both sides are ready, or it has ended, or that takes too long: then the next one may start."""
+        until = self.clock.monotonic() + _START_SECONDS
+        while not ended.is_set() and self.clock.monotonic() < until:
+            status = None if tenant.daemon is None else tenant.daemon.status
+            if status is not None and all(side.state == "ready" for side in status.sides().values()):
+                return
+            await _set_within(ended, _LOOK_SOON_SECONDS)
 
     def _failed(self, tenant: Tenant, reason: str) -> None:
         seconds = tenant.backoff.next()

@@ -1,8 +1,9 @@
 """Which process serves which tenant, as each decides for itself."""
 
 import asyncio
+import os
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from relay.config.settings import Settings, WebSettings
 from relay.core.clock import Backoff
 from relay.errors import ConfigurationError, Mistake
 from relay.store.lease import Holder
-from relay.tenants import Decision, Tenant, Tenants, decide
+from relay.tenants import _STARTS_AT_ONCE, Decision, Tenant, Tenants, decide
+from tests.support.patience import PATIENCE
+from tests.support.stack import eventually
 
 NAMES = [f"tenant {number}" for number in range(7)]
 
@@ -93,6 +96,37 @@ async def test_a_tenant_that_is_stopped_twice_is_not_interrupted_while_it_ends()
     assert ended.is_set()
 
 
+async def test_so_many_start_at_a_time_and_one_that_has_ended_lets_the_next_one_start(tmp_path: Path) -> None:
+    # Two hundred at once kept each other's leases from being renewed in time, and then nobody could send.
+    may_end, begun = asyncio.Event(), list[str]()
+
+    def load(name: str) -> Settings:
+        begun.append(name)
+        asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(PATIENCE)
+        raise ConfigurationError((Mistake("here", "enough seen", "nothing"),))
+
+    loop = asyncio.get_running_loop()
+    tenants = made(tmp_path, load, [str(number) for number in range(20)])
+    tenants._workers = Register()
+    await tenants._look()
+    tasks = [one.task for one in tenants._running() if one.task is not None]
+    assert len(tasks) == 20
+
+    async def started() -> int:
+        return len(begun)
+
+    atonce = min(_STARTS_AT_ONCE, (os.cpu_count() or 1) + 4)  # so many threads load settings
+    await eventually(started, lambda number: number >= atonce)
+    waits = asyncio.create_task(tenants._starts.acquire())
+    await asyncio.sleep(0)
+    assert not waits.done()
+    assert len(begun) <= _STARTS_AT_ONCE
+    waits.cancel()
+    may_end.set()
+    await asyncio.gather(*tasks)
+    assert sorted(begun) == sorted(tenants._tenants)
+
+
 @dataclass(slots=True)
 class Register:
     """Who is there, in the order in which it is asked and told."""
@@ -120,16 +154,21 @@ async def test_one_says_that_it_has_more_before_it_takes_them(tmp_path: Path) ->
         register.calls.append(f"begin with {name}")
         raise ConfigurationError((Mistake("here", "enough seen", "nothing"),))
 
-    tenants = Tenants(
-        files=lambda: {"a": tmp_path / "a.toml"},
+    tenants = made(tmp_path, load, ["a"])
+    tenants._workers = register
+    await tenants._look()
+    tasks = [one.task for one in tenants._running() if one.task is not None]
+    await asyncio.gather(*tasks)
+    assert register.calls == ["who serves what", "I serve 0", "I serve 1", "begin with a"]
+
+
+def made(folder: Path, load: Callable[[str], Settings], names: Sequence[str]) -> Tenants:
+    """Tenants of these names."""
+    return Tenants(
+        files=lambda: {name: folder / f"{name}.toml" for name in names},
         load=load,
         log_with=lambda name, settings: None,
         name_channels=lambda name_of, tenant: None,
         store_url="",
         web=WebSettings(),
     )
-    tenants._workers = register
-    await tenants._look()
-    tasks = [one.task for one in tenants._running() if one.task is not None]
-    await asyncio.gather(*tasks)
-    assert register.calls == ["who serves what", "I serve 0", "I serve 1", "begin with a"]
