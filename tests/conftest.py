@@ -1,6 +1,7 @@
 """For all tests: their marks, and how Hypothesis chooses. Where everything has to run, nothing may be skipped."""
 
 import asyncio
+import gc
 import os
 import re
 import sys
@@ -54,6 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(folder)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (first.get(folders[item], 2), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: the garbage collector does not look through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 class _Scheduling(LoadScopeScheduling):

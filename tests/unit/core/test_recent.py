@@ -36,13 +36,12 @@ def traced() -> Iterator[Callable[[], int]]:
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
-    gc.freeze()  # what other tests have left need not be looked through
+    gc.collect()
     tracemalloc.start()
     try:
         yield held
     finally:
         tracemalloc.stop()
-        gc.unfreeze()
 
 
 def grown(fill: Callable[[], object]) -> int:
