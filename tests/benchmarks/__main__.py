@@ -10,13 +10,17 @@ asserted. The daemon is measured from its second start on, without the migration
 
 import argparse
 import asyncio
+import operator
 import os
 import platform
+import resource
+import signal
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from relay.demo.homeserver import Homeserver
@@ -26,8 +30,10 @@ from relay.store.unit_of_work import open_store
 from tests.benchmarks import map_lookup
 from tests.benchmarks.roundtrip import DIRECTIONS, Stage, bare_process, latencies, staged, throughput
 from tests.support.payloads import cases, play
+from tests.support.stack import eventually
 
 _SETTLE = 5.0
+_PAGES = 5
 _NOTHING = 0.05
 """Less than this cannot be divided by: the bare libraries do nothing while nothing happens."""
 
@@ -113,6 +119,37 @@ async def measure_processes(stage: Stage, sizes: Sizes, pairs: int, table: Table
         table.line(f"wake-ups, idle{of}", "a second", relay, idle)
 
 
+async def measure_operating(stage: Stage, pairs: int, table: Table) -> None:
+    """What operators ask for, and one pair that they add: the CPU of the process that does it."""
+    place, of = stage.place, f", {pairs} pairs"
+    daemon, names = place.daemon, list(place.channels)
+    for path in ("/readyz", "/", "/metrics"):
+        before = cpu_seconds(daemon.pid)
+        for _ in range(_PAGES):
+            await daemon.get(path)
+        table.line(f"{path}{of}", "ms of CPU", 1000 * (cpu_seconds(daemon.pid) - before) / _PAGES, None)
+    before = _ended_seconds()
+    await daemon.relay("status")
+    table.line(f"relay status{of}", "s of CPU", _ended_seconds() - before, None)
+    for declared, told, times in ((names[:-1], "pair removed", 1), (names, "channel open", 2)):
+        seen, before = await _told(stage, told, names[-1]), cpu_seconds(daemon.pid)
+        place.write_config(pairs=declared)
+        daemon.send_signal(signal.SIGHUP)
+        await eventually(partial(_told, stage, told, names[-1]), partial(operator.le, seen + times), what=daemon.log)
+    table.line(f"a pair added by SIGHUP, until it is open{of}", "s of CPU", cpu_seconds(daemon.pid) - before, None)
+
+
+async def _told(stage: Stage, event: str, pair: str) -> int:
+    """How often the daemon's log has said that of the pair."""
+    return sum(f'"{event}"' in line and f'"{pair}"' in line for line in stage.place.daemon.log(1000).splitlines())
+
+
+def _ended_seconds() -> float:
+    """The CPU of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 async def measure_messages(stage: Stage, sizes: Sizes, pairs: int, table: Table) -> None:
     """How long messages take, and how many cross in a second."""
     for direction in DIRECTIONS:
@@ -180,6 +217,7 @@ async def main(sizes: Sizes) -> None:
             at.mkdir()
             async with Homeserver() as homeserver, staged(at, homeserver, pairs) as stage:
                 await measure_processes(stage, sizes, pairs, table)
+                await measure_operating(stage, pairs, table)
                 if pairs == sizes.pairs[0]:
                     await measure_messages(stage, sizes, pairs, table)
                     grown = resident_mib(stage.place.daemon.pid) - table.memory[pairs]
