@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from relay.core.author_names import AuthorNames
+from relay.core.delivery.copies import StandingCopies
 from relay.core.delivery.dispatcher import Dispatcher
 from relay.core.delivery.entries import Entries
 from relay.core.delivery.execute import Executor
@@ -170,7 +171,14 @@ def assemble(
             conversions=conversions,
             links=links,
         ),
-        executor=Executor(store=store, entries=entries, conversions=conversions, status=status, clock=clock),
+        executor=Executor(
+            store=store,
+            entries=entries,
+            copies=StandingCopies(store=store, entries=entries, clock=clock),
+            conversions=conversions,
+            status=status,
+            clock=clock,
+        ),
         entries=entries,
     )
     commands = Commands(

@@ -38,8 +38,20 @@ class Copy:
     message_id: int
     part: int  # of the original; counts from 0
     ref: MessageRef
-    # 0: it stands. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
+    # 0: it stands in its place. Else: the first, second … copy of its part that was posted again elsewhere and must be
+    # deleted; or, where it is the last of its part, that is to be posted again (see `standing`).
     superseded: int = 0
+
+
+def standing(copies: Iterable[Copy]) -> tuple[Copy, ...]:
+    """Of the copies of an original in a channel those that stand for its parts, by part; the others are too many.
+
+    One that is superseded stands in front of a part that comes before its own, and has to be posted again behind that.
+    """
+    found: dict[int, Copy] = {}
+    for copy in sorted(copies, key=lambda copy: (bool(copy.superseded), -copy.superseded)):
+        found.setdefault(copy.part, copy)
+    return tuple(found[part] for part in sorted(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +225,10 @@ class MessageMap(Protocol):
         ...
 
     async def supersede(self, copy: Copy) -> Copy:
-        """The copy was posted again: it stays on record until `forget_copy`, as what is returned."""
+        """The copy was posted again, or has to be (see `standing`): it is on record until `forget_copy`.
+
+        Returned as it is on record then.
+        """
         ...
 
     async def forget_copy(self, copy: Copy) -> None:

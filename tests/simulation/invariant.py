@@ -148,9 +148,8 @@ def _direction(
                 continue
             if removed.intersection(refs):
                 continue
-            gone = [ref.id for ref in refs if ref not in shown]
-            if gone:
-                found.append(f"lost: {source.platform} {original.ref.id}: its copies {gone} are gone")
+            if wrong := _parts(original, refs, shown):
+                found.append(wrong)
                 continue
             together = shared.get(refs[0], [])
             if all(_strict(other.ref, operator) and other.author.name not in (EVE, MAL) for other in together):
@@ -171,6 +170,16 @@ def _direction(
             last = max(last, refs[0].id)
     strays = {ref: shown[ref] for ref in shown if ref not in accounted}
     return found + _too_many(strays, operator, copies, undeclared)
+
+
+def _parts(original: Message, refs: list[MessageRef], shown: Collection[MessageRef]) -> str | None:
+    """What is wrong about where the parts of a copy stand."""
+    gone, parts = [ref.id for ref in refs if ref not in shown], [ref.id for ref in refs]
+    if gone:
+        return f"lost: {original.ref.platform} {original.ref.id}: its copies {gone} are gone"
+    if parts != sorted(parts):
+        return f"out of order: the parts {parts} of {original.ref.platform} {original.ref.id}"
+    return None
 
 
 def _command(source: MemoryPlatform, asked: Message, refs: list[MessageRef]) -> list[str]:

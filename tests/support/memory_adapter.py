@@ -17,12 +17,25 @@ from relay.domain.events import (
 )
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, PlaceRef, Platform, UserRef
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import ActionNeeded, Permanent, StoreUnavailable, Transient
+from relay.errors import ActionNeeded, Permanent, RateLimited, StoreUnavailable, Transient
 from tests.support.platform import GHOST, PAGE, RELAY, MemoryPlatform, created, own_words
 
 
 async def nothing(call: str) -> None:
     """No trouble at all."""
+
+
+def slow_at_first(refusals: int = 1) -> Callable[[str], Awaitable[None]]:
+    """A platform that refuses the first sends."""
+    left = refusals
+
+    async def slow(call: str) -> None:
+        nonlocal left
+        if call == "send" and left:
+            left -= 1
+            raise RateLimited("slow down", retry_after=0.2)
+
+    return slow
 
 
 def never(batches: Sequence[EventBatch]) -> EventBatch | None:
@@ -147,7 +160,9 @@ class MemoryAdapter:
     async def delete(self, target: MessageRef, key: str) -> None:
         """Delete."""
         await self.before("delete")
-        self.server.remove(target)
+        if not self.replays or key not in self.server.deletion_keys:
+            self.server.remove(target)
+            self.server.deletion_keys.add(key)
         await self.after("delete")
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:

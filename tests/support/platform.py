@@ -89,6 +89,8 @@ class MemoryPlatform:
     # Whether a copy that is to be edited has just lost what posted it (its webhook). Then nobody can edit it any more.
     orphans: Callable[[], bool] = lambda: False
     orphaned: set[MessageRef] = field(default_factory=set)
+    # Where the stream replays: under a key that has been used nothing is deleted any more, as with a homeserver.
+    deletion_keys: set[str] = field(default_factory=set)
     # Who may read a channel, by name.
     readers: dict[ChannelRef, list[str]] = field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from relay.core.delivery.plan import (
     Target,
     UpdateDeadLetters,
 )
+from relay.core.moderation import early_removals
 from relay.core.ports import Clock
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, Unreadable
@@ -28,6 +29,7 @@ from relay.domain.commands import (
     PostNotice,
     RefreshMessage,
     RemoveMember,
+    RemoveOriginal,
     RequoteMessage,
     SendMessage,
 )
@@ -164,6 +166,16 @@ class Entries:
             await uow.messages.leave_out(original.id, None)
             await uow.outbox.amend(plan.entry.id, plan.command)
         self.wake(plan.entry.lane)  # whoever tries this again has to read it again
+        return True
+
+    async def follow_removal(self, uow: UnitOfWork, target: Target, copy: MessageRef) -> bool:
+        """Where moderators have removed a copy before it was on record, its original goes, as it would have then.
+
+        Whether that is so: then wake the lane back. Asked where the target `follows_removals`.
+        """
+        if target.original is None or not await early_removals.is_noted(uow, copy):
+            return False
+        await uow.outbox.append(target.entry.lane.back, RemoveOriginal(target.original.ref), self.clock.now())
         return True
 
     async def delete_later(self, target: Target) -> None:

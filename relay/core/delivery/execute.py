@@ -5,12 +5,12 @@ looks up nothing but what a write depends on and may have changed since: the wri
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from relay.core.convert.degrade import Dropped, files_in
 from relay.core.delivery import digests, render
+from relay.core.delivery.copies import StandingCopies
 from relay.core.delivery.entries import Entries, forget_late_files
 from relay.core.delivery.plan import (
     Delete,
@@ -36,21 +36,19 @@ from relay.core.delivery.render import Parts
 from relay.core.moderation import early_removals
 from relay.core.offload import Conversions
 from relay.core.people.ports import MemberMirror
-from relay.core.ports import Clock, Delivery
+from relay.core.ports import Clock
 from relay.core.status.counters import Status
 from relay.core.storage import Copy, Entry, Store, UnitOfWork
 from relay.domain.commands import (
-    Digest,
     DigestItem,
     EditMessage,
     LateFile,
     MarkAnswered,
     MarkFailed,
     PostNotice,
-    RemoveOriginal,
 )
 from relay.domain.content import Content
-from relay.domain.ids import ChannelRef, MessageRef, ThreadRef
+from relay.domain.ids import ChannelRef, ThreadRef
 from relay.domain.pair import LaneKey
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import weight
@@ -78,6 +76,7 @@ class Executor:
 
     store: Store
     entries: Entries
+    copies: StandingCopies
     conversions: Conversions
     status: Status
     clock: Clock
@@ -99,7 +98,7 @@ class Executor:
             case Delete():
                 await self._delete(plan)
             case DeleteSuperseded():
-                await self._delete_copies(plan.target, plan.target.superseded)
+                await self.copies.delete(plan.target, plan.target.superseded)
                 await self.entries.done(plan.entry)
             case DeleteOriginal():
                 await self._delete_original(plan)
@@ -110,7 +109,7 @@ class Executor:
             case SendDigest():
                 await self._send_digest(plan)
             case EditDigest():
-                await self._edit_digest(plan.target, plan.digest)
+                await self.copies.edit_digest(plan.target, plan.digest)
                 await self.entries.done(plan.entry)
             case SendNotice():
                 await self._send_notice(plan)
@@ -187,42 +186,15 @@ class Executor:
         # The part that the earlier try broke off at may have been posted. Mostly that is the first that is not on
         # record; but those before it may have been deleted since, while their lane led elsewhere.
         delivery = render.delivery(target, plan.command.author, parts[number], "s", part=number, suspect=target.suspect)
-        ref = await self._post(target, delivery)
+        ref = await target.post(delivery)
         async with self.store.write() as uow:
             if target.original is not None:
                 await uow.messages.record_copy(Copy(target.original.id, number, ref), retries=plan.entry.retries)
-            removed = await self._follow_removal(uow, target, ref)
+            removed = target.follows_removals and await self.entries.follow_removal(uow, target, ref)
             if number == len(parts) - 1:
                 await uow.outbox.done(plan.entry.id)
         if removed:
             self.entries.wake(plan.entry.lane.back)
-
-    async def _follow_removal(self, uow: UnitOfWork, target: Target, copy: MessageRef) -> bool:
-        """Where moderators have removed a copy before it was on record, its original goes, as it would have then.
-
-        Whether that is so: then wake the lane back.
-        """
-        original, policy = target.original, target.pair.policy
-        if original is None or not (policy.moderate_deletions and await early_removals.is_noted(uow, copy)):
-            return False
-        await uow.outbox.append(target.entry.lane.back, RemoveOriginal(original.ref), self.clock.now())
-        return True
-
-    async def _post(self, target: Target, delivery: Delivery) -> MessageRef:
-        """Post something new about a message. Raises `Permanent` in a channel to which the lane does not lead.
-
-        Such a channel belongs to another pair by now, or to none. Copies that are there may still be edited or deleted.
-        """
-        if target.channel != target.entry.lane.destination:
-            raise Permanent("nothing new is posted where this channel is not mirrored to")
-        return await target.adapter.send(delivery)
-
-    async def _posted(self, target: Target, delivery: Delivery) -> MessageRef | None:
-        """What an earlier try has posted, in these words; None if nothing. Nothing is posted now."""
-        try:
-            return await self._post(target, replace(delivery, alone=False, last_try=True))
-        except (Permanent, FileRejected):
-            return None
 
     async def _without_file(self, plan: Send | Edit, parts: Parts, number: int, error: FileRejected) -> Parts:
         """The parts, with words for the file that part `number` cannot bring; one that is late follows."""
@@ -250,54 +222,47 @@ class Executor:
 
     async def _edit(self, plan: Edit) -> None:
         target = plan.target
-        await self._delete_superseded(target, target.superseded)
+        left = await self.copies.delete_superseded(target, target.superseded)
         digest = target.require_digest()
         parts, named = await self._parts(plan)
         if isinstance(parts, Dropped):
             await self.entries.drop(plan.entry, parts)
             return
-        target = await self._with_unrecorded(plan, parts)
-        plan = replace(plan, target=target)
+        suspect = target.suspect and bool(plan.command.parts)  # else no part was posted anew, or added, yet
+        if suspect:
+            target = await self.copies.with_added(plan, parts)
+            plan = replace(plan, target=target)
+        if suspect and digest is not None:
+            target = await self.copies.with_posted_again(plan, parts, 1)
+            plan, suspect = replace(plan, target=target), False
         number = 0
         while number < min(len(target.copies), len(parts)):
-            copy, part = target.copies[number], parts[number]
             try:
-                if digest is not None and copy.part == 0:
-                    changed = digests.edited(digest, plan.command.source, part)
-                    await self._edit_digest(replace(target, alone=target.alone and len(parts) == 1), changed)
-                elif not await self._edit_part(plan, copy, part):
-                    await self._post_part_again(plan, copy, parts, number)
+                if digest is not None and target.copies[number].part == 0:
+                    changed = digests.edited(digest, plan.command.source, parts[number])
+                    alone = target.alone and len(parts) == 1
+                    stands = await self.copies.edit_digest(replace(target, alone=alone), changed)
+                    target = replace(stands, alone=target.alone)
+                elif not await self._edit_part(plan, parts, number, suspect=suspect):
+                    if parts != plan.command.parts and target.takes_new:
+                        # What it quotes may change before the next try, and the message itself may be gone: what has
+                        # been posted is found again by these words.
+                        await self._write_down(plan, parts)
+                    target = await self.copies.post_part_again(plan, parts, number, suspect=suspect)
+                    suspect = False  # what an earlier try may have posted was looked for, whichever part it is
             except FileRejected as error:
                 parts = await self._without_file(plan, parts, number, error)
             else:
-                number += 1
+                plan, number = replace(plan, target=target), number + 1
         parts = await self._send_rest(plan, parts)
         if brought := {attachment.id for part in parts for attachment in part.attachments}:
             async with self.store.write() as uow:
                 await forget_late_files(uow, target, brought)
-        await self._delete_copies(target, target.copies[len(parts) :])
+        too_many = (copy for copy in left if copy.part >= len(parts))  # with its successor it would be forgotten
+        await self.copies.delete(target, (*target.copies[len(parts) :], *too_many))
         if len(target.copies) >= len(parts):  # else the receipt of the last part says so
             await self.entries.done(plan.entry)
         self._count_words(plan, named)
-
-    async def _with_unrecorded(self, plan: Edit, parts: Parts) -> Target:
-        """The target with the part that an earlier try has perhaps added, which is put on record.
-
-        It is looked for behind the last copy on record: not behind one that this try is about to post anew.
-        """
-        target, number = plan.target, len(plan.target.copies)
-        if not (target.suspect and plan.command.parts and target.original is not None and number < len(parts)):
-            return target
-        sought = render.delivery(target, plan.command.author, parts[number], "s", part=number, suspect=True)
-        if (ref := await self._posted(target, sought)) is None:
-            return target
-        found = Copy(target.original.id, number, ref)
-        async with self.store.write() as uow:
-            await uow.messages.record_copy(found, retries=plan.entry.retries)
-            removed = await self._follow_removal(uow, target, ref)
-        if removed:
-            self.entries.wake(plan.entry.lane.back)
-        return replace(target, copies=(*target.copies, found))
 
     async def _edit_former(self, plan: EditFormer) -> None:
         for edit in plan.edits:
@@ -310,55 +275,24 @@ class Executor:
                 return
         await self.entries.drop(plan.entry, Dropped("former", plan.reason))
 
-    async def _edit_part(self, plan: Edit, copy: Copy, content: Content) -> bool:
-        """Make one copy say `content`; False where it has to be posted again.
+    async def _edit_part(self, plan: Edit, parts: Parts, number: int, *, suspect: bool) -> bool:
+        """Make one copy say its part; False where it has to be posted again.
 
         Raises `FileRejected` for a file of it that cannot cross, or not in time.
         """
-        target = plan.target
-        delivery = render.delivery(target, plan.command.author, content, "e", part=copy.part)
+        target, copy = plan.target, plan.target.copies[number]
+        delivery = render.delivery(target, plan.command.author, parts[number], "e", part=copy.part)
         try:
             await target.adapter.edit(copy.ref, delivery)
         except TargetGone:
             # Somebody removed the copy on its own side, and meant it.
             _log.info("edited copy is gone", pair=target.pair.name, direction=plan.entry.lane.label)
-            await self._remove_unrecorded(plan, copy, content)
+            if suspect:
+                await self.copies.remove_posted_again(plan, parts, number)
+            return True
         except CopyNotEditable:
             return False
-        return True
-
-    async def _remove_unrecorded(self, plan: Edit, copy: Copy, content: Content) -> None:
-        """What an earlier try may have posted in the place of a copy that has been removed since goes as well."""
-        target = plan.target
-        if not (target.suspect and plan.command.parts):
-            return  # nothing was posted in its place
-        sought = render.delivery(
-            target, plan.command.author, content, "a", part=copy.part, suspect=True, instead_of=copy.ref
-        )
-        if (ref := await self._posted(target, sought)) is not None:
-            await self._delete_copy(target, replace(copy, ref=ref))
-
-    async def _post_part_again(self, plan: Edit, copy: Copy, parts: Parts, number: int) -> None:
-        """Post a part anew, and delete its old copy."""
-        target, planned = plan.target, plan.command.parts
-        if parts != planned and target.channel == target.entry.lane.destination:
-            # What it quotes may change before the next try, and the message itself may be gone: what has been posted
-            # is found again by these words.
-            await self._write_down(plan, parts)
-        suspect = target.suspect and bool(planned)  # else nothing was posted in its place yet
-        again = render.delivery(
-            target, plan.command.author, parts[number], "a", part=copy.part, suspect=suspect, instead_of=copy.ref
-        )
-        again = replace(again, alone=False)  # what is in doubt may be another part, with other words
-        ref = await self._post(target, again)
-        # Whatever interrupts us from here on, the old one is known to be too many.
-        async with self.store.write() as uow:
-            old = await uow.messages.supersede(copy)
-            await uow.messages.record_copy(replace(copy, ref=ref), retries=plan.entry.retries)
-            removed = await self._follow_removal(uow, target, ref)
-        if removed:
-            self.entries.wake(plan.entry.lane.back)
-        await self._delete_superseded(target, (old,))
+        return not copy.superseded or not target.takes_new
 
     # --- Delete ---------------------------------------------------------------------------------------
 
@@ -395,11 +329,11 @@ class Executor:
         digest = target.require_digest()
         rest = None if digest is None or target.original is None else digests.without(digest, target.original.ref)
         if rest is not None and rest.items:
-            await self._delete_copies(target, target.copies[1:])
-            await self._edit_digest(target, rest, leaving=True)
+            await self.copies.delete(target, target.copies[1:])
+            await self.copies.edit_digest(target, rest, leaving=True)
         else:
-            await self._delete_copies(target, target.copies)
-        await self._delete_copies(target, target.superseded)
+            await self.copies.delete(target, target.copies)
+        await self.copies.delete(target, target.superseded)
 
     async def _tell_what_stays(self, uow: UnitOfWork, lane: LaneKey, places: Sequence[ChannelRef]) -> None:
         """Say once for each of these places that the copies in it cannot be removed."""
@@ -419,28 +353,6 @@ class Executor:
             _log.warning("original cannot be removed", pair=target.pair.name, reason=str(error))
             self.status.dropped(lane, "moderation")
         await self.entries.done(plan.entry)
-
-    async def _delete_copies(self, target: Target, copies: tuple[Copy, ...]) -> None:
-        for copy in reversed(copies):
-            await self._delete_copy(target, copy)
-            async with self.store.write() as uow:
-                await uow.messages.forget_copy(copy)
-                await uow.digests.forget(copy.ref)
-
-    async def _delete_copy(self, target: Target, copy: Copy) -> None:
-        try:
-            key = render.key(target, copy.part, "d", superseded=copy.superseded)
-            await target.adapter.delete(copy.ref, key)
-        except TargetGone:
-            _log.debug("copy was gone already", pair=target.pair.name, direction=target.entry.lane.label)
-
-    async def _delete_superseded(self, target: Target, old: tuple[Copy, ...]) -> None:
-        """Delete copies that were posted again elsewhere, later if that is forbidden now."""
-        try:
-            await self._delete_copies(target, old)
-        except Permanent as error:
-            _log.warning("old copy stays for now", pair=target.pair.name, reason=str(error))
-            await self.entries.delete_later(target)
 
     # --- Digests --------------------------------------------------------------------------------------
 
@@ -465,49 +377,6 @@ class Executor:
         self.status.dropped(entry.lane, "nsfw", plan.unseen)
         for item in digest.items:
             self.status.crossed(entry.lane, written_at=item.created_at, received_at=_received_at(entry, item))
-
-    async def _edit_digest(self, target: Target, digest: Digest, *, leaving: bool = False) -> None:
-        """Make the shared copy of a message say `digest`, and remember it.
-
-        `leaving`: the message stands in it no longer.
-        """
-        shared = target.copies[0]
-        delivery = render.delivery(target, digests.speaker(digest), digests.content_of(digest), "e")
-        stands, old = shared.ref, None
-        try:
-            await target.adapter.edit(shared.ref, delivery)
-        except TargetGone:
-            _log.info("edited copy is gone", pair=target.pair.name, direction=target.entry.lane.label)
-        except CopyNotEditable:
-            stands, old = await self._post_digest_again(target, digest, leaving=leaving)
-        async with self.store.write() as uow:
-            # In one transaction: a digest without a message whose copy is still on record would be taken for a message
-            # that stands alone, and its deletion would take the others along.
-            await uow.digests.put(stands, digest)
-            if leaving:
-                await uow.messages.forget_copy(replace(shared, ref=stands))
-        if old is not None:
-            await self._delete_superseded(target, (old,))
-
-    async def _post_digest_again(self, target: Target, digest: Digest, *, leaving: bool) -> tuple[MessageRef, Copy]:
-        """What posted the shared copy is gone: post it again, for all that stand in it. Where, and the old copy."""
-        shared = target.copies[0]
-        author, said = digests.speaker(digest), digests.content_of(digest)
-        again = render.delivery(target, author, said, "a", suspect=target.suspect, instead_of=shared.ref)
-        ref = await self._post(target, again)
-        if target.suspect:
-            # An earlier try may have posted it, with what was quoted then.
-            with suppress(TargetGone, CopyNotEditable):
-                await target.adapter.edit(ref, render.delivery(target, author, said, "e"))
-        async with self.store.write() as uow:
-            sharing = await uow.messages.originals_of(shared.ref)
-            old = await uow.messages.supersede(shared)
-            for original in sharing:
-                if not (leaving and original.id == shared.message_id):  # as in `_edit_digest`
-                    await uow.messages.record_copy(Copy(original.id, 0, ref))
-            await uow.digests.put(ref, digest)
-            await uow.digests.forget(shared.ref)
-        return ref, old
 
     # --- Notices --------------------------------------------------------------------------------------
 
@@ -562,7 +431,7 @@ class Executor:
             async with self.store.write() as uow:
                 if target.original is not None:
                     await uow.messages.record_copy(Copy(target.original.id, part, ref), retries=entry.retries)
-                removed = await self._follow_removal(uow, target, ref)
+                removed = target.follows_removals and await self.entries.follow_removal(uow, target, ref)
                 await uow.outbox.done(entry.id)
             if removed:
                 self.entries.wake(entry.lane.back)

@@ -12,7 +12,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
 from relay.core.people.ports import NameReader, RoleReader
 from relay.core.ports import Adapter, LatestReader
-from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork
+from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork, standing
 from relay.domain.commands import Digest
 from relay.domain.content import Content, Quotation
 from relay.domain.events import MessageCreated
@@ -112,7 +112,7 @@ class Lookups:
         async with self.store.read() as uow:
             original = await uow.messages.find(source)
             copies = () if original is None else await uow.messages.copies(original.id, target.channel)
-            standing = tuple(copy for copy in copies if not copy.superseded)
+            stand = standing(copies)
             answered = None if reply_to is None else await uow.messages.counterpart(reply_to, target.channel)
             # Known only where the message is an original: a copy's author is on the other side.
             theirs = None if answered is None else await uow.messages.find(answered)
@@ -122,9 +122,9 @@ class Lookups:
             target = replace(
                 target,
                 original=original,
-                copies=standing,
-                superseded=tuple(copy for copy in copies if copy.superseded),
-                shared=await _shared(uow, original, standing),
+                copies=stand,
+                superseded=tuple(copy for copy in copies if copy not in stand),
+                shared=await _shared(uow, original, stand),
                 reply_to=answered,
                 replied_author=replied_author,
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from relay.core.ports import Adapter
+from relay.core.ports import Adapter, Delivery
 from relay.core.storage import Copy, Entry, Original
 from relay.domain.commands import (
     Command,
@@ -51,7 +51,7 @@ class Target:
     alone: bool = True  # nothing else is on its way into the channel
     restored_since: datetime | None = None  # since when copies may be there that are not on record: see `RestoredGap`
     original: Original | None = None
-    copies: tuple[Copy, ...] = ()  # those that stand, by part
+    copies: tuple[Copy, ...] = ()  # those that stand, by part: see `standing`
     superseded: tuple[Copy, ...] = ()  # those that were posted again elsewhere, and must still be deleted
     reply_to: MessageRef | None = None  # where what the message answers stands in this channel
     replied_author: UserRef | None = None
@@ -64,6 +64,26 @@ class Target:
             # Taken for a copy of this message alone, it would lose the words of the others.
             raise Permanent(f"what stands in the copy it shares with others cannot be read ({self.shared.why})")
         return self.shared
+
+    @property
+    def follows_removals(self) -> bool:
+        """Whether what moderators remove there goes on its own side, too."""
+        return self.original is not None and self.pair.policy.moderate_deletions
+
+    @property
+    def takes_new(self) -> bool:
+        """Whether anything new may be posted there.
+
+        Else the lane does not lead there: the channel belongs to another pair by now, or to none. Copies that are there
+        may still be edited or deleted.
+        """
+        return self.channel == self.entry.lane.destination
+
+    async def post(self, delivery: Delivery) -> MessageRef:
+        """Post something new about a message. Raises `Permanent` where nothing new is posted."""
+        if not self.takes_new:
+            raise Permanent("nothing new is posted where this channel is not mirrored to")
+        return await self.adapter.send(delivery)
 
     @property
     def replies_natively(self) -> bool:

@@ -57,7 +57,7 @@ def delivery(
     """One message to a target. `verb`: one letter for what is done with it. `instead_of`: the copy that it replaces."""
     return Delivery(
         channel=target.channel,
-        key=key(target, part, verb, instead_of=instead_of),
+        key=key(target, part, verb, instead_of),
         author=None if author is None else _named(target, author),
         bare_name="" if author is None else author.name,
         content=content,
@@ -80,18 +80,17 @@ def _named(target: Target, author: Author) -> Author:
     return distinct_from_relay(in_template(author, template), target.own_names)
 
 
-def key(target: Target, part: int, verb: str, *, superseded: int = 0, instead_of: MessageRef | None = None) -> str:
-    """The idempotency key of one call."""
+def key(target: Target, part: int, verb: str, copy: MessageRef | None = None) -> str:
+    """The idempotency key of one call: about `copy`, where that is deleted or replaced."""
     # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
     # under the ID of a message does nothing. The store's ID tells our rows from those of a new store, the
     # second (of twelve days) those of a store that was restored from a backup from those that it has forgotten.
     entry = target.entry
     second = int(entry.queued_at.timestamp()) & 0xFFFFF
-    number = f"{part}.{superseded}" if superseded else part
-    found = f"{entry.id:x}{second:05x}.{number}"
-    if instead_of is not None:
+    found = f"{entry.id:x}{second:05x}.{part}"
+    if copy is not None:
         # What one entry has posted anew it may have to post anew once more. Hashed: a key has to be short.
-        found = hashlib.blake2b(f"{found} {instead_of.id}".encode(), digest_size=8).hexdigest()
+        found = hashlib.blake2b(f"{found} {copy.id}".encode(), digest_size=8).hexdigest()
     return f"{target.store_id}{found}{verb}"
 
 

@@ -18,7 +18,7 @@ from relay.core.people.ports import MemberMirror, PictureKeeper
 from relay.core.ports import Clock, CommandCall, EventBatch
 from relay.core.recent import Recent
 from relay.core.status.counters import Status
-from relay.core.storage import Entry, Original, Store, UnitOfWork
+from relay.core.storage import Entry, Original, Store, UnitOfWork, standing
 from relay.domain.commands import (
     Command,
     DeleteMessage,
@@ -317,7 +317,7 @@ class Router:
             return
         for original in originals:
             copies = await uow.messages.copies(original.id, copy.channel)
-            stood = any(one.ref == copy and not one.superseded for one in copies)
+            stood = any(one.ref == copy for one in standing(copies))
             if stood and not original.deleted and original.ref.channel == lane.destination:
                 await self._queue(uow, lane, RemoveOriginal(original.ref), routed)
 

@@ -1,6 +1,5 @@
 """Messages that cross together: planned once, sent once, and each still its author's to edit and delete."""
 
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,24 +17,9 @@ from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import CopyNotEditable, Permanent, RateLimited, StoreUnavailable, Transient
 from relay.store.unit_of_work import SqlStore
 from tests.support.logs import captured_logs
-from tests.support.memory_adapter import MemoryAdapter
+from tests.support.memory_adapter import MemoryAdapter, slow_at_first
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, until, world
-
-Trouble = Callable[[str], Awaitable[None]]
-
-
-def slow_at_first(refusals: int = 1) -> Trouble:
-    """A platform that refuses the first sends."""
-    left = refusals
-
-    async def slow(call: str) -> None:
-        nonlocal left
-        if call == "send" and left:
-            left -= 1
-            raise RateLimited("slow down", retry_after=0.2)
-
-    return slow
 
 
 async def three_together(bridge: World) -> list[MessageRef]:

@@ -117,11 +117,11 @@ def test_each_call_has_its_own_key() -> None:
         render.key(there, 0, "s"),
         render.key(there, 1, "s"),
         render.key(there, 0, "d"),
-        render.key(there, 0, "d", superseded=1),
-        render.key(there, 0, "d", superseded=2),
-        render.key(there, 0, "a", instead_of=SOURCE),
-        render.key(there, 0, "a", instead_of=replace(SOURCE, id="another")),
-        render.key(there, 1, "a", instead_of=SOURCE),
+        render.key(there, 0, "d", SOURCE),
+        render.key(there, 0, "d", replace(SOURCE, id="another")),
+        render.key(there, 0, "a", SOURCE),
+        render.key(there, 0, "a", replace(SOURCE, id="another")),
+        render.key(there, 1, "a", SOURCE),
     ]
     assert len(set(keys)) == len(keys)
     assert all(len(key) <= 25 and set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789.") for key in keys)
