@@ -393,8 +393,8 @@ class Report:
 
     @property
     def catching_up(self) -> bool:
-        """A platform's past is being read, or messages have waited for longer than they should."""
-        directions = (direction for pair in self.pairs for direction in pair.directions.values())
+        """A platform's past is being read, or messages have waited for too long in a pair that is not in trouble."""
+        directions = (direction for pair in self.pairs if not pair.problems for direction in pair.directions.values())
         ages = (direction.oldest_undelivered_seconds for direction in directions)
         reading = any(side.state == "catching_up" for side in self.sides.values())
         return reading or any(age is not None and age >= _BEHIND_SECONDS for age in ages)

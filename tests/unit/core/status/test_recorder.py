@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,6 +50,13 @@ def test_a_catch_up_is_told_of_now_and_then_and_at_its_end(lines: list[dict[str,
         {"event": "catching up", "messages": 200, "waiting": 300, "seconds": 20, "discord": "3 channels to go"},
         {"event": "caught up", "messages": 330, "seconds": 26},
     ]
+
+
+def test_what_waits_in_a_pair_in_trouble_is_no_catching_up() -> None:
+    waits = report(0, crossed=0, waiting=6, oldest=1800.0)
+    assert waits.catching_up
+    troubled = tuple(replace(pair, problems=("It may not write there.",)) for pair in waits.pairs)
+    assert not replace(waits, pairs=troubled).catching_up
 
 
 def test_what_keeps_up_is_not_worth_a_line(lines: list[dict[str, Any]]) -> None:
