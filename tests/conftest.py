@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     words = "crosses(row, *directions): shows a row of README's table of what crosses, from one end to the other"
     config.addinivalue_line("markers", words)
     config.addinivalue_line("markers", "slow: starts processes or takes a second; left out of the quick part")
+    config.addinivalue_line("markers", "virtual_time: waits for nothing, its clock jumps (tests/unit/media)")
     for name, what in FOLDERS.items():
         config.addinivalue_line("markers", f"{name}: {what} (all of tests/{name})")
 

@@ -1,4 +1,4 @@
-"""The loops of the tests of files: those of deadlines run in virtual time, in which nothing is waited for."""
+"""The loops of the tests of files: some run in virtual time, in which nothing is waited for."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ class _WithoutThreads(VirtualLoop):
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """A module that says `IN_VIRTUAL_TIME` has its tests on the virtual loop."""
-    if getattr(getattr(item, "module", None), "IN_VIRTUAL_TIME", False):
+    """Tests that are marked `virtual_time` run on the virtual loop."""
+    if item.get_closest_marker("virtual_time"):
         return {"virtual": lambda: _WithoutThreads(1_000.0)}
     return {"real": asyncio.new_event_loop}

@@ -17,7 +17,7 @@ from relay.errors import DeliveryError, FileRejected, FileUnavailable, TargetGon
 from relay.media.deadlines import Deadline, WaitBudgets
 from relay.media.library import Library
 
-IN_VIRTUAL_TIME = True
+pytestmark = pytest.mark.virtual_time
 
 BUDGET, AGAIN, AGAIN_IN_ALL = 30.0, 1.0, 5.0
 """Seconds, as the library has them."""

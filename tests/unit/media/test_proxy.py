@@ -151,6 +151,7 @@ async def test_a_server_that_hangs_is_given_up_and_keeps_nobody_else_waiting() -
         assert sum("too long" in str(one) for one in results) == 2
 
 
+@pytest.mark.virtual_time
 async def test_one_server_does_not_use_up_what_the_homeserver_may_fetch() -> None:
     files = Files(**{name: bytes(100 * KIB) for name in ("one", "two", "far", "near")})
     made = MediaProxy(
@@ -181,6 +182,7 @@ async def test_one_server_does_not_use_up_what_the_homeserver_may_fetch() -> Non
     await made.close()
 
 
+@pytest.mark.virtual_time
 async def test_what_cannot_be_read_is_not_asked_for_again_at_once() -> None:
     files = Files()
     async with proxy(files, failed=0.2) as relay:
