@@ -103,7 +103,7 @@ def test_it_finds_what_is_delivered_wherever_its_channel_leads_by_now(
 
     monkeypatch.setattr(PairDirectory, "pair_for", lambda self, lane: self.pair_of(lane.source))
     monkeypatch.setattr(Lookups, "destination", wherever)
-    monkeypatch.setattr(Executor, "_post", lambda _, target, delivery: target.adapter.send(delivery))
+    monkeypatch.setattr(Target, "post", lambda target, delivery: target.adapter.send(delivery))
     assert first_broken(template, word="in a room where it was not said", begin=47)
 
 
