@@ -11,6 +11,7 @@ from relay.adapters.matrix.api import address, session
 from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.settings import DiscordSettings, MatrixSettings
 from relay.core.operations.findings import Finding, VisibleChannel
+from relay.errors import Transient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +63,22 @@ async def find_homeserver(user_id: str) -> str | None:
 
 async def homeserver_problem(url: str, user_id: str) -> str | None:
     """What is wrong with the address of a homeserver, and what to write instead; None if it is one."""
-    return await address.correction(url, user_id)
+    return await address.correction(url, user_id, typed=True)
 
 
-async def log_in(homeserver_url: str, user_id: str, password: str) -> session.StoredSession:
-    """An access token of a new device. Raises `FatalError` if the homeserver refuses, `Transient` if it is away."""
-    return await session.log_in(homeserver_url, user_id, password)
+async def log_in(
+    homeserver_url: str, user_id: str, password: str, *, refused: str, typed: bool = True
+) -> session.StoredSession:
+    """An access token of a new device. Raises `FatalError` if the homeserver refuses, `Transient` if it is away.
+
+    `refused`: what to do where it refuses the password. `typed`: somebody has just typed the address.
+    """
+    try:
+        return await session.log_in(homeserver_url, user_id, password, refused=refused)
+    except Transient:
+        if (wrong := await address.correction(homeserver_url, user_id, typed=typed)) is not None:
+            raise Transient(wrong) from None
+        raise
 
 
 async def _nothing() -> None:

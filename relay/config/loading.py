@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -84,9 +85,15 @@ def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
     return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
 
 
-def load(path: Path | None, environ: Mapping[str, str], text: str | None = None) -> Settings:
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    text: str | None = None,
+    options: Mapping[Location, str] = MappingProxyType({}),
+) -> Settings:
     """The settings from the file (see `locate`) and the environment. `text`: what the file is to say, if not as it is.
 
+    `options`: the command's options from which `text` has some of its values; a mistake in one names the option.
     Raises `ConfigurationError` with everything that is wrong. It contains no values, because they may be secrets.
     """
     if host := environ.get(HOST_VARIABLE):
@@ -94,8 +101,8 @@ def load(path: Path | None, environ: Mapping[str, str], text: str | None = None)
 
         without = {name: value for name, value in environ.items() if name != HOST_VARIABLE}
         if (found := load_host(Path(host), without)) is not None:
-            return found.load(locate(path, environ).stem, text)
-    source = gather(locate(path, environ), environ, Settings, text)
+            return found.load(locate(path, environ).stem, text, options)
+    source = gather(locate(path, environ), environ, Settings, text, options)
     if "tenants" in source.values:
         names = ", ".join(sorted(file.stem for file in (source.folder / str(source.values["tenants"])).glob("*.toml")))
         where, remedy = source.origin.where(("tenants",)), f"name one with --tenant: {names or 'there is none yet'}"
@@ -146,17 +153,21 @@ def _store_url(text: str) -> str | None:
     return None
 
 
-def load_account(path: Path, environ: Mapping[str, str], given: Mapping[str, str]) -> MatrixSettings:
-    """`[matrix]` as far as somebody needs it who has no access token yet; what is `given` goes before the file.
+def load_account(path: Path, environ: Mapping[str, str], given: Mapping[str, tuple[str, str]]) -> MatrixSettings:
+    """`[matrix]` as far as somebody needs it who has no access token yet.
+
+    `given`: values that go before the file, each with the name of its option.
 
     Raises `ConfigurationError`.
     """
     names = ("homeserver_url", "user_id", "password")
-    source = gather(path, environ, Settings, None if path.exists() or not {*names[:2]} <= given.keys() else "")
+    options: dict[Location, str] = {("matrix", name): option for name, (option, _) in given.items()}
+    text = None if path.exists() or not {*names[:2]} <= given.keys() else ""
+    source = gather(path, environ, Settings, text, options)
     if source.broken:
         raise ConfigurationError(tuple(source.mistakes))
     table = source.values.get("matrix")
-    found = {**(table if isinstance(table, dict) else {}), **given}
+    found = {**(table if isinstance(table, dict) else {}), **{name: value for name, (_, value) in given.items()}}
     try:
         return MatrixSettings.model_validate({name: found[name] for name in names if name in found})
     except ValidationError as error:
@@ -285,13 +296,19 @@ def _column(values: Mapping[str, Any], sections: tuple[str, ...], key: str) -> I
                 yield (section, number, used), str(value).strip()
 
 
-def gather(file: Path, environ: Mapping[str, str], model: type[BaseSettings], text: str | None = None) -> Source:
+def gather(
+    file: Path,
+    environ: Mapping[str, str],
+    model: type[BaseSettings],
+    text: str | None = None,
+    options: Mapping[Location, str] = MappingProxyType({}),
+) -> Source:
     """The values of the file, of the environment (which wins) and of the secrets' files."""
     text, unread = _read_file(file) if text is None else (text, [])
     document, broken = _parse(text, file)
     environment, variables, unknown = _read_environment(environ, model)
     values = _overlay(document, environment)
-    origin = Origin(str(file), positions(text) if not broken else {}, variables, _pair_names(values))
+    origin = Origin(str(file), positions(text) if not broken else {}, variables, options, _pair_names(values))
     source = Source(values, origin, file.parent, bool(unread or broken), [*unread, *broken, *unknown])
     for location in SECRETS:
         _open_secret(source, environment, location, file.parent)
@@ -305,14 +322,22 @@ def _read_file(file: Path) -> tuple[str, list[Mistake]]:
         remedy = "run `relay init`, which asks and writes it, or name another one with --config or RELAY_CONFIG"
         return "", [Mistake(str(file), "there is no such file", remedy)]
     except IsADirectoryError:
-        # Docker makes one where a file is to be mounted that is not there.
-        remedy = "remove the directory (rmdir), and run `relay init`, which asks and writes the file"
-        return "", [Mistake(str(file), "is a directory", remedy)]
+        return "", [Mistake(str(file), "is a directory", _instead_of_directory(file))]
     except OSError as error:
         reason = (error.strerror or "unknown error").lower()
         return "", [Mistake(str(file), f"cannot be read: {reason}", "let the relay's user read it")]
     except UnicodeDecodeError:
         return "", [Mistake(str(file), "is not UTF-8 text", "save it as UTF-8")]
+
+
+def _instead_of_directory(folder: Path) -> str:
+    try:
+        empty = not any(folder.iterdir())
+    except OSError:
+        empty = False
+    if empty:  # Docker makes one where a file is to be mounted that is not there.
+        return "remove the directory (rmdir), and run `relay init`, which asks and writes the file"
+    return f"name the file in it, like {folder / DEFAULT_FILE}"
 
 
 def _parse(text: str, file: Path) -> tuple[dict[str, Any], list[Mistake]]:

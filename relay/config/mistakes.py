@@ -77,11 +77,15 @@ class Origin:
     lines: Mapping[Location, int] = field(default_factory=dict)
     # The environment variables that were used.
     variables: Mapping[Location, str] = field(default_factory=dict)
+    # The command's options and arguments that were used, which go before both: `--user`.
+    options: Mapping[Location, str] = field(default_factory=dict)
     pair_names: Sequence[str] = ()
 
     def where(self, location: Location) -> str:
-        """`relay.toml:12: [[pairs]] 2 "help" discord_channel`, or the environment variable."""
+        """`relay.toml:12: [[pairs]] 2 "help" discord_channel`, or the option, or the environment variable."""
         for depth in range(len(location), 0, -1):
+            if option := self.options.get(location[:depth]):
+                return option
             if variable := self.variables.get(location[:depth]):
                 return f"environment variable {variable}"
         line = self.line(location)

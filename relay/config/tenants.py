@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config.loading import Source, anchored, checked, gather, locate
-from relay.config.mistakes import explain
+from relay.config.mistakes import Location, explain
 from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings
 from relay.config.store_url import of_tenant, passwords_of
 from relay.errors import ConfigurationError, Mistake
@@ -74,9 +75,11 @@ class Host:
             raise ConfigurationError((Mistake("--tenant", "there is no such tenant", f"choose one of: {known}"),))
         return files[tenant]
 
-    def load(self, tenant: str, text: str | None = None) -> Settings:
+    def load(
+        self, tenant: str, text: str | None = None, options: Mapping[Location, str] = MappingProxyType({})
+    ) -> Settings:
         """The settings of a tenant. `text`: what its file is to say. Raises `ConfigurationError`."""
-        source = gather(self.path_of(tenant), {}, Settings, text)
+        source = gather(self.path_of(tenant), {}, Settings, text, options)
         for section in _OF_THE_PROCESS:
             if source.values.pop(section, None) is not None:
                 remedy = f"write it into {self.file}: it is the same for all tenants"

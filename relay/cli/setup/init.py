@@ -3,8 +3,10 @@
 import asyncio
 import getpass
 import os
+import shlex
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,8 @@ matrix_access_token (each secret also as …_file), and where wanted homeserver_
 age-restricted channels are for adults, too), secret_files (true), overwrite (false), and go_on (false; true writes \
 relay.toml although something is wrong)."""
 
+# Where deploy/Dockerfile and deploy/relay.service have the file.
+_OF_THE_IMAGE, _OF_THE_UNIT = Path("/etc/relay/relay.toml"), Path("/var/lib/relay/relay.toml")
 _OVERWRITE = "overwrite"
 _ANSWERS = (
     "discord_token",
@@ -82,11 +86,46 @@ def init(
         check(context, config=written)
     except typer.Exit as exit_:
         status = exit_.exit_code
+    next_ = commands_after(written, os.environ, sys.argv[0])
     if status == 0:
-        say(f"The relay can start:  relay run{'' if config is None else f' --config {written}'}")
+        say("The relay can start:")
     else:
-        say("Mend what is marked ✗ (`relay check` looks again), then start the relay with `relay run`.")
+        say("Mend what is marked ✗, look again, and then start the relay:")
+        typer.echo(f"  {next_.check}")
+    # On a line of its own, however long, to be copied.
+    typer.echo(f"  {next_.start}")
+    if next_.otherwise:
+        say(next_.otherwise)
     raise typer.Exit(status)
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What the operator types after `relay init`."""
+
+    check: str
+    start: str
+    # Who has to type something else to start it; "" if nobody has.
+    otherwise: str = ""
+
+
+def commands_after(config: Path, environ: Mapping[str, str], program: str) -> Commands:
+    """What to type for the configuration that was written, where it was written. `program`: how this one was called."""
+    from relay.config.loading import locate
+
+    path = config.absolute()
+    if path == _OF_THE_IMAGE and environ.get("RELAY_CONFIG") == str(path):
+        otherwise = "Without Compose: docker run -d, with the same image and volumes."
+        return Commands("docker compose run --rm relay check", "docker compose up -d", otherwise)
+    found = shutil.which("relay", path=environ.get("PATH", ""))
+    same = found is not None and os.path.realpath(found) == os.path.realpath(program)
+    relay = "relay" if same else shlex.quote(program) if Path(program).name == "relay" else f"{sys.executable} -m relay"
+    option = "" if locate(None, environ).absolute() == path else f" --config {shlex.quote(str(config))}"
+    run = f"{relay} run{option}"
+    if path == _OF_THE_UNIT:
+        otherwise = f"That is for root, once deploy/relay.service is installed. Without systemd: {run}"
+        return Commands(f"{relay} check{option}", "systemctl enable --now relay", otherwise)
+    return Commands(f"{relay} check{option}", run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +280,8 @@ class _Setup:
             if isinstance(self.asker, Answers) and self.asker.has("matrix_access_token"):
                 return self.asker.ask(Question(key="matrix_access_token", words="", secret=True), token_problem)
             password = self.asker.ask(Question(key="matrix_password", words="", secret=True))
-            return asyncio.run(setup.log_in(url, user, password)).access_token
+            remedy = "correct matrix_account or matrix_password in the file of answers"
+            return asyncio.run(setup.log_in(url, user, password, refused=remedy)).access_token
         say("Its password is used once, now, to get an access token; only that is kept.", indent=2)
         while True:
             question = Question(key="login", words="A password (p), or an access token (t)?", default="p")
@@ -252,7 +292,8 @@ class _Setup:
                 )
             password = self.asker.ask(Question(key="matrix_password", words="Password", secret=True))
             try:
-                made = asyncio.run(setup.log_in(url, user, password))
+                remedy = f"write it again; if {user} is not the account, leave with Ctrl-C and begin again"
+                made = asyncio.run(setup.log_in(url, user, password, refused=remedy))
             except RelayError as error:
                 say(f"{error}.", sign="✗")
                 continue

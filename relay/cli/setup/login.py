@@ -45,14 +45,18 @@ def login(
     without_settings()
     if output is not None and output.exists():
         raise _mistake("--output", f"{output} is there already", "name a new file, or remove that one")
-    given = {"homeserver_url": homeserver, "user_id": user}
+    given = {"homeserver_url": ("--homeserver", homeserver), "user_id": ("--user", user)}
     settings = load_account(
         locate(config or invocation_of(context).config, os.environ),
         os.environ,
-        {key: value for key, value in given.items() if value is not None},
+        {key: (option, value) for key, (option, value) in given.items() if value is not None},
     )
-    password = settings.password.get_secret_value() if settings.password and user is None else _password(settings)
-    made = asyncio.run(setup.log_in(settings.homeserver_url, settings.user_id, password))
+    kept = settings.password if user is None else None
+    password = _password(settings) if kept is None else kept.get_secret_value()
+    refused = "write it again, or name another account with --user" if kept is None else "correct [matrix] password"
+    made = asyncio.run(
+        setup.log_in(settings.homeserver_url, settings.user_id, password, refused=refused, typed=homeserver is not None)
+    )
     typer.echo(f"{made.user_id} is logged in, with the device {made.device_id}.", err=True)
     if output is None:
         typer.echo(made.access_token)

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -17,6 +19,7 @@ from relay.errors import ConfigurationError, Mistake, StoreError
 
 if TYPE_CHECKING:
     from relay.config.editing import Scalar
+    from relay.config.mistakes import Location
     from relay.config.settings import PairSettings, Settings
 
 commands = typer.Typer(help="List and change the pairs of relay.toml; a running daemon follows.", no_args_is_help=True)
@@ -27,6 +30,7 @@ NamesArgument = Annotated[
 Direction = Literal["both", "to_matrix", "to_discord"]
 _ARROWS = {"both": "<->", "to_matrix": "-->", "to_discord": "<--"}
 _VARIABLE = "RELAY_PAIRS"
+_ARGUMENTS = {"discord_channel": "CHANNEL", "matrix_room": "ROOM"}
 
 # Typer keeps the line breaks of a docstring, but for its first paragraph.
 _REMOVE = """Remove pairs from the file.
@@ -87,7 +91,11 @@ def add(
     from relay.config.editing import add_pairs
 
     if (channel is None) != (room is None):
-        raise typer.BadParameter("give both CHANNEL and ROOM, or neither to choose from a list", ctx=context)
+        raise typer.BadParameter(
+            "give both CHANNEL and ROOM, or neither to choose from a list; put an alias in quotes:"
+            " the shell takes a # for the start of a comment",
+            ctx=context,
+        )
     if channel is None or room is None:
         _add_chosen(_Editor.of(context, config))
         return
@@ -95,10 +103,12 @@ def add(
     more = {"direction": direction, "purpose": purpose, "section": section}
     pair: dict[str, Scalar] = {key: value for key, value in (given | more).items() if value is not None}
     editor = _Editor.of(context, config)
-    settings = editor.save(editor.changed(partial(add_pairs, pairs=[pair])))
+    new = len(editor.settings.pairs)
+    options: dict[Location, str] = {("pairs", new, key): _ARGUMENTS.get(key, f"--{key}") for key in pair}
+    settings = editor.save(editor.changed(partial(add_pairs, pairs=[pair])), options)
     label = settings.pairs[-1].label
     typer.echo(f"{printable(label)}: added. {_followed(settings)}")
-    typer.echo(f"`relay check --pair {printable(label)}` says whether both sides let it work.")
+    typer.echo(f"`relay check --pair {shlex.quote(printable(label))}` says whether both sides let it work.")
 
 
 def _add_chosen(editor: "_Editor") -> None:
@@ -246,12 +256,15 @@ class _Editor:
             what = "the pairs are written in a form that the relay cannot change without touching something else"
         raise _mistake(str(self.path), what, "change it by hand")
 
-    def save(self, text: str) -> "Settings":
-        """Write the file, and return what it says. Raises `ConfigurationError` if that would be a mistake."""
+    def save(self, text: str, options: "Mapping[Location, str]" = MappingProxyType({})) -> "Settings":
+        """Write the file, and return what it says. Raises `ConfigurationError` if that would be a mistake.
+
+        `options`: which of the command's options is to blame for a mistake in a key.
+        """
         from relay.config.editing import alone, read, replace_file
         from relay.config.loading import load
 
-        settings = load(self.path, os.environ, text)
+        settings = load(self.path, os.environ, text, options)
         with alone(self.path):
             if read(self.path) != self.text:
                 raise _mistake(str(self.path), "somebody else is changing it just now", "do it again")

@@ -144,30 +144,33 @@ def without_matrix_path(url: str) -> str:
     return url.partition("/_matrix")[0].rstrip("/")
 
 
-async def correction(url: str, user_id: str, answer: Answer | None = None) -> str | None:
+async def correction(url: str, user_id: str, answer: Answer | None = None, *, typed: bool = False) -> str | None:
     """What is wrong with the address of a homeserver, and what to write instead; None if a homeserver answers there.
 
     Sentences for the operator: the reason, then the remedy. `answer`: what answers there, if that is known already.
+    `typed`: somebody has just typed the address, so that there is no setting to change.
     """
+    write = _type if typed else _write
     answer = answer or await look(url)
     if answer.versions:
         return None
     parts, server = urlsplit(url), user_id.partition(":")[2]
     if answer.redirect:
-        return f"{url} redirects to {answer.redirect}; {_write(answer.redirect)}"
+        return f"{url} redirects to {answer.redirect}; {write(answer.redirect)}"
     other = await _on_the_other_scheme(url)
     if other is not None:
         how = "without TLS" if other.startswith("http:") else "with TLS only"
-        return f"the homeserver answers {how} there; {_write(other)}"
+        return f"the homeserver answers {how} there; {write(other)}"
     if answer.failure == "certificate":
         detail = f" ({answer.detail})" if answer.detail else ""
-        return f"the certificate of {url} is not valid{detail}; correct it, or the host name in [matrix] homeserver_url"
+        or_name = "the host name" if typed else "the host name in [matrix] homeserver_url"
+        return f"the certificate of {url} is not valid{detail}; correct it, or {or_name}"
     named = await _named_by([parts.netloc], parts.scheme) + await _named_by([server], "https")
     found = await _first_homeserver([*named, f"{parts.scheme}://matrix.{parts.netloc}", f"https://matrix.{server}"])
     wrong = _what(url, answer)
     if found is not None and found != url:
-        return f"{wrong}, but the homeserver is at {found}; {_write(found)}"
-    return f"{wrong}; correct [matrix] homeserver_url"
+        return f"{wrong}, but the homeserver is at {found}; {write(found)}"
+    return f"{wrong}; {'write another address' if typed else 'correct [matrix] homeserver_url'}"
 
 
 def _what(url: str, answer: Answer) -> str:
@@ -186,6 +189,10 @@ def _what(url: str, answer: Answer) -> str:
 
 def _write(url: str) -> str:
     return f'write homeserver_url = "{url}"'
+
+
+def _type(url: str) -> str:
+    return f"write {url}"
 
 
 async def _on_the_other_scheme(url: str) -> str | None:

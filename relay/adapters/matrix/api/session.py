@@ -103,8 +103,14 @@ class MatrixSession:
         return await _password_login(self.api, self.settings.password.get_secret_value(), device_id)
 
 
-async def log_in(homeserver_url: str, user_id: str, password: str) -> StoredSession:
-    """A session of a new device. Raises `FatalError` if the homeserver refuses, `Transient` if it does not answer."""
+_CORRECT = "correct [matrix] user_id and password, or set access_token instead"
+
+
+async def log_in(homeserver_url: str, user_id: str, password: str, *, refused: str = _CORRECT) -> StoredSession:
+    """A session of a new device. Raises `FatalError` if the homeserver refuses, `Transient` if it does not answer.
+
+    `refused`: what to do where it refuses the password.
+    """
     api = Api(homeserver_url, user_id)
     try:
         flows = as_list((await api.call("GET", "login")).get("flows"))
@@ -113,14 +119,14 @@ async def log_in(homeserver_url: str, user_id: str, password: str) -> StoredSess
                 "the homeserver takes no passwords of other programs (it logs people in through a website)",
                 "copy an access token from a client (Element: All settings, Help & About, Access Token)",
             )
-        return await _password_login(api, password, None)
+        return await _password_login(api, password, None, refused)
     except (Refused, Unreachable) as error:
         raise Transient(str(error)) from error
     finally:
         await api.close()
 
 
-async def _password_login(api: Api, password: str, device_id: str | None) -> StoredSession:
+async def _password_login(api: Api, password: str, device_id: str | None, remedy: str = _CORRECT) -> StoredSession:
     body: Json = {
         "type": _LOGIN_TYPE,
         "identifier": {"type": "m.id.user", "user": api.user_id},
@@ -134,7 +140,7 @@ async def _password_login(api: Api, password: str, device_id: str | None) -> Sto
         if refused.status in {400, 401, 403}:
             raise FatalError(
                 f"the homeserver refuses the password of {api.user_id} ({refused.code or refused.status})",
-                "correct [matrix] user_id and password, or set access_token instead",
+                remedy,
             ) from refused
         raise
     if answer.get("user_id") != api.user_id:

@@ -204,3 +204,26 @@ def test_what_is_written_can_be_read_whatever_people_called_their_channels(tmp_p
     assert tomllib.loads(text)["pairs"] == [
         {"name": "a", "discord_channel": 1, "matrix_room": "#b:example.org", "section": '"x', "nsfw": True}
     ]
+
+
+def test_what_to_type_next_is_right_where_it_was_typed(tmp_path: Path) -> None:
+    def after(config: str, program: str = "/opt/relay/bin/relay", **environ: str) -> tuple[str, str]:
+        made = init.commands_after(Path(config), environ, program)
+        return made.check, made.start
+
+    program = tmp_path / "relay"
+    program.touch(0o755)
+    called = str(program)
+    assert after("relay.toml", called, PATH=str(tmp_path)) == ("relay check", "relay run")
+    assert after("relay.toml", called, PATH="") == (f"{called} check", f"{called} run")
+    assert after("my relay.toml", called, PATH=str(tmp_path))[1] == "relay run --config 'my relay.toml'"
+    assert after("b.toml", called, PATH=str(tmp_path), RELAY_CONFIG="b.toml")[1] == "relay run"
+    assert after("relay.toml", "/x/relay/__main__.py", PATH="")[1].endswith(" -m relay run")
+    in_image = after("/etc/relay/relay.toml", RELAY_CONFIG="/etc/relay/relay.toml", PATH="/opt/relay/bin")
+    assert in_image == ("docker compose run --rm relay check", "docker compose up -d")
+    check, start = after("/var/lib/relay/relay.toml", PATH="/usr/bin")
+    assert check == "/opt/relay/bin/relay check --config /var/lib/relay/relay.toml"
+    assert start == "systemctl enable --now relay"
+    root = Path(__file__).parents[4]
+    assert f"RELAY_CONFIG={init._OF_THE_IMAGE} " in (root / "deploy/Dockerfile").read_text()
+    assert f"RELAY_CONFIG={init._OF_THE_UNIT}\n" in (root / "deploy/relay.service").read_text()

@@ -112,7 +112,7 @@ def test_one_is_added_paused_resumed_and_removed(pairs: Pairs, file: Path) -> No
 def test_what_would_be_a_mistake_is_refused_and_the_file_stays(pairs: Pairs, file: Path) -> None:
     status, _, err = pairs("add", "1", "#new:example.org")
     assert (status, file.read_text()) == (2, CONFIG)
-    assert 'discord_channel: is already in [[pairs]] 1 "help"' in err
+    assert 'CHANNEL: is already in [[pairs]] 1 "help"' in err
     assert pairs("add", "#general", "new")[2].count("\n") == 2
     assert pairs("add", "07", "#new:example.org")[0] == 2
     status, _, err = pairs("pause", "help", "nothing")
@@ -192,3 +192,30 @@ def test_no_command_undoes_what_another_one_has_just_written(file: Path) -> None
     for thread in threads:
         thread.join()
     assert [pair["name"] for pair in tomllib.loads(file.read_text())["pairs"] if pair.get("paused")] == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blamed"),
+    [
+        (("x", "#new:example.org"), "CHANNEL: is not a channel ID"),
+        (("3", "new"), "ROOM: is neither a room alias nor a room ID"),
+        (("2", "#new:example.org"), 'CHANNEL: is already in [[pairs]] 2 "#news:example.org" (line 15)'),
+        (("3", "#new:example.org", "--name", "help"), '--name: is already in [[pairs]] 1 "help" (line 10)'),
+        (("3", "#new:example.org", "--purpose", ""), None),
+    ],
+)
+def test_a_mistake_in_an_argument_names_the_argument(
+    pairs: Pairs, file: Path, arguments: tuple[str, ...], blamed: str | None
+) -> None:
+    status, _, error = pairs("add", *arguments)
+    if blamed is None:
+        assert status == 0
+        return
+    assert (status, file.read_text()) == (2, CONFIG)
+    assert error.startswith(f"error: {blamed}")
+
+
+def test_what_is_to_be_typed_next_survives_the_shell(pairs: Pairs) -> None:
+    assert "`relay check --pair '#new:example.org'`" in pairs("add", "3", "#new:example.org")[1]
+    # What a shell leaves of `relay pairs add 4 #more:example.org`.
+    assert "put an alias in quotes" in " ".join(pairs("add", "4")[2].split())
