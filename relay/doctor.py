@@ -27,7 +27,7 @@ from relay.core.status.reading import read_report
 from relay.domain.ids import Platform
 from relay.domain.pair import Pair
 from relay.errors import StoreError
-from relay.store.lease import has_ended, is_held
+from relay.store.lease import Holder, claim_of, has_ended, is_held
 from relay.store.migrate import check as check_schema
 from relay.store.unit_of_work import store_at
 from relay.web.server import listen_problem
@@ -57,8 +57,8 @@ class Doctor:
     _session: str | None = field(init=False, default=None)
     # What the daemon has learnt about how many messages the Matrix account may send.
     _learnt: Finding | None = field(init=False, default=None)
-    # The ID of the store; "" if there is none.
-    _store_id: str = field(init=False, default="")
+    # What a relay on the store would write into the register of relays; None if there is no store.
+    _me: Claim | None = field(init=False, default=None)
 
     async def run(self) -> AsyncIterator[Finding]:
         """Look at everything, and tell what is found as it is found."""
@@ -94,7 +94,7 @@ class Doctor:
                 if skew is not None:
                     yield clock_finding(name, skew)
             if matrix.usable and (claims := await matrix.claims()) is not None:
-                yield other_relays_finding(claims, self._store_id, self.settings.declared_pairs())
+                yield other_relays_finding(claims, self._me, self.settings.declared_pairs())
             if self.pairs is None:
                 async for finding in self._operators({Platform.DISCORD: discord, Platform.MATRIX: matrix}):
                     yield finding
@@ -144,7 +144,7 @@ class Doctor:
                     report = await read_report(store, None, running=True, now=datetime.now(UTC))
                     self._learnt = next((one for one in report.findings if one.subject == RATE_LIMIT), None)
                 await store.load_id()
-                self._store_id = store.id
+                self._me = claim_of(Holder.this_process("", datetime.now(UTC)), store)
             finally:
                 await store.close()
         except StoreError as error:
@@ -187,14 +187,26 @@ async def public_finding(url: str, listen: str) -> Finding:
     return Finding(subject, "wrong", words, f"have the proxy there pass on /media/ to {listen}, with its Host header")
 
 
-def other_relays_finding(claims: Sequence[Claim], store: str, pairs: Sequence[Pair]) -> Finding:
-    """Whether a relay with another store than this one holds some of these pairs."""
+def other_relays_finding(claims: Sequence[Claim], me: Claim | None, pairs: Sequence[Pair]) -> Finding:
+    """Whether a relay with another store than ours, or on another copy of it, holds some of these pairs."""
     subject = "other relays on the same accounts"
     keys = frozenset(claim_key(pair) for pair in pairs if pair.destinations)
-    holders = [claim for claim in claims if claim.store != store and claim.channels & keys]
+
+    def is_other(claim: Claim) -> bool:
+        if me is None or claim.store != me.store:
+            return True
+        # After the machine's last boot, a claim on this very file is still ours.
+        ours = me.is_same_place(claim) or (me.file, me.host) == (claim.file, claim.host)
+        return not ours and not has_ended(claim)
+
+    holders = [claim for claim in claims if claim.channels & keys and is_other(claim)]
     if not holders:
         return Finding(subject, "ok", "none holds these pairs")
-    held = "; ".join(f"{claim} holds {len(claim.channels & keys)} of these pairs" for claim in holders)
+    held = "; ".join(
+        f"{claim}{', on another copy of this store,' if me is not None and claim.store == me.store else ''}"
+        f" holds {len(claim.channels & keys)} of these pairs"
+        for claim in holders
+    )
     if all(map(has_ended, holders)):
         remedy = "start that one again, and nothing is lost; or this one, which goes on without what was said since"
         return Finding(subject, "note", f"{held}, and has crashed", remedy)

@@ -16,7 +16,7 @@ from relay.cli.common import way as in_words
 
 if TYPE_CHECKING:
     from relay.core.ports import ChannelInfo, SideHealth
-    from relay.core.status.report import ChannelStatus, DirectionStatus, PairStatus, Report, UndeclaredLane
+    from relay.core.status.report import ChannelStatus, DaemonEnd, DirectionStatus, PairStatus, Report, UndeclaredLane
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _ARROWS = {"to_matrix": "→", "to_discord": "←"}
@@ -126,7 +126,9 @@ def _daemon(report: "Report", width: int) -> Iterator[Line]:
         since = f" for {_age(now, daemon.since)}" if daemon.since and daemon.pid else ""
         yield from _wrapped(f"The daemon runs{since}{process}.", width)
         previous = daemon.previous
-        if previous is not None and not previous.wanted:
+        if previous is not None and previous.of_a_copy:
+            yield from _wrapped(_of_a_copy(previous, now), width, "yellow")
+        elif previous is not None and not previous.wanted:
             when = f" {_age(now, previous.at)} ago" if previous.at else ""
             yield from _wrapped(f"The one before ended{when}. {printable(previous.reason)}", width, "yellow")
     elif daemon.ended is None:
@@ -134,11 +136,19 @@ def _daemon(report: "Report", width: int) -> Iterator[Line]:
         yield Line("Start it with `relay run`.", "red")
     else:
         ended = daemon.ended
+        if ended.of_a_copy:
+            yield from _wrapped(f"The daemon is not running. {_of_a_copy(ended, now)} {ended.remedy}", width, "yellow")
+            return
         what = "was last seen" if ended.unseen else "ended"
         when = "" if ended.at is None else f"; it {what} {_age(now, ended.at)} ago ({_moment(ended.at)})"
         color = "yellow" if ended.wanted else "red"
         yield from _wrapped(f"The daemon is not running{when}.", width, color)
         yield from _wrapped(f"{printable(ended.reason)} {printable(ended.remedy)}", width, color)
+
+
+def _of_a_copy(end: "DaemonEnd", now: datetime) -> str:
+    when = f" That was {_age(now, end.at)} ago ({_moment(end.at)})." if end.at else ""
+    return f"{printable(end.reason)}{when}"
 
 
 def _sides(report: "Report", width: int) -> Iterator[Line]:

@@ -11,14 +11,15 @@ and is looked through for nothing, which does no harm.
 import os
 import sqlite3
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from relay.core.delivery.lookups import RestoredGap
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock
-from relay.core.status.reading import read_record
-from relay.core.status.report import STATUS_KEY
+from relay.core.status.reading import read_record, with_end
+from relay.core.status.report import COPIED, RESTORED, STATUS_KEY
 from relay.errors import StoreError, StoreHeld
 from relay.logs import get_logger
 from relay.store.lock_file import LockFile
@@ -108,7 +109,11 @@ async def restored_gap(store: SqlStore, clock: Clock) -> RestoredGap | None:
         gap = _gap(known)
         return gap if gap is not None and clock.now() - gap.until < _LOOKED_FOR else None
     found = f"{taken} {clock.now().isoformat()}"
+    gap = _gap(found)
+    end = with_end(status, replace(RESTORED if by_itself else COPIED, at=None if gap is None else gap.since))
     async with store.write() as uow:
+        if end is not None:
+            await uow.key_values.put(STATUS_KEY, end)
         await uow.key_values.put(_GAP, found)
         await uow.key_values.put(TAKEN, "")
         await uow.key_values.put(_PLACE, place)
@@ -118,7 +123,7 @@ async def restored_gap(store: SqlStore, clock: Clock) -> RestoredGap | None:
         _log.warning(
             "the store was moved or copied: what has crossed since is looked for before it is sent", last_used=taken
         )
-    return _gap(found)
+    return gap
 
 
 def _place(store: SqlStore) -> str:
@@ -146,6 +151,9 @@ def _copy(source: sqlite3.Connection, target: Path, taken_at: datetime | None) -
         copy.execute("DELETE FROM lease")
         if taken_at is not None:
             copy.execute("INSERT OR REPLACE INTO notebook (name, value) VALUES (?, ?)", (TAKEN, taken_at.isoformat()))
+            for (status,) in copy.execute("SELECT value FROM notebook WHERE name = ?", (STATUS_KEY,)).fetchall():
+                restored = with_end(status, replace(RESTORED, at=taken_at))
+                copy.execute("UPDATE notebook SET value = ? WHERE name = ?", (restored, STATUS_KEY))
         # One file, without a log beside it.
         copy.execute("PRAGMA journal_mode = DELETE")
 

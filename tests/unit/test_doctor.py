@@ -23,16 +23,34 @@ def claim(store: str, *channels: str) -> Claim:
     return Claim(store, "f", "old.example.org", "", 12, "", "2026-11-28T10:00:00+00:00", frozenset(channels))
 
 
+MINE = claim("mine")
+
+
 def test_another_relay_is_named_with_the_remedy() -> None:
-    found = other_relays_finding([claim("mine", "1", "2"), claim("other", "2", "3", "9")], "mine", PAIRS)
+    found = other_relays_finding([claim("mine", "1", "2"), claim("other", "2", "3", "9")], MINE, PAIRS)
     assert found.state == "wrong"
     assert found.words == "process 12 on old.example.org, since 2026-11-28 10:00:00 UTC holds 1 of these pairs"
     assert "--take-over" in found.remedy
 
 
 def test_our_own_claim_and_those_to_other_channels_are_no_trouble() -> None:
-    assert other_relays_finding([claim("mine", "1"), claim("other", "9")], "mine", PAIRS).state == "ok"
-    assert other_relays_finding([], "", PAIRS).state == "ok"
+    assert other_relays_finding([claim("mine", "1"), claim("other", "9")], MINE, PAIRS).state == "ok"
+    assert other_relays_finding([], None, PAIRS).state == "ok"
+
+
+def test_a_relay_on_another_copy_of_the_store_is_another_relay() -> None:
+    """It was said that none holds these pairs, where `relay run` would wait for that one."""
+    mine = replace(MINE, boot="now", channels=frozenset({"1", "2"}))
+    for ours in (mine, replace(mine, boot="before"), replace(mine, host="another container")):
+        assert other_relays_finding([ours], replace(mine, pid=1), PAIRS).state == "ok"
+    for elsewhere in (replace(mine, file="g"), replace(mine, host="new.example.org", boot="another")):
+        found = other_relays_finding([elsewhere], mine, PAIRS)
+        assert found.state == "wrong"
+        assert (
+            f"on {elsewhere.host}, since 2026-11-28 10:00:00 UTC, on another copy of this store, holds 2" in found.words
+        )
+    database = replace(mine, file="database 7")
+    assert other_relays_finding([replace(database, host="b", boot="b")], database, PAIRS).state == "ok"
 
 
 def test_a_relay_that_has_ended_on_this_machine_is_no_trouble() -> None:
@@ -40,9 +58,9 @@ def test_a_relay_that_has_ended_on_this_machine_is_no_trouble() -> None:
     boot = process.started.partition(" ")[0]
     # The same process ID, of a process that started at another moment.
     ended = Claim("other", "f", process.host, boot, process.pid, f"{process.started}0", "", frozenset({"1"}))
-    assert other_relays_finding([ended], "mine", PAIRS).state == "note"
+    assert other_relays_finding([ended], MINE, PAIRS).state == "note"
     alive = replace(ended, started=process.started)
-    assert other_relays_finding([alive], "mine", PAIRS).state == "wrong"
+    assert other_relays_finding([alive], MINE, PAIRS).state == "wrong"
     # Another machine of the same name, or this one before its last boot: nobody can tell.
     elsewhere = replace(ended, boot="another", started=f"another {process.started.split()[1]} 1")
-    assert other_relays_finding([elsewhere], "mine", PAIRS).state == "wrong"
+    assert other_relays_finding([elsewhere], MINE, PAIRS).state == "wrong"

@@ -116,6 +116,14 @@ def _now(saved: SideHealth | None, *, running: bool) -> SideHealth:
     return SideHealth("stopped", _NEVER_RAN if saved is None else _NOT_RUNNING)
 
 
+def with_end(text: str | None, end: DaemonEnd) -> str | None:
+    """A saved record of a daemon that ended like this. One that cannot be read stays as it is."""
+    with suppress(ValueError, RecursionError, TypeError, AttributeError):
+        saved = json.loads(text or "")
+        return json.dumps({**saved, "daemon": {**saved.get("daemon", {}), "ended": end.as_json()}})
+    return text
+
+
 def read_record(text: str | None, directory: PairDirectory) -> StatusRecord:
     """A saved record. What cannot be read in it is left out."""
     try:

@@ -76,6 +76,11 @@ class DaemonEnd:
         """Nobody knows when it was: `at` is when the daemon was last alive."""
         return self.reason == KILLED.reason
 
+    @property
+    def of_a_copy(self) -> bool:
+        """The store is a copy, and `at` is when it was made or last used: how the daemon ended, it cannot know."""
+        return self.reason in (RESTORED.reason, COPIED.reason)
+
     def as_json(self) -> Json:
         """As it is saved, and as `relay status --json` shows it."""
         return {"at": _iso(self.at), "reason": self.reason, "remedy": self.remedy, "wanted": self.wanted}
@@ -85,6 +90,13 @@ STOPPED = DaemonEnd("It was told to stop.", "Start it with `relay run`.", wanted
 KILLED = DaemonEnd(
     "It left no word: it was killed, or the machine went down.",
     "Look for its process in the log of the system (memory, disk), and start it with `relay run`.",
+)
+_START = "Start it with `relay run`."
+RESTORED = DaemonEnd(
+    "This store is a restored backup: what has crossed since it was made is looked for before it is sent.", _START
+)
+COPIED = DaemonEnd(
+    "This store was moved or copied: what has crossed since it was last used is looked for before it is sent.", _START
 )
 
 

@@ -11,6 +11,7 @@ from relay.cli.status_text import Screen, encodable
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.report import (
     KILLED,
+    RESTORED,
     ChannelStatus,
     DaemonEnd,
     DaemonStatus,
@@ -162,6 +163,13 @@ def test_when_and_why_the_daemon_ended_and_the_remedy() -> None:
     assert shown(report(daemon=killed))[0].startswith("The daemon is not running; it was last seen 5 h ago")
     again = replace(RUNNING, previous=replace(KILLED, at=NOW - timedelta(hours=3)))
     assert "The one before ended 3 h ago. It left no word" in " ".join(shown(report(pair(), daemon=again)))
+    restored = replace(RESTORED, at=NOW - timedelta(hours=3))
+    text = " ".join(shown(report(pair(), daemon=replace(RUNNING, previous=restored))))
+    assert "This store is a restored backup: what has crossed since it was made is looked for" in text
+    assert ("That was 3 h ago (2026-11-2" in text, "The one before" in text) == (True, False)
+    text = " ".join(shown(report(daemon=replace(RUNNING, running=False, ended=restored))))
+    assert text.startswith("The daemon is not running. This store is a restored backup")
+    assert "Start it with `relay run`." in text
 
 
 def test_sides_in_trouble_and_no_pairs() -> None:

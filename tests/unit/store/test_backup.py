@@ -8,13 +8,16 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.status.report import STATUS_KEY
+from relay.core.pairs import PairDirectory
+from relay.core.status.reading import read_record
+from relay.core.status.report import COPIED, RESTORED, STATUS_KEY, DaemonEnd
 from relay.errors import StoreError, StoreHeld
 from relay.store.backup import back_up, restore, restored_gap
 from relay.store.lease import hold
@@ -29,6 +32,11 @@ NOW = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)
 def value(path: Path, name: str) -> str:
     with closing(sqlite3.connect(path)) as connection:
         return str(connection.execute("SELECT value FROM notebook WHERE name = ?", (name,)).fetchone()[0])
+
+
+def ended(path: Path) -> DaemonEnd | None:
+    """How the daemon ended that used the store last, as `relay status` tells it."""
+    return read_record(value(path, STATUS_KEY), PairDirectory()).daemon.end(None)
 
 
 async def put(store: SqlStore, name: str, text: str) -> None:
@@ -56,6 +64,7 @@ async def test_a_backup_of_a_store_in_use_is_one_private_file(store: SqlStore, t
 
 async def test_a_restored_store_knows_since_when_it_knows_nothing(store: SqlStore, tmp_path: Path) -> None:
     await put(store, "a", "old")
+    await put(store, STATUS_KEY, json.dumps({"daemon": {"running": True, "updated_at": NOW.isoformat()}, "lanes": []}))
     made = back_up(store.path, tmp_path / "copy.db", NOW)
     await put(store, "a", "new")
     assert await restored_gap(store, SystemClock()) is None
@@ -65,9 +74,12 @@ async def test_a_restored_store_knows_since_when_it_knows_nothing(store: SqlStor
     assert (value(old, "a"), value(store.path, "a")) == ("new", "old")
     assert restore(made, store.path) == store.path.with_name(f"{store.path.name}.replaced-2")
     before = datetime.now(UTC)
+    # Not that it left no word: how the daemon ended from which it was copied is not known here.
+    assert ended(store.path) == replace(RESTORED, at=NOW)
     again = await open_store(f"sqlite:///{store.path}")
     try:
         gap = await restored_gap(again, SystemClock())
+        assert ended(store.path) == replace(RESTORED, at=NOW)
         assert gap is not None
         assert gap.since == NOW
         assert before <= gap.until <= datetime.now(UTC)
@@ -94,6 +106,7 @@ async def test_a_store_that_was_copied_by_hand_knows_that_it_may_be_old(store: S
         assert gap.since == NOW
         assert before <= gap.until <= datetime.now(UTC)
         assert await restored_gap(copy, SystemClock()) == gap
+        assert ended(copy.path) == replace(COPIED, at=NOW)
     finally:
         await copy.close()
 
