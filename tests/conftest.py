@@ -75,6 +75,7 @@ class _Scheduling(LoadScopeScheduling):
         return nodeid.partition("::")[0] if self._BY_FILE.match(nodeid) else nodeid
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     """How tests are spread over workers, unless `--dist` asks for another way."""
     if config.getoption("dist") != "load":
@@ -83,6 +84,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
     return _Scheduling(config, log)
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
 def pytest_xdist_auto_num_workers() -> int:
     """How many workers `-n auto` starts: the tests of the whole daemon mostly wait, and leave half a processor idle."""
     return (os.cpu_count() or 1) * 2

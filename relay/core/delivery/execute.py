@@ -109,6 +109,7 @@ class Executor:
             case SendDigest():
                 await self._send_digest(plan)
             case EditDigest():
+                await self.copies.delete_superseded(plan.target, plan.target.superseded)
                 await self.copies.edit_digest(plan.target, plan.digest)
                 await self.entries.done(plan.entry)
             case SendNotice():

@@ -420,7 +420,8 @@ class Resolver:
         for original in originals:
             if original is not None and original.reply_to == command.reply_to:
                 changed = digests.requoted(changed, original.ref, quotation)
-        return None if changed == digest and not suspect else (target, changed)
+        # What an earlier try has posted anew says it already, but its old copy may still stand.
+        return None if changed == digest and not suspect and not target.superseded else (target, changed)
 
     def _wait_for_source(self, entry: Entry, command: RefreshMessage | RequoteMessage, error: Transient) -> Move:
         """What a message says cannot be asked now: wait with all that waits for its platform, and hold up nobody."""

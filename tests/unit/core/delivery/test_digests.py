@@ -94,6 +94,34 @@ async def test_what_several_messages_of_a_copy_answer_is_followed_once(tmp_path:
     assert edits == 2, "the words themselves, and what quotes them"
 
 
+@pytest.mark.parametrize("refused", [Transient("500", ambiguous=True), RateLimited("slow down", retry_after=0.01)])
+async def test_the_old_copy_goes_too_where_a_quoted_line_had_it_posted_anew(tmp_path: Path, refused: Exception) -> None:
+    edits, slow = 0, slow_at_first()
+    refusals = [refused]
+
+    async def before(call: str) -> None:
+        nonlocal edits
+        await slow(call)
+        edits += call == "edit"
+        if call == "edit" and edits == 2:  # the first changes the words themselves
+            raise CopyNotEditable("its webhook is gone")
+        if call == "delete" and refusals:
+            raise refusals.pop()
+
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        there, here = bridge.channels()
+        async with bridge.relay(lambda discord, _: setattr(discord, "before", before)) as core:
+            old = bridge.matrix.say(here, "carol", "tea?")
+            bridge.matrix.say(here, "ann", "please", reply_to=old)
+            await bridge.shows(there, "carol: tea?\n↪ carol: tea?\nann: please")
+            await bridge.quiet()
+            bridge.matrix.edit(old, "coffee?")
+            await until(lambda: not refusals)
+            core.dispatcher.retry_now()
+            await bridge.quiet()
+            assert bridge.words(there) == ["carol: coffee?\n↪ carol: coffee?\nann: please"]
+
+
 def test_what_is_quoted_in_a_batch_follows_its_source() -> None:
     channel = ChannelRef(Platform.MATRIX, "!a")
     author = Author(UserRef(Platform.MATRIX, "@d"), "dave")
