@@ -38,8 +38,9 @@ class Copy:
     message_id: int
     part: int  # of the original; counts from 0
     ref: MessageRef
-    # 0: it stands in its place. Else: the first, second … copy of its part that was posted again elsewhere and must be
-    # deleted; or, where it is the last of its part, that is to be posted again (see `standing`).
+    # 0: it stands in its place. Else: the first, second … copy of its part that was posted again elsewhere, or that the
+    # message has no part for any more, and must be deleted; or, where it is the last of its part, that is to be posted
+    # again (see `standing`).
     superseded: int = 0
 
 
@@ -224,10 +225,11 @@ class MessageMap(Protocol):
         """Remember a copy; a replay of the same (message, channel, part) replaces it. `retries`: see `Entry`."""
         ...
 
-    async def supersede(self, copy: Copy) -> Copy:
+    async def supersede(self, copy: Copy, *, part: int | None = None) -> Copy:
         """The copy was posted again, or has to be (see `standing`): it is on record until `forget_copy`.
 
-        Returned as it is on record then.
+        `part`: among whose copies it is from now on, if not its own: the message has no such part any more. Returned as
+        it is on record then.
         """
         ...
 

@@ -72,11 +72,8 @@ class StandingCopies:
         return replace(target, copies=(*target.copies, found))
 
     async def remove_posted_again(self, plan: Edit, parts: Parts, number: int) -> None:
-        """What an earlier try may have posted in the place of a copy that has been removed since goes as well."""
-        target, copy = plan.target, plan.target.copies[number]
-        again = self._again(plan, parts, number, suspect=True)
-        if (ref := await self._posted(target, again)) is not None:
-            await self._delete_one(target, replace(copy, ref=ref))
+        """What an earlier try may have posted in the place of a copy goes: that has been removed, or edited, since."""
+        await self._remove_posted(plan.target, number, self._again(plan, parts, number, suspect=True))
 
     async def edit_digest(self, target: Target, digest: Digest, *, leaving: bool = False) -> Target:
         """Make the shared copy of a message say `digest`, and remember it; the target as it is then.
@@ -91,6 +88,8 @@ class StandingCopies:
             _log.info("edited copy is gone", pair=target.pair.name, direction=target.entry.lane.label)
         except CopyNotEditable:
             target, old = await self._post_digest_again(target, digest, leaving=leaving)
+        if old is None and target.suspect:
+            await self._remove_posted(target, 0, _shared_again(target, digest))
         async with self.store.write() as uow:
             # In one transaction: a digest without a message whose copy is still on record would be taken for a message
             # that stands alone, and its deletion would take the others along.
@@ -104,14 +103,12 @@ class StandingCopies:
     async def _post_digest_again(self, target: Target, digest: Digest, *, leaving: bool) -> tuple[Target, Copy]:
         """What posted the shared copy is gone: post it again, for all that stand in it. Also returns the old copy."""
         shared = target.copies[0]
-        author, said = digests.speaker(digest), digests.content_of(digest)
-        ref = await target.post(
-            render.delivery(target, author, said, "a", suspect=target.suspect, instead_of=shared.ref)
-        )
+        ref = await target.post(_shared_again(target, digest))
         if target.suspect:
             # An earlier try may have posted it, with what was quoted then.
+            again = render.delivery(target, digests.speaker(digest), digests.content_of(digest), "e")
             with suppress(TargetGone, CopyNotEditable):
-                await target.adapter.edit(ref, render.delivery(target, author, said, "e"))
+                await target.adapter.edit(ref, again)
         own: tuple[Copy, ...] = ()
         async with self.store.write() as uow:
             sharing = await uow.messages.originals_of(shared.ref)
@@ -147,6 +144,11 @@ class StandingCopies:
             return await target.post(replace(delivery, alone=False, last_try=True))
         except (Permanent, FileRejected):
             return None
+
+    async def _remove_posted(self, target: Target, number: int, delivery: Delivery) -> None:
+        """Delete what an earlier try has posted in the place of a copy, if it has."""
+        if (ref := await self._posted(target, delivery)) is not None:
+            await self._delete_one(target, replace(target.copies[number], ref=ref))
 
     async def _replace(self, target: Target, number: int, ref: MessageRef) -> Target:
         """A part has been posted anew: put that on record, and delete its old copy."""
@@ -190,11 +192,33 @@ class StandingCopies:
             return old
         return ()
 
+    async def delete_left_over(self, target: Target, copies: Sequence[Copy]) -> None:
+        """Delete copies of parts that a message has no longer. What may not be deleted now is on record as too many."""
+        refused = []
+        for copy in reversed(copies):
+            try:
+                await self.delete(target, (copy,))
+            except Permanent as error:
+                _log.warning("left-over copy stays for now", pair=target.pair.name, reason=str(error))
+                refused.append(copy)
+        if refused:
+            async with self.store.write() as uow:
+                for copy in refused:
+                    # Its own part may be said again, elsewhere; the first always stands.
+                    await uow.messages.supersede(copy, part=0)
+            await self.entries.delete_later(target)
+
     async def _delete_one(self, target: Target, copy: Copy) -> None:
         try:
             await target.adapter.delete(copy.ref, render.key(target, copy.part, "d", copy.ref))
         except TargetGone:
             _log.debug("copy was gone already", pair=target.pair.name, direction=target.entry.lane.label)
+
+
+def _shared_again(target: Target, digest: Digest) -> Delivery:
+    """A shared copy, to be posted in the place of the one that stands."""
+    author, said, shared = digests.speaker(digest), digests.content_of(digest), target.copies[0].ref
+    return render.delivery(target, author, said, "a", suspect=target.suspect, instead_of=shared)
 
 
 async def _displace(uow: UnitOfWork, copies: Sequence[Copy]) -> tuple[Copy, ...]:

@@ -259,8 +259,8 @@ class Executor:
         if brought := {attachment.id for part in parts for attachment in part.attachments}:
             async with self.store.write() as uow:
                 await forget_late_files(uow, target, brought)
-        too_many = (copy for copy in left if copy.part >= len(parts))  # with its successor it would be forgotten
-        await self.copies.delete(target, (*target.copies[len(parts) :], *too_many))
+        too_many = (copy for copy in left if copy.part >= len(parts))  # without its successor it would stand
+        await self.copies.delete_left_over(target, (*target.copies[len(parts) :], *too_many))
         if len(target.copies) >= len(parts):  # else the receipt of the last part says so
             await self.entries.done(plan.entry)
         self._count_words(plan, named)
@@ -293,7 +293,11 @@ class Executor:
             return True
         except CopyNotEditable:
             return False
-        return not copy.superseded or not target.takes_new
+        if copy.superseded and target.takes_new:
+            return False
+        if suspect:  # an earlier try may have found that it cannot be edited
+            await self.copies.remove_posted_again(plan, parts, number)
+        return True
 
     # --- Delete ---------------------------------------------------------------------------------------
 

@@ -222,9 +222,7 @@ def _of_copy(trace: CopyTrace, parts: int) -> Step:
     platform = copy.ref.platform.title()
     part = f" (part {copy.part + 1} of {parts})" if parts > 1 else ""
     if copy.superseded:
-        return Step(
-            trace.sent_at, f"has an old copy on {platform} that was or is posted again, and is to be deleted", copy.ref
-        )
+        return Step(trace.sent_at, f"has an old copy on {platform} that is to be deleted", copy.ref)
     tries = f" after {trace.retries + 1} tries" if trace.retries else ""
     return Step(trace.sent_at, f"was sent to {platform}{part}{tries}", copy.ref)
 

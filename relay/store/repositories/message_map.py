@@ -101,11 +101,16 @@ _RECORD = (
 _other = message_copy.alias()
 _SUPERSEDE = (
     update(message_copy)
-    .where(_c.message_id == bindparam("of_message"), _c.part == bindparam("of_part"), _c.superseded == 0, _is_copy)
+    .where(_c.message_id == bindparam("of_message"), _c.part == bindparam("of_part"), _is_copy)
     .values(
-        superseded=select(func.max(_other.c.superseded) + 1)
-        .where(_other.c.message_id == _c.message_id, _other.c.channel_id == _c.channel_id, _other.c.part == _c.part)
-        .scalar_subquery()
+        part=bindparam("new_part"),
+        superseded=select(func.coalesce(func.max(_other.c.superseded), 0) + 1)
+        .where(
+            _other.c.message_id == _c.message_id,
+            _other.c.channel_id == _c.channel_id,
+            _other.c.part == bindparam("new_part"),
+        )
+        .scalar_subquery(),
     )
     .returning(_c.superseded)
 )
@@ -268,12 +273,12 @@ class SqlMessageMap:
         values = {"message_id": copy.message_id, "part": copy.part, "tries": retries, **_of_ref(copy.ref)}
         await self.transaction.defer(_RECORD, values)
 
-    async def supersede(self, copy: Copy) -> Copy:
+    async def supersede(self, copy: Copy, *, part: int | None = None) -> Copy:
         """See `MessageMap.supersede`."""
-        row = await self.transaction.first(
-            _SUPERSEDE, {"of_message": copy.message_id, "of_part": copy.part, **_of_ref(copy.ref)}
-        )
-        return replace(copy, superseded=1 if row is None else row.superseded)
+        part = copy.part if part is None else part
+        values = {"of_message": copy.message_id, "of_part": copy.part, "new_part": part, **_of_ref(copy.ref)}
+        row = await self.transaction.first(_SUPERSEDE, values)
+        return replace(copy, part=part, superseded=1 if row is None else row.superseded)
 
     async def forget_copy(self, copy: Copy) -> None:
         """See `MessageMap.forget_copy`.

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from relay.domain.commands import DeleteMessage
 from relay.domain.ids import ChannelRef, Platform
-from relay.errors import Transient
+from relay.errors import Permanent, Transient
 from tests.support.memory_adapter import MemoryAdapter, slow_at_first
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, until, world
@@ -167,3 +168,75 @@ async def test_what_is_behind_a_shared_copy_follows_it(tmp_path: Path, changed: 
 def words(letter: str) -> list[str]:
     """More than one part."""
     return [f"{letter}{number}" for number in range(80)]
+
+
+@pytest.mark.parametrize("source", Platform)
+async def test_a_part_too_many_that_may_not_be_removed_holds_nothing_up_and_goes_once_that_is_allowed(
+    bridge: World, source: Platform
+) -> None:
+    here, channel, there, other = sides(bridge, source)
+    forbidden = True
+
+    async def before(call: str) -> None:
+        if call == "delete" and forbidden:
+            raise Permanent("the bot may not delete that")
+
+    def prepare(*adapters: MemoryAdapter) -> None:
+        for adapter in adapters:
+            if adapter.platform is other.platform:
+                adapter.before = before
+
+    async with bridge.relay(prepare):
+        ref = here.say(channel, "ann", LONG)
+        await reads(bridge, there, LONG)
+        _, second, third = bridge.words(there)
+        here.edit(ref, "short")
+        await reads(bridge, there, f"short {second} {third}")
+        # It crossed: what waits is the removal alone, and its author is told of no failure.
+        async with bridge.store.read() as uow:
+            assert [letter.entry.command for letter in await uow.outbox.dead()] == [DeleteMessage(ref, leftovers=True)]
+        assert not here.reactions
+        # Its next parts are new ones: what was left over is not taken for them.
+        here.edit(ref, EDITED)
+        parts = [second.replace("word", "edit"), third.replace("word", "edit")]
+        first = EDITED.removesuffix(" ".join(["", *parts]))
+        await reads(bridge, there, " ".join([first, second, third, *parts]))
+        here.edit(ref, "brief")
+        await reads(bridge, there, " ".join(["brief", second, third, *parts]))
+    forbidden = False
+    async with bridge.relay(prepare):
+        await reads(bridge, there, "brief")
+        async with bridge.store.read() as uow:
+            assert not await uow.outbox.dead()
+        here.edit(ref, LONG)
+        await reads(bridge, there, LONG)
+        here.delete(ref)
+        await bridge.shows(there)
+
+
+@pytest.mark.parametrize("source", Platform)
+@pytest.mark.parametrize("number", range(3))
+async def test_a_part_that_can_be_edited_again_does_not_stand_beside_the_one_that_was_posted_anew(
+    bridge: World, source: Platform, number: int
+) -> None:
+    here, channel, there, other = sides(bridge, source)
+    lost: list[Exception] = []
+
+    async def after(call: str) -> None:
+        if call == "send" and lost:
+            other.orphaned.clear()  # whoever posted it is back
+            raise lost.pop()
+
+    def prepare(*adapters: MemoryAdapter) -> None:
+        for adapter in adapters:
+            adapter.after = after
+
+    async with bridge.relay(prepare) as core:
+        ref = here.say(channel, "ann", LONG)
+        await reads(bridge, there, LONG)
+        other.orphaned.add(bridge.shown(there)[number].ref)
+        lost.append(Transient("no answer", ambiguous=True))
+        here.edit(ref, EDITED)
+        await until(lambda: not lost)
+        core.dispatcher.retry_now()
+        await reads(bridge, there, EDITED)

@@ -276,14 +276,19 @@ def _orphan(monkeypatch: pytest.MonkeyPatch, *copies: MessageRef) -> None:
     monkeypatch.setattr(MemoryPlatform, "change", gone)
 
 
+@pytest.mark.parametrize("what", ["stays orphaned", "can be edited again", "is removed"])
 async def test_a_shared_copy_is_posted_anew_once_although_the_answer_to_that_was_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, what: str
 ) -> None:
     lost: list[Exception] = []
     slow = slow_at_first()
 
     async def after(call: str) -> None:
         if call == "send" and lost:
+            if what == "can be edited again":
+                bridge.discord.orphaned.clear()
+            if what == "is removed":
+                bridge.discord.delete(shared)
             raise lost.pop()
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
@@ -298,14 +303,18 @@ async def test_a_shared_copy_is_posted_anew_once_although_the_answer_to_that_was
             await bridge.shows(there, "ann: one\nben: two\n↪ ben: two\nann: three")
             await bridge.quiet()
             for deleted, rest in ((two, "ann: one\n↪ a message that is not here\nann: three"), (three, "ann: one")):
-                _orphan(monkeypatch, bridge.shown(there)[0].ref)
+                shared = bridge.shown(there)[0].ref
+                bridge.discord.orphaned.add(shared)
                 lost.append(Transient("no answer", ambiguous=True))
                 bridge.matrix.delete(deleted)
                 await until(lambda: not lost)
                 core.dispatcher.retry_now()
-                await bridge.shows(there, rest)
+                shows = [] if what == "is removed" else [rest]
+                await bridge.shows(there, *shows)
                 await bridge.quiet()
-                assert bridge.words(there) == [rest]
+                assert bridge.words(there) == shows
+                if what == "is removed":
+                    break
 
 
 async def test_a_deletion_that_is_interrupted_behind_a_new_copy_takes_nobody_along(
