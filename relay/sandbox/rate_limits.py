@@ -23,6 +23,9 @@ class Limits:
     invalid_per_ten_minutes: int = 10_000
     identify_every: float = 5.0  # seconds between two IDENTIFYs
     identifies_per_day: int = 1000
+    max_concurrency: int = 1  # so many shards may IDENTIFY at a time
+    shards: int = 0  # how many a bot is told to use; 0: one for each thousand of its guilds
+    guilds_per_shard: int = 2500  # with more, a session is refused
     gateway_sends_per_minute: int = 120
     # All webhooks of a channel together, shown in no header: some channels are known to have such a limit
     # (https://github.com/discord/discord-api-docs/issues/1454). 0: none.

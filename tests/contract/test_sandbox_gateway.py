@@ -428,3 +428,44 @@ async def test_the_audit_log_is_told_to_bots_that_may_view_it_and_ask_for_it(
     assert [(one["action_type"], one["user_id"], one["target_id"], one["reason"]) for one in entries] == (
         [(22, place.ada, place.ben, "spam")] if told else []
     )
+
+
+def shard_of(guild: str, total: int) -> int:
+    return (int(guild) >> 22) % total
+
+
+async def test_a_shard_is_told_of_its_own_guilds_only(place: Place) -> None:
+    """https://docs.discord.com/developers/events/gateway#sharding-sharding-formula."""
+    place.control.set_limits(shards=2)
+    assert place.sandbox.sessions.recommended_shards(int(place.bot)) == 2
+    mine = shard_of(place.guild, 2)
+    async with place.socket() as own, place.socket() as other:
+        for number, socket in ((mine, own), (1 - mine, other)):
+            await socket.get()
+            await socket.identify(shard=[number, 2])
+            ready = await socket.get()
+            assert ready["d"]["shard"] == [number, 2]
+            assert [guild["id"] for guild in ready["d"]["guilds"]] == ([place.guild] if number == mine else [])
+        place.say("hello")
+        assert (await own.until("MESSAGE_CREATE"))[-1]["d"]["content"] == "hello"
+        place.control.close_gateway(4000, shard=mine)
+        assert await own.close_code() == 4000
+        await other.send(1, None)
+        assert (await other.get())["op"] == 11, "it was told of nothing, and its connection stands"
+
+
+async def test_too_many_guilds_for_a_shard(place: Place) -> None:
+    place.control.set_limits(guilds_per_shard=0)
+    async with place.socket() as socket:
+        await socket.get()
+        await socket.identify()
+        assert await socket.close_code() == 4011
+
+
+async def test_so_many_shards_identify_at_a_time_as_the_bot_may(place: Place) -> None:
+    place.control.set_limits(identify_every=60.0, max_concurrency=2)
+    for number, op in ((0, 0), (1, 0), (2, 9)):
+        async with place.socket() as socket:
+            await socket.get()
+            await socket.identify(shard=[number, 3])
+            assert (await socket.get())["op"] == op

@@ -28,7 +28,7 @@ async def test_what_discord_py_asks_for_at_login(place: Place) -> None:
         status, app = await place.call("GET", path)
         assert (status, app["id"], app["flags"]) == (200, place.bot, (1 << 15) | (1 << 19))
     _, gateway = await place.call("GET", "/gateway/bot")
-    assert gateway["url"] == place.sandbox.sessions.gateway_url
+    assert (gateway["url"], gateway["shards"]) == (place.sandbox.sessions.gateway_url, 1)
     assert gateway["session_start_limit"] == {
         "total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 1,
     }  # fmt: skip

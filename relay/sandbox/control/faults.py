@@ -44,21 +44,21 @@ class MischiefControl(ControlBase):
 
     # --- The gateway --------------------------------------------------------------------------------------
 
-    def close_gateway(self, code: int = 4000) -> int:
-        """Close every connection with a code. Returns how many there were, as do the next four."""
-        return self._parts.gateway.drop(code)
+    def close_gateway(self, code: int = 4000, shard: int | None = None) -> int:
+        """Close every connection, or that of one shard, with a code. Returns how many, as do the next four."""
+        return self._parts.gateway.drop(code, shard)
 
-    def abort_gateway(self) -> int:
-        """Reset every connection's TCP stream."""
-        return self._parts.gateway.abort()
+    def abort_gateway(self, shard: int | None = None) -> int:
+        """Reset every connection's TCP stream, or that of one shard."""
+        return self._parts.gateway.abort(shard)
 
-    def ask_reconnect(self) -> int:
+    def ask_reconnect(self, shard: int | None = None) -> int:
         """Opcode 7."""
-        return self._parts.gateway.ask_reconnect()
+        return self._parts.gateway.ask_reconnect(shard)
 
-    def invalidate_sessions(self, resumable: bool = False) -> int:
+    def invalidate_sessions(self, resumable: bool = False, shard: int | None = None) -> int:
         """Opcode 9; not resumable: what happens until the next IDENTIFY is never dispatched."""
-        return self._parts.gateway.invalidate(resumable=resumable)
+        return self._parts.gateway.invalidate(shard, resumable=resumable)
 
     def send_unparseable(self, event: str = "MESSAGE_CREATE") -> int:
         """A dispatch that no client can parse, to every session."""

@@ -2,10 +2,11 @@
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from relay.sandbox.world import render
-from relay.sandbox.world.dispatch import ALL_INTENTS, Intent
+from relay.sandbox.world.dispatch import ALL_INTENTS, Intent, Shard
 from relay.sandbox.world.models import Application, Guild, Json
 from relay.sandbox.world.state import State
 
@@ -23,6 +24,7 @@ REASONS = {
     4008: "You are being rate limited.",
     4009: "Session timed out.",
     4010: "Invalid shard.",
+    4011: "Sharding required.",
     4012: "Invalid API version.",
     4013: "Invalid intent(s).",
     4014: "Disallowed intent(s).",
@@ -37,15 +39,27 @@ class Closed(Exception):
         self.code = code
 
 
-def check_identify(state: State, data: Any) -> tuple[Application, Intent]:
-    """Who identifies, and for which events. Raises `Closed` with 4002, 4004, 4010, 4013 or 4014."""
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """Who identifies, for which events, and of which guilds: https://discord.com/developers/docs/events/gateway#sharding."""
+
+    app: Application
+    intents: Intent
+    shard: Shard
+
+
+def check_identify(state: State, data: Any, guilds_per_shard: int) -> Identify:
+    """What is asked for. Raises `Closed` with 4002, 4004, 4010, 4011, 4013 or 4014."""
     if not isinstance(data, dict) or not isinstance(data.get("properties"), dict):
         raise Closed(4002)
     app = state.application_of(str(data.get("token", "")).removeprefix("Bot "))
     if app is None:
         raise Closed(4004)
-    if not _valid_shard(data.get("shard", [0, 1])):
+    shard = _shard(data.get("shard", [0, 1]))
+    if shard is None:
         raise Closed(4010)
+    if len(state.guilds_of(app.user.id, shard)) > guilds_per_shard:
+        raise Closed(4011)
     intents = data.get("intents")
     if isinstance(intents, bool) or not isinstance(intents, int) or intents & ~int(ALL_INTENTS) or intents < 0:
         raise Closed(4013)
@@ -56,7 +70,7 @@ def check_identify(state: State, data: Any) -> tuple[Application, Intent]:
     }
     if any(intents & intent and not allowed for intent, allowed in enabled.items()):
         raise Closed(4014)
-    return app, Intent(intents)
+    return Identify(app, Intent(intents), shard)
 
 
 def members_chunk(guild: Guild, data: Json) -> Json:
@@ -81,11 +95,11 @@ def members_chunk(guild: Guild, data: Json) -> Json:
     return chunk | ({"nonce": data["nonce"]} if data.get("nonce") else {})
 
 
-def _valid_shard(shard: Any) -> bool:
-    if not isinstance(shard, list) or len(shard) != 2 or not all(isinstance(item, int) for item in shard):
-        return False
-    number, total = shard
-    return bool(0 <= number < total)
+def _shard(given: Any) -> Shard | None:
+    if not isinstance(given, list) or len(given) != 2 or not all(isinstance(item, int) for item in given):
+        return None
+    number, total = given
+    return Shard(number, total) if 0 <= number < total else None
 
 
 # --- Compression ------------------------------------------------------------------------------------------

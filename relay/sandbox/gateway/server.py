@@ -66,36 +66,34 @@ class Gateway:
 
     # --- Done to the connections at once ------------------------------------------------------------------
 
-    def drop(self, code: int) -> int:
-        """Close every connection with a code; how many there were."""
-        for connection in tuple(self.connections):
-            self.faults.note(f"gateway_close_{code}")
-            connection.close(code)
-        return len(self.connections)
+    # Each is about all shards, or about one; and returns how many connections that were.
 
-    def abort(self) -> int:
-        """Reset every connection's TCP stream; how many there were."""
-        for connection in tuple(self.connections):
-            self.faults.note("gateway_abort")
-            connection.abort()
-        return len(self.connections)
+    def drop(self, code: int, shard: int | None = None) -> int:
+        """Close with a code."""
+        return self._each(shard, f"gateway_close_{code}", lambda connection: connection.close(code))
 
-    def ask_reconnect(self) -> int:
-        """Opcode 7; how many connections there were."""
-        for connection in tuple(self.connections):
-            self.faults.note("gateway_reconnect")
-            connection.send({"op": 7, "d": None, "s": None, "t": None})
-        return len(self.connections)
+    def abort(self, shard: int | None = None) -> int:
+        """Reset the TCP stream."""
+        return self._each(shard, "gateway_abort", lambda connection: connection.abort())
 
-    def invalidate(self, *, resumable: bool) -> int:
+    def ask_reconnect(self, shard: int | None = None) -> int:
+        """Opcode 7."""
+        ask: Json = {"op": 7, "d": None, "s": None, "t": None}
+        return self._each(shard, "gateway_reconnect", lambda connection: connection.send(ask))
+
+    def invalidate(self, shard: int | None = None, *, resumable: bool) -> int:
         """Opcode 9. Not resumable: sessions without a connection are forgotten too."""
         for session in tuple(self.sessions.by_id.values()):
-            if session.sender is None and not resumable:
+            if session.sender is None and not resumable and shard in {None, session.shard.number}:
                 self.sessions.end(session)
-        for connection in tuple(self.connections):
-            self.faults.note("session_invalidated")
-            connection.invalidate(resumable=resumable)
-        return len(self.connections)
+        return self._each(shard, "session_invalidated", lambda connection: connection.invalidate(resumable=resumable))
+
+    def _each(self, shard: int | None, fault: str, strike: "Callable[[Connection], None]") -> int:
+        struck = [connection for connection in self.connections if shard in {None, connection.shard}]
+        for connection in struck:
+            self.faults.note(fault)
+            strike(connection)
+        return len(struck)
 
     def send_unparseable(self, event: str = "MESSAGE_CREATE") -> int:
         """A dispatch that no client can parse, to every session."""
@@ -120,6 +118,11 @@ class Connection:
         self._clock = asyncio.get_running_loop().time
         self._last_heartbeat = self._clock()
         self._closed_here = False
+
+    @property
+    def shard(self) -> int | None:
+        """The number of its session's shard; None while it has no session."""
+        return None if self.session is None else self.session.shard.number
 
     async def run(self) -> None:
         """Serve the connection until one side closes it."""
@@ -312,17 +315,18 @@ class Connection:
     def _identify(self, data: Any) -> None:
         if self.session is not None:
             raise Closed(4005)
-        app, intents = check_identify(self.sessions.state, data)
-        if not self.sessions.may_identify(app) or self.sessions.used_up(app):
+        wanted = check_identify(self.sessions.state, data, self.sessions.limits.guilds_per_shard)
+        app, shard = wanted.app, wanted.shard
+        if not self.sessions.may_identify(app, shard) or self.sessions.used_up(app):
             self.gateway.note("identify refused")
             if self.sessions.used_up(app):
                 app.token = new_token(app.id)
                 raise Closed(4004)
             self.send({"op": 9, "d": False, "s": None, "t": None})
             return
-        self.session = self.sessions.start(app, intents)
+        self.session = self.sessions.start(wanted)
         self.session.sender = self.send
-        self.gateway.note("identified", session=self.session.id)
+        self.gateway.note("identified", session=self.session.id, shard=[shard.number, shard.total])
         self.sessions.greet(self.session)
 
     def _resume(self, data: Any) -> None:
@@ -355,13 +359,15 @@ class Connection:
         session.sender, session.lost_at = self.send, None
         for payload in missed:
             self.send(payload)
-        self.gateway.note("resumed", session=session.id, replayed=len(missed))
+        self.gateway.note("resumed", session=session.id, shard=session.shard.number, replayed=len(missed))
         session.dispatch("RESUMED", {"_trace": ["sandbox"]})
 
     def _request_members(self, data: Any) -> None:
         session = self.session
         guild = self.sessions.state.guilds.get(int(data["guild_id"])) if isinstance(data, dict) else None
-        if session is None or guild is None or session.app.user.id not in guild.members:
+        if session is None or guild is None or not session.shard.covers(guild.id):
+            return
+        if session.app.user.id not in guild.members:
             return
         wanted = data.get("user_ids")
         if wanted is None and not (data.get("query") or session.intents & Intent.GUILD_MEMBERS):

@@ -7,10 +7,12 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
+from relay.sandbox.gateway.handshake import Identify
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.world import render
-from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
+from relay.sandbox.world.dispatch import Dispatch, Intent, Shard, Viewer
 from relay.sandbox.world.models import Application, Json
 from relay.sandbox.world.state import State
 
@@ -24,6 +26,7 @@ class Session:
     id: str
     app: Application
     intents: Intent
+    shard: Shard
     buffer: "deque[Json]"  # what was dispatched last, for a replay
     sequence: int = 0
     sender: Sender | None = None  # None while it has no connection
@@ -54,20 +57,22 @@ class Sessions:
         self.gateway_url = ""
         self.by_id: dict[str, Session] = {}
         self._identified: dict[int, deque[float]] = {}
+        self._latest: dict[tuple[int, int], float] = {}
         state.listeners.append(self.on_dispatch)
 
     # --- Life of a session --------------------------------------------------------------------------------
 
-    def start(self, app: Application, intents: Intent) -> Session:
+    def start(self, wanted: Identify) -> Session:
         """A new session after an IDENTIFY that was in order."""
         self._expire()
-        session = Session(secrets.token_hex(16), app, intents, deque(maxlen=self.buffer_size))
+        buffer: deque[Json] = deque(maxlen=self.buffer_size)
+        session = Session(secrets.token_hex(16), wanted.app, wanted.intents, wanted.shard, buffer)
         self.by_id[session.id] = session
         return session
 
     def greet(self, session: Session) -> None:
         """READY, and each guild in turn."""
-        guilds = [guild for guild in self.state.guilds.values() if session.app.user.id in guild.members]
+        guilds = self.state.guilds_of(session.app.user.id, session.shard)
         session.dispatch(
             "READY",
             {
@@ -77,7 +82,7 @@ class Sessions:
                 "session_id": session.id,
                 "session_type": "normal",
                 "resume_gateway_url": self.gateway_url,
-                "shard": [0, 1],
+                "shard": [session.shard.number, session.shard.total],
                 "application": {"id": str(session.app.id), "flags": render.application_flags(session.app)},
                 "private_channels": [],
                 "relationships": [],
@@ -123,16 +128,16 @@ class Sessions:
 
     # --- Starts -------------------------------------------------------------------------------------------
 
-    def may_identify(self, app: Application) -> bool:
-        """Count an IDENTIFY; false when it comes too soon after the last one.
+    def may_identify(self, app: Application, shard: Shard) -> bool:
+        """Count an IDENTIFY; false when it comes too soon after the last one of those that share its turn.
 
-        https://discord.com/developers/docs/events/gateway#session-start-limit-object
+        https://discord.com/developers/docs/events/gateway#sharding-max-concurrency
         """
         now = self.state.clock()
-        times = self._starts(app.user.id)
-        early = bool(times) and self.limits.on and now - times[-1] < self.limits.identify_every
-        times.append(now)
-        return not early
+        self._starts(app.user.id).append(now)
+        turn = app.user.id, shard.number % self.limits.max_concurrency
+        last, self._latest[turn] = self._latest.get(turn), now
+        return last is None or not self.limits.on or now - last >= self.limits.identify_every
 
     def used_up(self, app: Application) -> bool:
         """Whether there were more IDENTIFYs today than are allowed; Discord then resets the bot's token."""
@@ -144,7 +149,12 @@ class Sessions:
         total = self.limits.identifies_per_day
         reset = 0.0 if not times else times[0] + 86_400 - self.state.clock()
         remaining = max(0, total - len(times)) if self.limits.on else total
-        return {"total": total, "remaining": remaining, "reset_after": int(reset * 1000), "max_concurrency": 1}
+        at_once = self.limits.max_concurrency
+        return {"total": total, "remaining": remaining, "reset_after": int(reset * 1000), "max_concurrency": at_once}
+
+    def recommended_shards(self, user_id: int) -> int:
+        """How many shards a bot is told to use."""
+        return self.limits.shards or max(1, ceil(len(self.state.guilds_of(user_id)) / 1000))
 
     def _starts(self, user_id: int) -> "deque[float]":
         times = self._identified.setdefault(user_id, deque())
@@ -160,6 +170,8 @@ class Sessions:
         for session in tuple(self.by_id.values()):
             user_id = session.app.user.id
             if dispatch.user_id is not None and dispatch.user_id != user_id:
+                continue
+            if not session.shard.covers(dispatch.guild_id):
                 continue
             if dispatch.intents and not dispatch.intents & session.intents:
                 continue

@@ -242,5 +242,5 @@ class BotRoutes:
 
     async def gateway_bot(self, call: Call) -> Any:
         """https://discord.com/developers/docs/events/gateway#get-gateway-bot."""
-        start = self.sessions.start_limit(call.user.id)
-        return {"url": self.sessions.gateway_url, "shards": 1, "session_start_limit": start}
+        shards, start = self.sessions.recommended_shards(call.user.id), self.sessions.start_limit(call.user.id)
+        return {"url": self.sessions.gateway_url, "shards": shards, "session_start_limit": start}

@@ -40,6 +40,21 @@ ALL_INTENTS = Intent(sum(Intent))
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """The part of a bot's guilds that a session is told of. What is of no guild is told to the first.
+
+    https://discord.com/developers/docs/events/gateway#sharding
+    """
+
+    number: int = 0
+    total: int = 1
+
+    def covers(self, guild_id: int) -> bool:
+        """Whether a guild is in it."""
+        return (guild_id >> 22) % self.total == self.number
+
+
+@dataclass(frozen=True, slots=True)
 class Viewer:
     """Who looks at a message."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from relay.sandbox import errors
 from relay.sandbox.world import permissions as rules
 from relay.sandbox.world import render
-from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
+from relay.sandbox.world.dispatch import Dispatch, Intent, Shard, Viewer
 from relay.sandbox.world.files import UrlSigner
 from relay.sandbox.world.models import (
     Application,
@@ -77,6 +77,10 @@ class State:
         if guild_id not in self.guilds:
             raise errors.unknown("Guild")
         return self.guilds[guild_id]
+
+    def guilds_of(self, user_id: int, shard: Shard = Shard()) -> list[Guild]:  # noqa: B008 - immutable
+        """The guilds that somebody is in, as far as a shard covers them."""
+        return [guild for guild in self.guilds.values() if user_id in guild.members and shard.covers(guild.id)]
 
     def channel(self, channel_id: int) -> Channel:
         """A channel or thread. Raises Unknown Channel."""
