@@ -31,7 +31,7 @@ from relay.adapters.discord.gateway.channel_access import ChannelAccess
 from relay.adapters.discord.gateway.connection import intents
 from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
-from relay.adapters.discord.identifiers import jump_url
+from relay.adapters.discord.identifiers import Shard, jump_url
 from relay.adapters.discord.markup import NameLookup, parse
 from relay.adapters.discord.media import attachment_fields
 from relay.adapters.discord.message_cache import MessageCache
@@ -100,7 +100,7 @@ def discord_reading(context: Json) -> tuple[Translator, ChannelBuffers]:
     """What reads the payloads of one channel, and its feed."""
     clock = SystemClock()
     guilds = GuildCache(clock)
-    guilds.session_started(_picture(context))
+    guilds.session_started(_picture(context), Shard())
     for user, nickname in context.get("nicknames", {}).items():
         guilds.remember_nickname(GUILD, user, nickname)
 
@@ -238,7 +238,7 @@ def _looked_up(text: RichText, context: Json) -> dict[UserRef | ChannelRef, str]
 
 def _own_emoji(context: Json) -> Callable[[str], CustomEmoji | None]:
     guilds = GuildCache(SystemClock())
-    guilds.session_started(_picture(context))
+    guilds.session_started(_picture(context), Shard())
     return partial(guilds.emoji, CHANNEL)
 
 

@@ -24,6 +24,7 @@ from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildC
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import (
+    Shard,
     is_snowflake,
     mentioned_user,
     messages_stream,
@@ -93,6 +94,8 @@ class DiscordAdapter:
         self._clock = clock
         self._identity = BotIdentity()
         self._health = SideHealth("connecting")
+        # Why each shard that is not connected is not.
+        self._connecting = {0: ""}
         self._token_refused = asyncio.Event()
         self._inbox: Inbox | None = None
         limits = RateLimits(clock, requests_per_second=requests_per_second)
@@ -122,7 +125,8 @@ class DiscordAdapter:
         )
         self._limits = limits
         self._members_intent = settings.members_intent
-        self._bans_version, self._bans_refused = 0, False
+        # How often bans may have been missed, and which time it was last: in each shard, and in all together.
+        self._bans_missed, self._bans_missed_in, self._bans_refused = 0, dict[int | None, int](), False
         self._guilds = GuildCache(clock)
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
@@ -285,37 +289,53 @@ class DiscordAdapter:
 
     # --- From the gateway ----------------------------------------------------------------------------
 
-    def session_started(self, client: discord.Client) -> None:
+    def divided(self, shards: int) -> None:
+        """See `Listener` in `gateway/connection.py`."""
+        self._connecting = dict.fromkeys(range(shards), "")
+        self._guilds.divided(shards)
+
+    def session_started(self, client: discord.Client, shard: Shard) -> None:
         """See `Listener` in `gateway/connection.py`."""
         self._identity.user = str(client.user.id) if client.user is not None else ""
         # Both IDs are the same, except for very old bots.
         self._identity.application = str(client.application_id or self._identity.user)
         self._webhooks.set_owner(self._identity.application, self._identity.user)
-        self._webhooks.all_changed()
         self._avatars.session_started()
-        self._guilds.session_started(client)
-        self._bans_may_be_missed()
-        self._channels.session_started()
+        self._guilds.session_started(client, shard)
+        self._webhooks.may_have_changed(partial(self._guilds.may_be_in, shard))
+        self._bans_may_be_missed(shard)
+        self._channels.session_started(shard.covers)
         self._commands.session_started(self._identity.application)
-        self._set_health(SideHealth("ready"))
-        _log.info("discord connected", user=self._identity.user, guilds=len(client.guilds))
-        if not client.guilds:
+        self._shard_is_connected(shard)
+        guilds = len(client.guilds)
+        _log.info("discord connected", **shard.label(), user=self._identity.user, guilds=guilds)
+        if not self._connecting and not self._guilds.guilds():
             _log.warning("the bot is in no server", remedy=f"invite it: {self._guilds.invite_link()}")
 
-    def session_resumed(self) -> None:
+    def session_resumed(self, shard: Shard) -> None:
         """See `Listener` in `gateway/connection.py`."""
-        self._set_health(SideHealth("ready"))
-        _log.info("discord resumed")
+        self._shard_is_connected(shard)
+        _log.info("discord resumed", **shard.label())
 
-    def dispatch_lost(self) -> None:
+    def dispatch_lost(self, shard: Shard) -> None:
         """See `Listener` in `gateway/connection.py`."""
-        self._bans_may_be_missed()
-        self._webhooks.all_changed()
-        self._channels.read_all_again()
+        self._bans_may_be_missed(shard)
+        self._webhooks.may_have_changed(partial(self._guilds.may_be_in, shard))
+        self._channels.read_again(shard.covers)
 
-    def disconnected(self, reason: str) -> None:
+    def disconnected(self, shard: Shard, reason: str) -> None:
         """See `Listener` in `gateway/connection.py`."""
-        self._set_health(SideHealth("connecting", reason))
+        self._connecting[shard.number] = reason if shard.total == 1 else f"{shard}: {reason}"
+        self._shards_changed()
+
+    def _shard_is_connected(self, shard: Shard) -> None:
+        self._connecting.pop(shard.number, None)
+        self._shards_changed()
+
+    def _shards_changed(self) -> None:
+        """This side is ready while all shards are connected: of the others' servers nothing is heard."""
+        reason = next(filter(None, self._connecting.values()), "")
+        self._set_health(SideHealth("connecting", reason) if self._connecting else SideHealth("ready"))
 
     def dispatched(self, event: str, data: Json) -> None:
         """See `Listener` in `gateway/connection.py`."""
@@ -336,8 +356,10 @@ class DiscordAdapter:
         """With the intent for members, Discord tells of everybody; only the bot's own roles matter."""
         return event == "GUILD_MEMBER_UPDATE" and str((data.get("user") or {}).get("id")) != self._identity.user
 
-    def _bans_may_be_missed(self) -> None:
-        self._bans_version += 1
+    def _bans_may_be_missed(self, shard: Shard | None = None) -> None:
+        """In the servers of a shard, or in all of them."""
+        self._bans_missed += 1
+        self._bans_missed_in[None if shard is None else shard.number] = self._bans_missed
         self._bans_refused = False
 
     def _check_channels_again(self) -> None:
@@ -507,7 +529,8 @@ class DiscordAdapter:
 
     def bans_version(self, place: PlaceRef) -> int:
         """See `BanReader.bans_version`: a new session may have missed some."""
-        return self._bans_version
+        missed = self._bans_missed_in
+        return max(missed.get(None, 0), missed.get(self._guilds.shard_of(place.id), 0))
 
     async def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
         """See `BanReader.bans`."""

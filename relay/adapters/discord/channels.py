@@ -6,6 +6,7 @@ changed.
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -98,15 +99,15 @@ class Channels:
         )
         await inbox.receive(EventBatch(cursors=tuple(cursors)))
 
-    def session_started(self) -> None:
-        """A new session has begun: something may have been missed in every channel."""
-        self._webhooks_listed.clear()
+    def session_started(self, is_concerned: Callable[[str], bool]) -> None:
+        """A new session has begun: something may have been missed in every channel of these servers."""
+        self._webhooks_listed = {guild for guild in self._webhooks_listed if not is_concerned(guild)}
         self._fetch_again_at.clear()
-        self.read_all_again()
+        self.read_again(is_concerned)
 
-    def read_all_again(self) -> None:
-        """Read the history of every channel, because something may have been missed."""
-        self.buffers.hold_all()
+    def read_again(self, is_concerned: Callable[[str], bool]) -> None:
+        """Read the history of every channel of these servers, because something may have been missed."""
+        self.buffers.hold(is_concerned)
         self._changed.set()
 
     def check_again(self) -> None:

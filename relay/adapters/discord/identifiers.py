@@ -5,6 +5,8 @@ https://docs.discord.com/developers/reference#snowflakes
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from relay.domain.ids import ChannelRef, Platform
@@ -25,6 +27,33 @@ _MESSAGE = re.compile(
 )
 # A webhook's token or the hash of a picture: the characters of Base64 in URLs, and dots.
 _TOKEN = re.compile(r"[0-9A-Za-z_.-]{0,199}[0-9A-Za-z_-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of the bot's servers, which has a connection of its own. Nearly every bot has one shard.
+
+    https://docs.discord.com/developers/events/gateway#sharding
+    """
+
+    number: int = 0
+    total: int = 1
+
+    def covers(self, guild: str) -> bool:
+        """Whether a server is in it."""
+        return shard_of(guild, self.total) == self.number
+
+    def label(self) -> Mapping[str, str]:
+        """What tells a line of the log from those about other shards; nothing where there is one."""
+        return {} if self.total == 1 else {"shard": f"{self.number} of {self.total}"}
+
+    def __str__(self) -> str:
+        return f"shard {self.number} of {self.total}"
+
+
+def shard_of(guild: str, total: int) -> int:
+    """The number of the shard that a server is in."""
+    return 0 if total == 1 else (int(guild) >> 22) % total
 
 
 def is_snowflake(value: object) -> bool:

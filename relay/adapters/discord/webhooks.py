@@ -93,9 +93,9 @@ class Webhooks:
         """A webhook of the channel was made, deleted or moved: list them again before the next use."""
         self._changed.add(channel)
 
-    def all_changed(self) -> None:
-        """The same for every channel, after events were missed."""
-        self._changed.update(self._by_channel)
+    def may_have_changed(self, is_concerned: Callable[[str], bool]) -> None:
+        """The same for each channel in which events may have been missed."""
+        self._changed.update(filter(is_concerned, self._by_channel))
 
     async def list_guild(self, guild: str) -> None:
         """List all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""

@@ -125,11 +125,12 @@ class ChannelBuffers:
         if buffer.task is not None:
             buffer.task.cancel()
 
-    def hold_all(self) -> None:
-        """Hold back all live events: something may have been missed in every channel, so it is read first."""
+    def hold(self, is_concerned: Callable[[str], bool]) -> None:
+        """Hold back the live events of servers in which something may have been missed: that is read first."""
         for buffer in self._buffers.values():
-            buffer.behind = True
-            buffer.read_again = True
+            if is_concerned(buffer.access.guild):
+                buffer.behind = True
+                buffer.read_again = True
 
     def release(self, buffer: ChannelBuffer) -> bool:
         """Let the live events go, after the history has been read. False if it has to be read again first."""

@@ -10,8 +10,8 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol, cast
@@ -23,10 +23,11 @@ from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, Limited, Refused
+from relay.adapters.discord.identifiers import Shard
 from relay.core.clock import Backoff
 from relay.core.ports import Clock
 from relay.domain.jsontext import Json, loads
-from relay.errors import FatalError
+from relay.errors import FatalError, ungrouped
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -36,8 +37,9 @@ _CONNECT_TIMEOUT = 60.0
 _READY_TIMEOUT = 60.0  # from IDENTIFY or RESUME to READY or RESUMED
 _CLOSE_TIMEOUT = 2.0
 _RESUME_TRIES = 5
-# A bot may IDENTIFY once in five seconds. Too early, it gets an invalid session, and it counts against the day's limit.
-# https://docs.discord.com/developers/events/gateway#rate-limiting (max_concurrency is 1 without shards)
+# A bot may IDENTIFY once in five seconds, or as many of its shards at a time as `max_concurrency` says. Too early, it
+# gets an invalid session, and it counts against the day's limit.
+# https://docs.discord.com/developers/events/gateway#rate-limiting
 _IDENTIFY_EVERY = 5.2
 
 # Never given to discord.py: it would build objects that nobody needs, and might fail on them.
@@ -59,13 +61,17 @@ RAW_EVENTS = frozenset(
 
 # https://docs.discord.com/developers/topics/opcodes-and-status-codes#gateway-gateway-close-event-codes
 TOKEN_REFUSED = 4004
+_MORE_SHARDS = 4011
 _FATAL_CLOSES = {
     TOKEN_REFUSED: (
         "Discord refused the bot's token",
         f"make a new one ({PORTAL}, your application, Bot, Reset Token)",
     ),
     4010: ("Discord refused the shard that was asked for", "update the relay"),
-    4011: ("the bot is in too many servers for one connection", "let it leave those that it mirrors nothing of"),
+    _MORE_SHARDS: (
+        "the bot is in too many servers for as many connections as Discord recommends",
+        "let it leave those that it mirrors nothing of",
+    ),
     4012: ("Discord no longer speaks this version of its gateway", "update the relay"),
     4013: ("Discord does not know the intents that were asked for", "update the relay"),
     4014: (
@@ -104,7 +110,7 @@ def fatal_close(code: int, token: str = "") -> FatalError:
         refused = token_refused(token)
         return FatalError(f"{refused.reason} (close code {code})", refused.remedy)
     reason, remedy = _FATAL_CLOSES[code]
-    return FatalError(f"{reason} (close code {code})", remedy)
+    return (_MoreShards if code == _MORE_SHARDS else FatalError)(f"{reason} (close code {code})", remedy)
 
 
 def token_refused(token: str, then: str = "write it to [discord] token or RELAY_DISCORD__TOKEN") -> FatalError:
@@ -148,20 +154,24 @@ def intents(*, members: bool = False) -> discord.Intents:
 class Listener(Protocol):
     """Receives what the gateway says, in the gateway's order. The methods must not wait."""
 
-    def session_started(self, client: discord.Client) -> None:
-        """A new session has begun. What was said before it will not be dispatched."""
+    def divided(self, shards: int) -> None:
+        """The bot's servers are in so many shards from now on. None of them is connected."""
         ...
 
-    def session_resumed(self) -> None:
+    def session_started(self, client: discord.Client, shard: Shard) -> None:
+        """A new session has begun. What was said in the shard before it will not be dispatched."""
+        ...
+
+    def session_resumed(self, shard: Shard) -> None:
         """The old session continues, and nothing was missed."""
         ...
 
-    def dispatch_lost(self) -> None:
+    def dispatch_lost(self, shard: Shard) -> None:
         """A dispatch of this session did not arrive."""
         ...
 
-    def disconnected(self, reason: str) -> None:
-        """The connection is lost; the gateway is reconnecting."""
+    def disconnected(self, shard: Shard, reason: str) -> None:
+        """There is no connection for a shard now; the gateway is connecting."""
         ...
 
     def dispatched(self, event: str, data: Json) -> None:
@@ -170,7 +180,11 @@ class Listener(Protocol):
 
 
 class SessionLost(Exception):
-    """The session cannot be resumed: a new one is needed."""
+    """The session cannot be resumed, or none could be started: a new one is needed."""
+
+
+class _MoreShards(FatalError):
+    """The bot is in more servers than this number of shards may have. Fatal if Discord recommends no more."""
 
 
 class _Parsers(dict[str, Callable[[Any], None]]):
@@ -197,6 +211,7 @@ class _Client(discord.Client):
     def __init__(
         self,
         *,
+        shard: Shard,
         listener: Listener,
         clock: Clock,
         backoff: Backoff,
@@ -204,11 +219,15 @@ class _Client(discord.Client):
         members_intent: bool,
     ) -> None:
         super().__init__(
+            # Without shards as it always was: other servers that speak Discord's protocol may not know them.
+            shard_id=shard.number if shard.total > 1 else None,
+            shard_count=shard.total if shard.total > 1 else None,
             intents=intents(members=members_intent),
             max_messages=None,
             member_cache_flags=discord.MemberCacheFlags.none(),
             chunk_guilds_at_startup=False,
         )
+        self._shard = shard
         self._listener = listener
         self._clock = clock
         self._backoff = backoff
@@ -228,10 +247,10 @@ class _Client(discord.Client):
             match event:
                 case "READY":
                     self._became_connected()
-                    self._listener.session_started(self)
+                    self._listener.session_started(self, self._shard)
                 case "RESUMED":
                     self._became_connected()
-                    self._listener.session_resumed()
+                    self._listener.session_resumed(self._shard)
             self._listener.dispatched(event, data)
         except Exception as error:
             if event == "READY":
@@ -242,8 +261,9 @@ class _Client(discord.Client):
     def _check_sequence(self, event: str) -> None:
         sequence = self.ws.sequence or 0
         if event != "READY" and sequence > self._sequence + 1:
-            _log.warning("discord dispatch lost", dispatch=event, missing=sequence - self._sequence - 1)
-            self._listener.dispatch_lost()
+            missing = sequence - self._sequence - 1
+            _log.warning("discord dispatch lost", **self._shard.label(), dispatch=event, missing=missing)
+            self._listener.dispatch_lost(self._shard)
         self._sequence = sequence if event == "READY" else max(sequence, self._sequence)
 
     def _became_connected(self) -> None:
@@ -274,7 +294,7 @@ class _Client(discord.Client):
         failures = 0
         while True:
             reason, lost = await self._run_connection(session)
-            self._listener.disconnected(reason)
+            self._listener.disconnected(self._shard, reason)
             failures = 0 if self._connected else failures + 1
             session = self._resume_data() or session
             if lost or not session or failures >= _RESUME_TRIES:
@@ -287,7 +307,9 @@ class _Client(discord.Client):
         self._connected = False
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
-                self.ws = await DiscordWebSocket.from_client(self, initial=not session, **session)
+                self.ws = await DiscordWebSocket.from_client(
+                    self, initial=not session, shard_id=self.shard_id, **session
+                )
             if not await self._becomes_ready():
                 return "Discord did not confirm the session", False
             while True:
@@ -334,9 +356,32 @@ async def _close(client: discord.Client) -> None:
         await client.http.close()
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """Taken by one shard after the other, to IDENTIFY. Each `max_concurrency`th has the same one."""
+
+    free: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # On the monotonic clock.
+    may_identify_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Advice:
+    """What Discord says about connecting."""
+
+    url: str
+    shards: int
+    # How many of them may IDENTIFY at a time.
+    at_once: int
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Gateway:
-    """Keeps a session running: starts a new one whenever the last has ended."""
+    """Keeps a session running for each shard: starts a new one whenever the last has ended.
+
+    There are as many shards as Discord recommends at the start. When it refuses one for having too many servers, all
+    begin anew, with as many as it recommends then.
+    """
 
     token: str = field(repr=False)
     api_url: str
@@ -345,83 +390,146 @@ class Gateway:
     rest: RestClient
     clock: Clock
     rng: random.Random
-    _backoff: Backoff = field(init=False)
-    # On the monotonic clock.
-    _may_identify_at: float = field(init=False, default=0.0)
-
-    def __post_init__(self) -> None:
-        self._backoff = Backoff(self.rng, first=1.0, longest=30.0)
+    _turns: dict[int, _Turn] = field(init=False, default_factory=dict)
+    # What Discord said just now, until a session begins with it.
+    _advice: _Advice | None = field(init=False, default=None)
 
     async def run(self, listener: Listener) -> NoReturn:
         """Stay connected until cancelled. Raises `FatalError`."""
+        refused: _MoreShards | None = None
+        total = 0
         while True:
-            reason = await self._run_session(listener)
-            listener.disconnected(reason)
-            wait = self._backoff.next()
-            _log.warning("discord session ended", reason=reason, next_try_in=round(wait, 1), tries=self._backoff.tries)
-            await self.clock.sleep(wait)
+            self._advice = advice = await self._first_advice(listener)
+            if refused is not None and advice.shards <= total:
+                raise refused
+            total = advice.shards
+            if total > 1:
+                _log.info("discord connects in shards", shards=total)
+            listener.divided(total)
+            try:
+                with ungrouped(FatalError):
+                    async with asyncio.TaskGroup() as group:
+                        for number in range(total):
+                            shard = Shard(number, total)
+                            group.create_task(self._run_shard(listener, shard, advice.at_once), name=f"discord {shard}")
+            except _MoreShards as error:
+                refused = error
 
-    async def _run_session(self, listener: Listener) -> str:
-        """Run one session. Returns why it ended."""
-        try:
-            url = await self._gateway_url(listener)
-            self._point_library_at(url)
-            await self.clock.sleep(max(0.0, self._may_identify_at - self.clock.monotonic()))
+    async def _first_advice(self, listener: Listener) -> _Advice:
+        backoff = self._new_backoff()
+        while True:
+            try:
+                async with self._explained():
+                    return await self._ask(listener, Shard())
+            except SessionLost as error:
+                await self._pause(listener, Shard(), backoff, str(error))
+
+    async def _run_shard(self, listener: Listener, shard: Shard, at_once: int) -> NoReturn:
+        backoff = self._new_backoff()
+        turn = self._turns.setdefault(shard.number % at_once, _Turn())
+        while True:
+            try:
+                async with self._explained():
+                    await self._run_session(listener, shard, turn, backoff)
+                reason = "the connection ended"
+            except SessionLost as error:
+                reason = str(error)
+            await self._pause(listener, shard, backoff, reason)
+
+    def _new_backoff(self) -> Backoff:
+        return Backoff(self.rng, first=1.0, longest=30.0)
+
+    async def _pause(self, listener: Listener, shard: Shard, backoff: Backoff, reason: str) -> None:
+        listener.disconnected(shard, reason)
+        wait, tries = backoff.next(), backoff.tries
+        _log.warning("discord session ended", **shard.label(), reason=reason, next_try_in=round(wait, 1), tries=tries)
+        await self.clock.sleep(wait)
+
+    async def _run_session(self, listener: Listener, shard: Shard, turn: _Turn, backoff: Backoff) -> None:
+        """Run one session until it ends. May raise anything."""
+        async with self._turn_taken(turn) as identified:
+            advice, self._advice = self._advice or await self._ask(listener, shard), None
+            self._point_library_at(advice.url)
             client = _Client(
+                shard=shard,
                 listener=listener,
                 clock=self.clock,
-                backoff=self._backoff,
-                on_identify=self._identified,
+                backoff=backoff,
+                on_identify=identified,
                 members_intent=self.members_intent,
             )
             try:
                 await client.start(self.token)
             finally:
                 await _close(client)
-        except SessionLost as error:
-            return str(error)
+
+    @asynccontextmanager
+    async def _turn_taken(self, turn: _Turn) -> AsyncIterator[Callable[[], None]]:
+        """Wait for the turn. It is the next one's when what is yielded is called, after IDENTIFY, or when this ends."""
+        await turn.free.acquire()
+        is_ours = True
+
+        def give_back() -> None:
+            nonlocal is_ours
+            if is_ours:
+                is_ours = False
+                turn.free.release()
+
+        def identified() -> None:
+            turn.may_identify_at = self.clock.monotonic() + _IDENTIFY_EVERY
+            give_back()
+
+        try:
+            await self.clock.sleep(max(0.0, turn.may_identify_at - self.clock.monotonic()))
+            yield identified
+        finally:
+            give_back()
+
+    @asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        """Whatever goes wrong becomes a `SessionLost` that says what it was, or a `FatalError`."""
+        try:
+            yield
+        except (SessionLost, FatalError):
+            raise
         except Limited as error:
             await self.clock.sleep(error.retry_after)
-            return str(error)
+            raise SessionLost(str(error)) from None
         except discord.LoginFailure:
-            return await self._token_refused()
+            raise await self._token_refused() from None
         except discord.ConnectionClosed as error:
             if error.code in _FATAL_CLOSES:
                 raise fatal_close(error.code, self.token) from None
-            return f"the gateway closed with code {error.code}"
+            raise SessionLost(f"the gateway closed with code {error.code}") from None
         except ApiError as error:
             if isinstance(error, Refused) and error.status == 401:
-                return await self._token_refused()
-            return f"Discord does not answer: {error}"
+                raise await self._token_refused() from None
+            raise SessionLost(f"Discord does not answer: {error}") from None
         except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
-            return f"Discord cannot be reached ({type(error).__name__})"
-        except FatalError:
-            raise
+            raise SessionLost(f"Discord cannot be reached ({type(error).__name__})") from None
         except Exception as error:  # noqa: BLE001 - the top of the supervised work
             # A bug in the library must not end the daemon. The next session starts afresh.
-            _log.exception("discord session failed", tries=self._backoff.tries + 1)
-            return f"the connection failed ({type(error).__name__})"
-        return "the connection ended"
+            _log.exception("discord session failed", error)
+            raise SessionLost(f"the connection failed ({type(error).__name__})") from None
 
-    async def _token_refused(self) -> str:
+    async def _token_refused(self) -> SessionLost:
         await check_token(self.rest)
-        return "Discord refused the token once"
+        return SessionLost("Discord refused the token once")
 
-    async def _gateway_url(self, listener: Listener) -> str:
-        """The URL of the gateway. Waits while no more sessions may be started today."""
+    async def _ask(self, listener: Listener, shard: Shard) -> _Advice:
+        """Ask where to connect, and in how many shards. Waits while no more sessions may be started today."""
         while True:
             answer = await self.rest.call(Route("GET", "/gateway/bot", {}))
             limit = answer.get("session_start_limit") or {}
             if limit.get("remaining", 1) > 0:
-                return str(answer["url"])
+                # Other servers that speak Discord's protocol may leave these out.
+                shards, at_once = answer.get("shards") or 1, limit.get("max_concurrency") or 1
+                return _Advice(str(answer["url"]), max(1, int(shards)), max(1, int(at_once)))
             wait = max(1.0, limit.get("reset_after", 1000) / 1000)
             reason = f"no more sessions may be started for {wait:.0f} s (Discord's limit of IDENTIFYs in a day)"
-            listener.disconnected(reason)
-            _log.error("discord session limit", wait=round(wait))
+            listener.disconnected(shard, reason)
+            _log.error("discord session limit", **shard.label(), wait=round(wait))
             await self.clock.sleep(wait)
-
-    def _identified(self) -> None:
-        self._may_identify_at = self.clock.monotonic() + _IDENTIFY_EVERY
 
     def _point_library_at(self, gateway_url: str) -> None:
         # The library has these only as globals. Its own JSON parser fails on some payloads, which would end the

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import discord
 
 from relay.adapters.discord.gateway.channel_permissions import is_open, may_call, may_see, readers_see
-from relay.adapters.discord.identifiers import channel_url, is_snowflake, jump_url
+from relay.adapters.discord.identifiers import Shard, channel_url, is_snowflake, jump_url, shard_of
 from relay.adapters.discord.markup import NameLookup
 from relay.adapters.discord.permissions import invite_link, is_for_adults
 from relay.core.ports import ChannelInfo, Clock
@@ -61,16 +61,24 @@ class DeclaredThread:
     locked: bool
 
 
+@dataclass(slots=True, eq=False)
+class _Session:
+    """One shard's."""
+
+    client: discord.Client
+    # When it began, on the monotonic clock.
+    since: float
+    # The guilds that READY announced and that have not arrived yet.
+    awaited: set[str] = field(default_factory=set)
+
+
 @dataclass(slots=True)
 class GuildCache:
-    """The servers of the current session."""
+    """The servers of the current sessions, one for each shard."""
 
     clock: Clock
-    _client: discord.Client | None = field(init=False, default=None)
-    # The guilds that READY announced and that have not arrived yet.
-    _awaited_guilds: set[str] = field(init=False, default_factory=set)
-    # When the session began, on the monotonic clock.
-    _since: float = field(init=False, default=0.0)
+    _shards: int = field(init=False, default=1)
+    _sessions: dict[int, _Session] = field(init=False, default_factory=dict)
     # The server of each channel that was asked about: it never changes, and a new session begins without any.
     _homes: Recent[str, str] = field(init=False, default_factory=lambda: Recent(_HOMES))
     # The channel of each thread, of public and of private ones.
@@ -100,11 +108,20 @@ class GuildCache:
         """Whether a channel or thread is in a pair itself."""
         return channel in self._declared
 
-    def session_started(self, client: discord.Client) -> None:
-        """Use the cache of a new session from now on."""
-        self._client = client
-        self._since = self.clock.monotonic()
-        self._declared_threads.clear()
+    def divided(self, shards: int) -> None:
+        """See `Listener` in `connection.py`. What the sessions before told of is no longer true of any."""
+        self._shards = shards
+        self._sessions.clear()
+        self._forget_channels()
+
+    def session_started(self, client: discord.Client, shard: Shard) -> None:
+        """Use the cache of a new session from now on, for what is in its shard."""
+        self._sessions[shard.number] = _Session(client, self.clock.monotonic())
+        kept = {channel: one for channel, one in self._declared_threads.items() if not shard.covers(one.guild)}
+        self._declared_threads = kept
+        self._forget_channels()
+
+    def _forget_channels(self) -> None:
         self._described.clear()
         self._age_restricted.clear()
 
@@ -113,17 +130,18 @@ class GuildCache:
         if event in ("GUILD_CREATE", "GUILD_UPDATE"):
             (self._adult_guilds.add if is_for_adults(data) else self._adult_guilds.discard)(str(data["id"]))
         if event in _DESCRIBING_EVENTS:
-            self._described.clear()
-            self._age_restricted.clear()
+            self._forget_channels()
         match event:
             case "READY":
-                self._awaited_guilds = {guild["id"] for guild in data["guilds"]}
+                for guild in data["guilds"]:
+                    if (session := self._session(str(guild["id"]))) is not None:
+                        session.awaited.add(str(guild["id"]))
             case "GUILD_CREATE":
-                self._awaited_guilds.discard(data["id"])
+                self._has_arrived(str(data["id"]))
                 for thread in data.get("threads") or ():
                     self._remember_thread(thread)
             case "GUILD_DELETE":
-                self._awaited_guilds.discard(data["id"])
+                self._has_arrived(str(data["id"]))
             case "THREAD_CREATE" | "THREAD_UPDATE":
                 self._remember_thread(data)
             case "THREAD_DELETE":
@@ -154,10 +172,10 @@ class GuildCache:
         }
 
     def have_arrived(self) -> bool:
-        """Whether all guilds have arrived, or have had the time to."""
-        if self._client is None:
-            return False
-        return not self._awaited_guilds or self.clock.monotonic() - self._since > _GUILDS_TIMEOUT
+        """Whether all guilds of all shards have arrived, or have had the time to."""
+        late = self.clock.monotonic() - _GUILDS_TIMEOUT
+        arrived = (not session.awaited or session.since < late for session in self._sessions.values())
+        return len(self._sessions) == self._shards and all(arrived)
 
     def remember_thread(self, thread: Json) -> bool:
         """Remember an archived thread, which only the API tells of. False if it is not a thread."""
@@ -179,11 +197,21 @@ class GuildCache:
 
     def guilds(self) -> Sequence[discord.Guild]:
         """The servers that the bot is in."""
-        return () if self._client is None else self._client.guilds
+        return [guild for session in self._sessions.values() for guild in session.client.guilds]
 
     def guild(self, guild: str) -> discord.Guild | None:
         """A server, as far as Discord has told of it."""
-        return None if self._client is None else self._client.get_guild(int(guild))
+        session = self._session(guild)
+        return None if session is None else session.client.get_guild(int(guild))
+
+    def shard_of(self, guild: str) -> int:
+        """The number of the shard that a server is in."""
+        return shard_of(guild, self._shards)
+
+    def may_be_in(self, shard: Shard, channel: str) -> bool:
+        """Whether a channel is in a shard; true for one of no known server."""
+        home = self._homes.get(channel) or self.guild_of(channel)
+        return home is None or shard.covers(home)
 
     def has_outage(self, guild: discord.Guild) -> bool:
         """Whether a server cannot be looked at now. While it has an outage, it is so marked, or nobody is in it."""
@@ -215,7 +243,7 @@ class GuildCache:
     def invite_link(self) -> str:
         """The link under which the bot can be invited into a server."""
         # Both IDs are the same, except for very old bots.
-        application = self._client.application_id if self._client is not None else None
+        application = next((session.client.application_id for session in self._sessions.values()), None)
         return invite_link(str(application or self._own_id()))
 
     # --- For the operator ---------------------------------------------------------------------------------
@@ -383,8 +411,18 @@ class GuildCache:
 
     def channel(self, channel: str) -> discord.abc.GuildChannel | discord.Thread | None:
         """A channel, or a thread that is not archived."""
-        found = self._client.get_channel(int(channel)) if self._client is not None else None
-        return None if isinstance(found, discord.abc.PrivateChannel) else found
+        number = int(channel)
+        for session in self._sessions.values():
+            if (found := session.client.get_channel(number)) is not None:
+                return None if isinstance(found, discord.abc.PrivateChannel) else found
+        return None
+
+    def _session(self, guild: str) -> _Session | None:
+        return self._sessions.get(self.shard_of(guild))
+
+    def _has_arrived(self, guild: str) -> None:
+        if (session := self._session(guild)) is not None:
+            session.awaited.discard(guild)
 
     def _guild(self, channel: str) -> discord.Guild | None:
         found, archived = self.channel(channel), self._declared_threads.get(channel)
@@ -410,7 +448,8 @@ class GuildCache:
         return channel in self._private_parents or (archived is not None and archived.private)
 
     def _own_id(self) -> int:
-        return self._client.user.id if self._client is not None and self._client.user is not None else 0
+        users = (session.client.user for session in self._sessions.values())
+        return next((user.id for user in users if user is not None), 0)
 
     def _remember_thread(self, thread: Json) -> None:
         parent = thread.get("parent_id")

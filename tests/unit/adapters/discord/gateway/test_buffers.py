@@ -127,7 +127,7 @@ async def test_a_new_session_leaves_every_channel_behind() -> None:
     other = setting.add("101")
     setting.buffers.release(setting.buffer)
     setting.buffers.release(other)
-    setting.buffers.hold_all()
+    setting.buffers.hold(lambda _: True)
     assert setting.buffer.behind
     assert other.behind
     assert not setting.buffers.release(other)

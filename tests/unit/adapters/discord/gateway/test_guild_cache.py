@@ -8,6 +8,7 @@ import pytest
 
 from relay.adapters.discord.gateway.connection import intents
 from relay.adapters.discord.gateway.guild_cache import GuildCache
+from relay.adapters.discord.identifiers import Shard
 from relay.core.clock import SystemClock
 from relay.errors import Transient
 
@@ -33,7 +34,7 @@ def guilds() -> GuildCache:
     }
     client._connection._add_guild_from_data(cast(Any, data))
     made = GuildCache(SystemClock())
-    made.session_started(client)
+    made.session_started(client, Shard())
     return made
 
 
@@ -55,8 +56,8 @@ def test_a_link_is_the_same_in_each_session_and_none_is_made_up() -> None:
     wanted = f"https://discord.com/channels/{GUILD}/{HERE}/7"
     assert known.link(HERE, HERE, "7") == wanted
     assert known.link("999", "999", "7") == "", "all servers have been told of"
+    known.session_started(discord.Client(intents=intents()), Shard())
     known.update("READY", {"guilds": [{"id": GUILD}]})
-    known.session_started(discord.Client(intents=intents()))
     assert known.guild_of(HERE) is None
     assert known.link(HERE, HERE, "7") == wanted
     with pytest.raises(Transient):
