@@ -127,6 +127,8 @@ async def test_a_new_session_leaves_every_channel_behind() -> None:
     other = setting.add("101")
     setting.buffers.release(setting.buffer)
     setting.buffers.release(other)
+    setting.buffers.hold(lambda _: False)
+    assert not any(buffer.behind for buffer in setting.buffers)
     setting.buffers.hold(lambda _: True)
     assert setting.buffer.behind
     assert other.behind

@@ -8,7 +8,7 @@ import pytest
 
 from relay.adapters.discord.gateway.connection import intents
 from relay.adapters.discord.gateway.guild_cache import GuildCache
-from relay.adapters.discord.identifiers import Shard
+from relay.adapters.discord.identifiers import Shard, shard_of
 from relay.core.clock import SystemClock
 from relay.errors import Transient
 
@@ -62,6 +62,26 @@ def test_a_link_is_the_same_in_each_session_and_none_is_made_up() -> None:
     assert known.link(HERE, HERE, "7") == wanted
     with pytest.raises(Transient):
         known.link("999", "999", "7")
+
+
+def test_a_server_is_missing_only_when_all_shards_have_told_of_theirs() -> None:
+    known, number = guilds(), shard_of(GUILD, 2)
+    client = known._sessions[0].client
+    known.divided(2)
+    known.session_started(discord.Client(intents=intents()), Shard(1 - number, 2))
+    assert known.guild_of(HERE) is None
+    with pytest.raises(Transient):
+        known.told_of(HERE)
+    known.session_started(client, Shard(number, 2))
+    known.update("READY", {"guilds": [{"id": GUILD}]})
+    assert known.guild_of(HERE) == GUILD
+    assert not known.have_arrived()
+    known.update("GUILD_CREATE", {"id": GUILD})
+    assert known.have_arrived()
+    assert known.told_of("999") is None
+    known.session_started(discord.Client(intents=intents()), Shard(1 - number, 2))
+    assert known.guild_of(HERE) == GUILD, "the other shard's session goes on"
+    assert [known.may_be_in(Shard(one, 2), HERE) for one in (number, 1 - number)] == [True, False]
 
 
 def test_what_may_be_named_where() -> None:
