@@ -42,10 +42,10 @@ class Database:
         """Start the server."""
         self._process = await asyncio.to_thread(start, self.server.folder, os.getpid())
 
-    async def disturb(self) -> None:
-        """Something every few seconds, until cancelled; then the server runs."""
+    async def disturb(self, slower: float = 1.0) -> None:
+        """Something every few seconds, or so many times more rarely, until cancelled; then the server runs."""
         while True:
-            await asyncio.sleep(self.rng.uniform(2.0, 12.0))
+            await asyncio.sleep(slower * self.rng.uniform(2.0, 12.0))
             what = self.rng.choice(("connections ended", "restarted", "crashed", "away"))
             self.trace(f"DATABASE {what}")
             self.happened[f"database {what}"] += 1

@@ -33,6 +33,8 @@ from tests.support.stack import FullStack, stack
 _HEARTBEAT = 8.0
 _PER_SECOND = 20
 """Messages, where no kills set the pace."""
+_START = 4.0
+"""Seconds that the first start takes at most on a machine of its own."""
 _QUIET = 4.0
 _QUIET_IN_VAIN = 45.0
 """Seconds of quiet after which what is wrong will stay so: there is nothing that the daemon leaves for later."""
@@ -118,13 +120,13 @@ class Run:
     async def play(self) -> Outcome:
         """From the first start to the verdict."""
         started = time.monotonic()
-        await self._first_start()
+        slower = await self._first_start()
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             halves = (self._plan.messages // 2, self._plan.messages - self._plan.messages // 2)
             talk = [group.create_task(people.run(half)) for people, half in zip(self._traffic, halves, strict=True)]
-            trouble = group.create_task(self._trouble.run(self._plan.faults, over))
-            others = [] if self._database is None else [group.create_task(self._database.disturb())]
+            trouble = group.create_task(self._trouble.run(self._plan.faults, over, slower))
+            others = [] if self._database is None else [group.create_task(self._database.disturb(slower))]
             await self._die_again_and_again(halves)
             await asyncio.wait(talk)
             over.set()
@@ -168,11 +170,19 @@ class Run:
             drained_in=drained,
         )
 
-    async def _first_start(self) -> None:
-        """Nothing older than the first start crosses, so trouble begins when the relay has been ready once."""
+    async def _first_start(self) -> float:
+        """Nothing older than the first start crosses, so trouble begins when the relay has been ready once.
+
+        How many times slower than on a machine of its own that was: so much more rarely something else goes wrong.
+        Else, where everything takes its time to come back, nothing would ever be there, and nobody could write.
+        """
+        began = time.monotonic()
         await self._runs.start()
         await self._runs.until_ready()
+        slower = max(1.0, (time.monotonic() - began) / _START)
+        self._trace(f"READY for the first time: trouble comes {slower:.1f} times more rarely")
         await self._runs.stop()
+        return slower
 
     async def _die_again_and_again(self, halves: tuple[int, int]) -> None:
         ends = deaths(self._plan.seed, self._plan.kills)

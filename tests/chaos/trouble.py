@@ -56,12 +56,15 @@ class Trouble:
         self._webhook_deleted = webhook_deleted
         self._operator = operator
 
-    async def run(self, names: tuple[str, ...], over: asyncio.Event) -> None:
-        """One trouble after the other, often several at once, until `over`; ends when the last has been put right."""
+    async def run(self, names: tuple[str, ...], over: asyncio.Event, slower: float = 1.0) -> None:
+        """One trouble after the other, often several at once, until `over`; ends when the last has been put right.
+
+        `slower`: how many times more rarely than by default.
+        """
         async with asyncio.TaskGroup() as group:
             for name in self._deck(names):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), self._rng.uniform(0.5, 3.0))
+                    await asyncio.wait_for(over.wait(), slower * self._rng.uniform(0.5, 3.0))
                 if over.is_set():
                     return
                 self._trace(f"TROUBLE {name}")
@@ -275,11 +278,17 @@ class Trouble:
         await self._without_homeserver(self._homeserver.kill, "homeserver killed")
 
     async def _without_homeserver(self, end: Callable[[], Awaitable[None]], what: str) -> None:
+        # One that is still coming back is left alone, and then for as long as that took: where it comes back slowly, it
+        # would be there for nobody.
+        if self._locks["homeserver"].locked():
+            return
         async with self._locks["homeserver"]:
             self.counts[what] += 1
             await end()
             await self._a_while(3.0)
+            began = asyncio.get_running_loop().time()
             await self._homeserver.start()
+            await asyncio.sleep(asyncio.get_running_loop().time() - began)
 
     # --- The daemon itself --------------------------------------------------------------------------------
 

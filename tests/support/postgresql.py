@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,14 @@ _FOLDER = "TESTS_POSTGRESQL"
 SHORT = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
 """Where folders of sockets are: a socket's path has at most 107 bytes, and nobody has to get there."""
 
-# Stops the server and removes its folder when the run has ended, however it ended.
-_KEEPER = """
-    while [ -d "/proc/$1" ] || kill -0 "$1" 2>/dev/null; do sleep 1; done
-    kill -INT "$2"; while kill -0 "$2" 2>/dev/null; do sleep 0.1; done; rm -rf "$3" "$3.lock"
-"""
+# Stops the server and removes its folder when the run has ended, however it ended; ends with a server that was stopped.
+# Nobody's child, so that nobody has to wait for it.
+_KEEPER = """(
+    while kill -0 "$2" 2>/dev/null; do
+        if [ -d "/proc/$1" ] || kill -0 "$1" 2>/dev/null; then sleep 1; continue; fi
+        kill -INT "$2"; while kill -0 "$2" 2>/dev/null; do sleep 0.1; done; rm -rf "$3" "$3.lock"
+    done
+) &"""
 
 
 def announce_folder() -> None:
@@ -119,15 +122,15 @@ def start(folder: Path, owner: int, *options: str) -> int:
             start_new_session=True,
             **as_user,
         )
-    keeper = subprocess.Popen(
+    subprocess.run(
         ["/bin/sh", "-c", _KEEPER, "keeper", str(owner), str(process.pid), folder],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        check=True,
     )
-    for child in (process, keeper):
-        child.returncode = 0  # nobody waits for them: they outlive this process
+    process.returncode = 0  # nobody waits for it: it may outlive this process
     _wait_until_ready(Server(folder))
     return process.pid
 
@@ -137,11 +140,11 @@ def stop(process: int, number: signal.Signals) -> None:
     os.kill(process, number)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
+        with suppress(ChildProcessError):  # another process started it
+            if os.waitpid(process, os.WNOHANG)[0]:
+                return
         try:
             os.kill(process, 0)
-            # A child that nobody waits for.
-            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return
         except OSError:
             return
         time.sleep(0.05)
