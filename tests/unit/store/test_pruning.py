@@ -1,7 +1,6 @@
 """What is old is forgotten, in small steps; what is needed, or in use, is not."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -291,19 +290,18 @@ async def test_the_steps_are_small_and_let_others_in_between(store: SqlStore) ->
     await fill(store, *range(1, 1001))
     age(store, 91, "message")
     clock = Clock()
-    waited: list[float] = []
-    started = time.perf_counter()
+    waited: list[int] = []
     sweeping = asyncio.create_task(pruner(store, clock).sweep())
     while not sweeping.done():
-        before = time.perf_counter()
+        before = len(clock.pauses)
         async with store.write() as unit:
             await unit.key_values.put("a", "b")
-        waited.append(time.perf_counter() - before)
+        waited.append(len(clock.pauses) - before)
     await sweeping
     assert "message" not in counts(store)
     assert len(clock.pauses) >= 20
-    assert len(waited) >= 10
-    assert sorted(waited)[len(waited) // 2] < (time.perf_counter() - started) / 5
+    # Others write after each step or two, and not when all is done.
+    assert max(waited) <= 2
 
 
 def test_what_goes_along_with_a_message_is_found_by_an_index(store: SqlStore) -> None:
