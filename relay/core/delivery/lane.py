@@ -397,7 +397,10 @@ class Lane:
         self._count_retry()
         self.status.waits_for(self.key, problem)
         seconds = self.backoff.next(at_least=error.retry_after)
-        self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self.backoff.tries)
+        # A channel that is not open: why is told once, by itself, and at a start it opens within a second.
+        is_told = problem is None and isinstance(error, ActionNeeded)
+        log = self._log.debug if is_told else self._log.info
+        log("will try again", reason=str(error), seconds=round(seconds, 1), tries=self.backoff.tries)
         # Also when it is woken earlier: the platform's own waiting time is kept.
         await self._wait(seconds, at_least=0.0 if isinstance(error, ActionNeeded) else error.retry_after or 0.0)
 

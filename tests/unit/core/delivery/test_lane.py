@@ -365,3 +365,26 @@ async def test_a_closed_channel_is_told_once_and_not_by_the_lane_too(bridge: Wor
         assert (await core.status.report()).pairs[0].problems == ("It may not write there.",)
         await core.inbox.opened(bridge.pairs[0].side(Platform.MATRIX), room)
         await bridge.shows(room, "hello")
+
+
+async def test_a_channel_that_is_not_open_is_not_told_by_what_waits_for_it(
+    bridge: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each start with a message in the outbox there was a line that ended by itself within a second."""
+    _, room = bridge.channels()
+    is_open = False
+    monkeypatch.setattr("relay.core.pairs.PairDirectory.is_open", lambda self, lane: is_open)
+    fails = Fails(monkeypatch, "poison", ActionNeeded("the bot may not write there"))
+    with captured_logs() as lines:
+        async with bridge.relay() as core:
+            await queued(bridge, "one", "poison")
+            core.dispatcher.wake(LANE)
+            await until(lambda: core.status.lane(LANE).retries > 0)
+            told = [line for line in lines if line["event"] == "will try again"]
+            assert [line["level"] for line in told] == ["debug"] * len(told) != []
+            is_open = True
+            core.dispatcher.retry_now()
+            await bridge.shows(room, "one")
+            await until(lambda: fails.tries > 0)
+            # What only this lane knows is told.
+            await until(lambda: {"info"} <= {line["level"] for line in lines if line["event"] == "will try again"})
