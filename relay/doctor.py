@@ -234,6 +234,9 @@ def _file(settings: Settings, config: Path) -> Iterator[Finding]:
     subject = str(config)
     if (readers := _readers(settings, config)) is not None:
         yield Finding(subject, "note", f"it holds secrets, and {readers} may read it", f"chmod 600 {config}")
+    for variable, where in settings.overridden:
+        words = f"it goes before {where}, which says something else"
+        yield Finding(f"environment variable {variable}", "note", words, "remove one of the two")
 
 
 def _disks(settings: Settings) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from relay.config.mistakes import (
     explain,
     find_field,
     holds_keys,
+    instead_of,
     positions,
     shown,
 )
@@ -78,6 +79,8 @@ class Source:
     broken: bool
     # What is already known to be wrong.
     mistakes: list[Mistake] = field(default_factory=list)
+    # See `Settings.overridden`.
+    overridden: tuple[tuple[str, str], ...] = ()
 
 
 def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
@@ -195,6 +198,7 @@ def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
     _mark_lines("pairs", pairs, source.origin)
     _mark_lines("rooms", settings.rooms, source.origin)
     store = settings.store.model_copy(update={"url": anchored(settings.store.url, source.folder)})
+    settings._overridden = source.overridden
     return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
 
 
@@ -310,6 +314,7 @@ def gather(
     values = _overlay(document, environment)
     origin = Origin(str(file), positions(text) if not broken else {}, variables, options, _pair_names(values))
     source = Source(values, origin, file.parent, bool(unread or broken), [*unread, *broken, *unknown])
+    source.overridden = tuple(_overridden(document, Origin(str(file), origin.lines), variables, environ))
     for location in SECRETS:
         _open_secret(source, environment, location, file.parent)
     return source
@@ -350,7 +355,9 @@ def _parse(text: str, file: Path) -> tuple[dict[str, Any], list[Mistake]]:
         reason = "nested too deeply"
     except ValueError:
         reason = "a number has too many digits"
-    remedy = "correct the TOML there (text in quotes, one key = value per line, lists in [ ])"
+    remedy = (
+        instead_of(text, LISTS) or "correct the TOML there (text in quotes, one key = value per line, lists in [ ])"
+    )
     return {}, [Mistake(str(file), f"is not valid TOML: {reason[:1].lower()}{reason[1:]}", remedy)]
 
 
@@ -373,6 +380,23 @@ def _read_environment(
     source = EnvSettingsSource(model)
     source.env_vars = known
     return source(), names, mistakes
+
+
+def _overridden(
+    document: Mapping[str, Any], file: Origin, variables: Mapping[Location, str], environ: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The environment variables that go before something else in the file: each, and where that is."""
+    for (*above, key), variable in variables.items():
+        table: Any = document
+        for name in above:
+            table = table.get(name) if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            continue
+        # A secret, or the file that it is in.
+        other = str(key).removesuffix("_file") if str(key).endswith("_file") else f"{key}_file"
+        for name in (key, other):
+            if name in table and (name != key or str(table[name]) != environ[variable]):
+                yield variable, file.where((*above, name))
 
 
 def _problem_of_variable(location: Location, value: str, model: type[BaseModel]) -> tuple[str, str] | None:

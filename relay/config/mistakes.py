@@ -20,6 +20,8 @@ Location = tuple[str | int, ...]
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*[=.]")
+# A value in quotes that an editor has made curly.
+_CURLY = re.compile(r"^[^#\"']*=\s*\[?\s*([“”„‟‘’«»])")
 _LONGEST_KEY = 32
 
 
@@ -66,6 +68,17 @@ def table_header(line: str) -> tuple[tuple[str, ...], bool] | None:
     if header is None:
         return None
     return tuple(part.strip("\"' ") for part in header[2].strip("\"' ").split(".")), header[1] == "[["
+
+
+def instead_of(text: str, lists: Iterable[str]) -> str:
+    """What to write in a file that is no TOML, where what people mostly mean is in it; "": that is not known."""
+    single = re.compile(rf"\s*\[\s*({'|'.join(lists)})\s*\]")
+    for number, line in outside_strings(text):
+        if header := single.match(line):
+            return f"in line {number} write [[{header[1]}]], in double brackets, and so before each of them"
+        if curly := _CURLY.search(line):
+            return f'in line {number} write straight quotes ("), and not {curly[1]}'
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -343,6 +343,12 @@ class Settings(BaseSettings):
     pairs: tuple[PairSettings, ...] = ()
     rooms: tuple[RoomSettings, ...] = ()
     people: tuple[PersonSettings, ...] = ()
+    _overridden: tuple[tuple[str, str], ...] = PrivateAttr(default=())
+
+    @property
+    def overridden(self) -> tuple[tuple[str, str], ...]:
+        """The environment variables that go before something else in the file: each, and where that is."""
+        return self._overridden
 
     @classmethod
     def settings_customise_sources(

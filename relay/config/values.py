@@ -28,6 +28,8 @@ _GHOST_PREFIX = re.compile(r"_[a-z0-9._=/-]{0,48}[a-z._=/-]")
 _REGISTRATION_ID = re.compile(r"[A-Za-z0-9_.-]{1,50}")
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|h|d)?\s*")
 _UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BEFORE_A_TOKEN = re.compile(r"(bot|bearer)\s", re.IGNORECASE)
+_QUOTES = "\"'“”„‟‘’«»"
 _MATRIX_ID_LIMIT = 255
 # Characters around the name, of the 80 that Discord shows. The handle takes 24 at most.
 _TEMPLATE_LIMIT = 24
@@ -44,16 +46,18 @@ def _discord_user(value: object) -> str:
 
 
 def _snowflake(value: object, what: str, button: str) -> str:
+    of_link = ": of a channel's link it is the last number" if "/channels/" in str(value) else ""
     digits = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[1-9][0-9]{0,19}", digits.strip()) or int(digits) >= 2**64:
         raise wrong(
             f"is not a {what} ID",
-            f"write the number that “{button}” gives in Discord’s developer mode, like 1234567890123456789",
+            f"write the number that “{button}” gives in Discord’s developer mode, like 1234567890123456789{of_link}",
         )
     return digits.strip()
 
 
 def _room(value: str) -> str:
+    value = value.strip()
     valid = _ALIAS.fullmatch(value) or _ROOM_ID.fullmatch(value)
     if valid and len(value.encode()) <= _MATRIX_ID_LIMIT:
         return value
@@ -99,12 +103,14 @@ def _directory_access(value: object) -> object:
 
 
 def _user_id(value: str) -> str:
+    value = value.strip()
     if not _USER_ID.fullmatch(value) or len(value) > _MATRIX_ID_LIMIT:
         raise wrong("is not a Matrix user ID", 'write it in full, like "@relay:example.org"')
     return value
 
 
 def _url(value: str) -> str:
+    value = value.strip()
     try:
         parts = urlsplit(value)
         well = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -258,6 +264,10 @@ def _token(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
     if not text:
         raise wrong("is empty", "write the token, or leave the key out and name a file that holds it")
+    if word := _BEFORE_A_TOKEN.match(text):
+        raise wrong(f"begins with “{word[1]} ”, which belongs to requests and not to the token", "leave that out")
+    if text[0] in _QUOTES or text[-1] in _QUOTES:
+        raise wrong("has quotes within its quotes", 'write one pair of straight ones around it: "…"')
     if not text.isascii() or not text.isprintable() or " " in text:
         raise wrong("contains a space, a line break or another character that no token has", "copy the token again")
     return SecretStr(text)

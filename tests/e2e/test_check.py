@@ -237,7 +237,9 @@ async def test_where_the_operators_are_told(place: FullStack) -> None:
     await told(place, "[operators] Operators", "may not write in", "give it the power level 10 there")
     await place.mia.set_power(room, events_default=0)
     place.control.set_channel_permissions(channel, place.bot, deny=["SEND_MESSAGES"])
-    await told(place, "[operators] #operators on ", "may not write in #operators", "give its role Send Messages there")
+    await told(
+        place, "[operators] #operators on ", "may not write in #operators", "allow the bot itself Send Messages there"
+    )
     place.control.set_channel_permissions(channel, place.bot)
     assert wanting(await look(place)) == []
     declare(forum, room)
@@ -325,6 +327,6 @@ async def test_the_command(place: FullStack) -> None:
     place.control.set_channel_permissions(place.channels["help"], place.bot, deny=["VIEW_CHANNEL"])
     status, output = await place.daemon.relay("check", "--json", "--pair", "help")
     assert status == 1
-    assert '"remedy": "give its role View Channel there"' in output
+    assert '"remedy": "allow the bot itself View Channel there' in output
     assert place.bot_token not in output
     place.control.set_channel_permissions(place.channels["help"], place.bot)

@@ -54,7 +54,10 @@ def second(name: str = "two", channel: str = "1234567890123456780", room: str = 
 
 IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
     "the example as it is": (instead("MTk4NjIyNDgz.secret.discord", "…"), ("relay.toml:2", "token", "copy the token")),
-    "Bot in front of the token": (instead('"MTk4', '"Bot MTk4'), ("relay.toml:2", "token", "copy the token again")),
+    "Bot in front of the token": (
+        instead('"MTk4', '"Bot MTk4'),
+        ("begins with “Bot ”", "leave that out"),
+    ),
     "an empty token": (instead("MTk4NjIyNDgz.secret.discord", ""), ("relay.toml:2", "is empty", "write the token")),
     "token and token_file": (instead("[matrix]", 'token_file = "t"\n[matrix]'), ("token_file", "keep only one of")),
     "no token": (instead('token = "MTk4NjIyNDgz.secret.discord"', ""), ("[discord] token", "RELAY_DISCORD__TOKEN")),
@@ -87,6 +90,24 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
     "a misspelt key": (instead("homeserver_url", "homeserver_ulr"), ("relay.toml:4", "homeserver_url")),
     "an unknown section": (FILE + "[matrixx]\n", ("matrixx", "no such section", "[matrix]")),
     "no TOML": ("[discord\n", ("line 1, column 9", "correct the TOML there")),
+    "curly quotes": (
+        instead('"MTk4NjIyNDgz.secret.discord"', "“MTk4NjIyNDgz.secret.discord”"),
+        ("at line 2, column 9", 'in line 2 write straight quotes (")', "and not “"),
+    ),
+    "curly quotes within straight ones": (
+        instead("MTk4NjIyNDgz.secret.discord", "“MTk4NjIyNDgz.secret.discord”"),
+        ("relay.toml:2", "quotes within its quotes", "write one pair of straight ones"),
+    ),
+    "[pairs] and then [[pairs]]": (
+        second().replace("[[pairs]]", "[pairs]", 1),
+        ("in line 7 write [[pairs]], in double brackets",),
+    ),
+    "[pairs] alone": (instead("[[pairs]]", "[pairs]"), ("relay.toml:7", "start each of them with [[pairs]]")),
+    "a channel's link": (
+        instead("1234567890123456789", '"https://discord.com/channels/1/1234567890123456789"'),
+        ("relay.toml:9", "is not a channel ID", "of a channel's link it is the last number"),
+    ),
+    "another encoding": (FILE.encode("utf-16").decode("latin-1"), ("is not UTF-8 text", "save it as UTF-8")),
     "mysql for the store": (
         FILE + '[store]\nurl = "mysql://x/y"\n',
         ("relay.toml:12", "PostgreSQL", "sqlite:///relay.db"),
@@ -103,7 +124,7 @@ def lines(config: Path) -> list[str]:
 @pytest.mark.parametrize("mistake", IN_THE_FILE)
 async def test_in_the_file(mistake: str, tmp_path: Path) -> None:
     text, words = IN_THE_FILE[mistake]
-    (tmp_path / "relay.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "relay.toml").write_bytes(text.encode("latin-1" if mistake == "another encoding" else "utf-8"))
     found = lines(tmp_path / "relay.toml")
     assert any(all(word in line for word in words) and "; " in line for line in found), found
     assert not any(secret in line for line in found for secret in ("secret.discord", "syt_secret"))
@@ -247,10 +268,10 @@ IN_PAIRS: dict[str, tuple[Callable[[FullStack, str], Any], tuple[str, ...]]] = {
     ),
     "a short channel ID": (short_id, ("there is no channel 12345", "correct discord_channel", "&client_id=")),
     "the server's ID": (CHANNELS["the server's ID"].make, ("is the ID of the server Sandbox", "Copy Channel ID")),
-    "no View Channel": (CHANNELS["without View Channel"].make, ("may not see #", "give its role View Channel there")),
+    "no View Channel": (CHANNELS["a private channel"].make, ("may not see #", "give its role View Channel there")),
     "no Manage Webhooks": (
         CHANNELS["without Manage Webhooks"].make,
-        ("names cross as text", "give the bot's role Manage Webhooks"),
+        ("names cross as text", "allow the bot itself Manage Webhooks"),
     ),
     "15 webhooks": (
         CHANNELS["15 webhooks"].make,
@@ -344,7 +365,16 @@ HELD: dict[str, str] = {
     "a room by its alias and by its ID": "test_check.py test_a_mistake_in_a_pair",
     "a folder that may not be written": "test_store_trouble.py test_a_store_that_may_not_be_written",
 }
-MORE = {"no token", "a misspelt key"}
+MORE = {
+    "no token",
+    "a misspelt key",
+    "curly quotes",
+    "curly quotes within straight ones",
+    "[pairs] and then [[pairs]]",
+    "[pairs] alone",
+    "a channel's link",
+    "another encoding",
+}
 """What was not in the list."""
 
 

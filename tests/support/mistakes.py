@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import ClientSession, web
 from yarl import URL
 
-from relay.adapters.discord.permissions import INVITED, Permission
+from relay.adapters.discord.permissions import INVITED, VIEW_CHANNEL, Permission
 from relay.core.operations.findings import State
 from relay.demo.matrix_client import Person
 from tests.support.stack import FullStack
@@ -53,6 +53,12 @@ def without(*permissions: Permission) -> Act:
     return lambda place, pair: place.control.set_channel_permissions(place.channels[pair], place.bot, deny=names)
 
 
+def allow(permission: Permission) -> Act:
+    """The bot itself is allowed it."""
+    name = permission.name.upper().replace(" ", "_")
+    return lambda place, pair: place.control.set_channel_permissions(place.channels[pair], place.bot, allow=[name])
+
+
 def all_permissions(place: FullStack, pair: str) -> None:
     place.control.set_channel_permissions(place.channels[pair], place.bot)
 
@@ -86,8 +92,8 @@ def lacks(permission: Permission) -> Kind:
     """Only what is missing is named."""
     blocks = permission.name in {"View Channel", "Read Message History"}
     state: State = "wrong" if blocks else "note"
-    words = f"give its role {permission.name}" if blocks else f"without {permission.name}, {permission.without}"
-    return Kind(without(permission), (words,), all_permissions, state)
+    words = "the bot may not" if blocks else f"without {permission.name}, {permission.without}"
+    return Kind(without(permission), (words, f"allow the bot itself {permission.name}"), all_permissions, state)
 
 
 def hide(place: FullStack, pair: str) -> None:
@@ -108,8 +114,12 @@ CHANNELS = {
         lambda place, pair: place.control.set_channel_permissions(
             place.channels[pair], place.bot, deny=["SEND_MESSAGES", "MANAGE_WEBHOOKS"]
         ),
-        ("may not write in", "give its role Manage Webhooks and Send Messages there"),
+        ("may not write in", "allow the bot itself Manage Webhooks and Send Messages there"),
         all_permissions,
+    ),
+    # The bot's role does not help where the channel has an entry about the bot itself.
+    "denied to the bot itself": Kind(
+        without(VIEW_CHANNEL), ("may not see #", "where its own entry denies that"), allow(VIEW_CHANNEL)
     ),
     "a private channel": Kind(hide, ("may not see #", "give its role View Channel there"), let_the_bots_role_in),
     "15 webhooks": Kind(fill_webhooks, ("all 15 webhooks", "delete one", "Integrations"), free_webhook, "note"),

@@ -4,7 +4,7 @@ Everything that speaks of permissions takes them from here: the invite link, the
 https://docs.discord.com/developers/topics/permissions
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from relay.domain.jsontext import Json, as_list
@@ -80,23 +80,38 @@ def missing(held: int, needed: Iterable[Permission] = INVITED) -> tuple[Permissi
     return tuple(one for one in needed if not held & one.bit)
 
 
-def blocked(channel: str, held: int, *, in_thread: bool = False) -> str | None:
+def how_to_allow(lacking: Sequence[Permission], denied: int, whose: str = "its role", where: str = "there") -> str:
+    """How the bot gets what it lacks in a channel. `denied`: what the channel's entry about the bot itself denies."""
+    if any(one.bit & denied for one in lacking):
+        # It goes before all roles.
+        what = f"{named(lacking)} {where} (Edit Channel, Permissions)"
+        return f"allow the bot itself {what}, where its own entry denies that"
+    return f"give {whose} {named(lacking)} {where}"
+
+
+def not_mirrored(name: str, kind: str, others: str) -> str:
+    """That a channel of this kind cannot be mirrored, with the remedy: another channel, or one of the `others`."""
+    by = "by its ID (Copy Channel ID, Copy Thread ID)"
+    return f"#{name} is a {kind}, which cannot be mirrored: name a text channel, or {others}, {by}"
+
+
+def blocked(channel: str, held: int, *, in_thread: bool = False, denied: int = 0) -> str | None:
     """Why the bot cannot mirror a channel with these permissions there, with the remedy; None if it can.
 
-    `channel`: its name. `in_thread`: it is one of its threads that is mirrored.
+    `channel`: its name. `in_thread`: it is one of its threads that is mirrored. `denied`: see `how_to_allow`.
     """
     if not held & VIEW_CHANNEL.bit:
-        return f"the bot may not see {channel}: give its role {VIEW_CHANNEL.name} there"
+        return f"the bot may not see {channel}: {how_to_allow([VIEW_CHANNEL], denied)}"
     if not held & READ_HISTORY.bit:
-        return f"the bot may not read the history of {channel}: give its role {READ_HISTORY.name} there"
+        return f"the bot may not read the history of {channel}: {how_to_allow([READ_HISTORY], denied)}"
     writing = (MANAGE_WEBHOOKS, SEND_IN_THREADS if in_thread else SEND_MESSAGES)
     if len(missing(held, writing)) == len(writing):
         where = f"in threads of {channel}" if in_thread else f"in {channel}"
-        return f"the bot may not write {where}: give its role {named(writing)} there"
+        return f"the bot may not write {where}: {how_to_allow(writing, denied)}"
     return None
 
 
-def shortcoming(channel: str, held: int, *, in_thread: bool = False) -> str | None:
+def shortcoming(channel: str, held: int, *, in_thread: bool = False, denied: int = 0) -> str | None:
     """What the relay cannot do in a channel that it mirrors for lack of permissions, with the remedy; None if nothing.
 
     As in `blocked`. In a thread, Send Messages counts for nothing.
@@ -105,7 +120,14 @@ def shortcoming(channel: str, held: int, *, in_thread: bool = False) -> str | No
     if not lacking:
         return None
     without = "; ".join(f"without {one.name}, {one.without}" for one in lacking)
-    return f"{without}: give the bot's role {named(lacking)} in {channel}"
+    how = how_to_allow(lacking, denied, "the bot's role", f"in {channel}")
+    return f"{without}: {how}"
+
+
+def denied_to(user: str, channel: Json) -> int:
+    """The bits that a channel's entry about this member itself denies, from Discord's JSON."""
+    overwrites = as_list(channel.get("permission_overwrites"))
+    return next((_bits(one.get("deny")) for one in overwrites if str(one.get("id")) == user), 0)
 
 
 def held_in(guild: Json, channel: Json, roles: Collection[str], user: str, *, timed_out: bool = False) -> int:

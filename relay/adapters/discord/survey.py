@@ -20,10 +20,13 @@ from relay.adapters.discord.permissions import (
     SEND_IN_THREADS,
     SEND_MESSAGES,
     blocked,
+    denied_to,
     held_in,
+    how_to_allow,
     invite_link,
     is_for_adults,
     missing,
+    not_mirrored,
     shortcoming,
 )
 from relay.adapters.discord.webhooks import Webhooks
@@ -78,6 +81,8 @@ class _Found:
     home: Json
     # The bot's permissions there, as bits.
     held: int
+    # What the channel denies the bot by an entry about itself.
+    denied: int
     in_thread: bool
     # Why it cannot be mirrored, with the remedy.
     problem: str | None
@@ -282,7 +287,8 @@ class DiscordSurvey:
             kind=_kind(channel),
             topic=channel.get("topic") or "",
             nsfw=is_for_adults(guild.document) or bool(channel.get("nsfw")),
-            problem=_unusable(channel) or blocked(f"#{channel.get('name')}", self._held(guild, channel)),
+            problem=_unusable(channel)
+            or blocked(f"#{channel.get('name')}", self._held(guild, channel), denied=denied_to(self._user, channel)),
         )
 
     # --- The pairs' channels ------------------------------------------------------------------------------
@@ -333,7 +339,7 @@ class DiscordSurvey:
             return Finding(subject, "wrong", *_split(problem))
         needed = SEND_IN_THREADS if found.in_thread else SEND_MESSAGES
         if missing(found.held, (needed,)):
-            return Finding(subject, "wrong", f"the bot may not write in {name}", f"give its role {needed.name} there")
+            return Finding(subject, "wrong", f"the bot may not write in {name}", how_to_allow([needed], found.denied))
         return Finding(subject, "ok", "the bot may write there")
 
     async def _channel(self, address: str, pair: Pair) -> list[Finding]:
@@ -342,7 +348,7 @@ class DiscordSurvey:
             return [one]
         if one.problem is not None:
             return [Finding(one.subject, "wrong", *_split(one.problem))]
-        lacking = shortcoming(f"#{one.home.get('name')}", one.held, in_thread=one.in_thread)
+        lacking = shortcoming(f"#{one.home.get('name')}", one.held, in_thread=one.in_thread, denied=one.denied)
         found = [] if lacking is None else [Finding(one.subject, "note", *_split(lacking))]
         found += await self._webhooks(one.subject, str(one.home.get("id")), one.held)
         if (differs := mismatch(pair, {Platform.DISCORD: one.for_adults})) is not None:
@@ -371,9 +377,12 @@ class DiscordSurvey:
         in_thread = channel.get("type") in _THREADS
         home = guild.channels.get(str(channel.get("parent_id")), {}) if in_thread else channel
         held = self._held(guild, home)
-        problem = _unusable(channel) or blocked(f"#{home.get('name')}", held, in_thread=in_thread)
+        denied = denied_to(self._user, home)
+        problem = _unusable(channel) or blocked(f"#{home.get('name')}", held, in_thread=in_thread, denied=denied)
         adults = is_for_adults(guild.document) or bool(home.get("nsfw"))
-        return _Found(f"#{channel.get('name')} on {guild.name}", channel, home, held, in_thread, problem, adults)
+        return _Found(
+            f"#{channel.get('name')} on {guild.name}", channel, home, held, denied, in_thread, problem, adults
+        )
 
     def _listed(self, address: str) -> tuple[Guild | None, Json | None]:
         for guild in self._guilds or ():
@@ -446,7 +455,7 @@ def _unusable(channel: Json) -> str | None:
     if channel.get("type") in _KINDS.keys() | _THREADS.keys():
         return None
     others = "one of its posts" if channel.get("type") in _FORUMS else "a thread"
-    return f"#{channel.get('name')} is a {_kind(channel)}, which cannot be mirrored: name a text channel, or {others}"
+    return not_mirrored(str(channel.get("name")), _kind(channel), others)
 
 
 def _kind(channel: Json) -> str:

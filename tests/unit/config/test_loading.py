@@ -1,5 +1,6 @@
 """What is read from `relay.toml` and the environment, and what each pair's settings then are."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,28 @@ def test_the_process_environment_is_not_read_behind_our_back(tmp_path: Path, mon
 def test_kubernetes_puts_variables_of_its_own(tmp_path: Path) -> None:
     environ = {"RELAY_SERVICE_HOST": "10.0.0.1", "RELAY_PORT": "tcp://x", "RELAY_PORT_9464_TCP_ADDR": "10.0.0.1"}
     assert load(write(tmp_path, SIDES), {**environ, "RELAY_SERVICE_PORT_HTTP": "1"}).pairs == ()
+
+
+def test_what_a_variable_goes_before_is_known(tmp_path: Path) -> None:
+    """A forgotten `.env`: the token in the file was corrected again and again, and nothing changed."""
+    file = write(tmp_path, f'{SIDES}[web]\nlisten = "127.0.0.1:1"\n[log]\nlevel = "info"\n')
+    variables = {"RELAY_DISCORD__TOKEN": "x", "RELAY_WEB__LISTEN": "127.0.0.1:2", "RELAY_LOG__LEVEL": "info"}
+    environ = variables | {"RELAY_LOG__FORMAT": "json"}
+    assert load(file, environ).overridden == (
+        ("RELAY_DISCORD__TOKEN", f"{file}:3: [discord] token"),
+        ("RELAY_WEB__LISTEN", f"{file}:9: [web] listen"),
+    )
+    (tmp_path / "token").write_text("y")
+    file = write(tmp_path, SIDES.replace(f'token = "{TOKEN}"', 'token_file = "token"', 1))
+    assert load(file, environ).overridden == (("RELAY_DISCORD__TOKEN", f"{file}:3: [discord] token_file"),)
+    assert load(file, {}).overridden == ()
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: text.replace("\n", "\n\t")])
+def test_what_editors_and_people_do_to_a_file_changes_nothing(tmp_path: Path, change: Callable[[str], str]) -> None:
+    blanks = SIDES.replace('"@relay', '" @relay').replace(f'"{TOKEN}"', f'"""{TOKEN}\n"""')
+    text = change(f'{blanks}[[pairs]]\ndiscord_channel = " 7 "\nmatrix_room = " #a:b"\n')
+    (tmp_path / "relay.toml").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    settings = load(tmp_path / "relay.toml", {})
+    assert (settings.matrix.user_id, settings.discord.token.get_secret_value()) == ("@relay:example.org", TOKEN)
+    assert (settings.pairs[0].discord_channel, settings.pairs[0].matrix_room) == ("7", "#a:b")

@@ -12,6 +12,8 @@ from relay.adapters.discord.permissions import (
     MANAGE_THREADS,
     MANAGE_WEBHOOKS,
     blocked,
+    how_to_allow,
+    not_mirrored,
 )
 from relay.logs import get_logger
 
@@ -41,6 +43,8 @@ class ChannelAccess:
     private: bool = False
     # Only adults may read it.
     age_restricted: bool = False
+    # What the channel denies the bot by an entry about itself, as bits.
+    denied: int = 0
 
     def notes(self, *, webhooks_full: bool) -> list[str]:
         """What the bot may not do in the channel, which works without it: sentences with the remedy."""
@@ -49,7 +53,8 @@ class ChannelAccess:
             lacking.append(ATTACH_FILES)
         if not self.may_delete:
             lacking.append(MANAGE_MESSAGES)
-        notes = [f"Without {one.name} {one.without}: give the bot's role {one.name} there." for one in lacking]
+        ways = [how_to_allow([one], self.denied, "the bot's role") for one in lacking]
+        notes = [f"Without {one.name} {one.without}: {way}." for one, way in zip(lacking, ways, strict=True)]
         if webhooks_full and self.may_use_webhooks:
             why = "The channel has as many webhooks as Discord allows"
             notes.insert(0, f"{why}, so {MANAGE_WEBHOOKS.without}: delete one that nobody uses.")
@@ -77,14 +82,15 @@ class BotAccess:
         if not isinstance(found, _Writable):
             kind = str(found.type).replace("_", " ")
             others = "one of its posts" if found.type is discord.ChannelType.forum else "a thread"
-            return f"#{found.name} is a {kind}, which cannot be mirrored: name a text channel, or {others}"
+            return not_mirrored(found.name, kind, others)
         guild = found.guild
         if self.guilds.has_outage(guild):
             return (
                 f"Discord says that the server of #{found.name} has an outage" if self.guilds.have_arrived() else None
             )
         may = found.permissions_for(guild.me)
-        if (problem := blocked(f"#{found.name}", may.value)) is not None:
+        denied = _denied(found)
+        if (problem := blocked(f"#{found.name}", may.value, denied=denied)) is not None:
             return problem
         self._warn_about_deletions(channel, found.name, may_delete=may.manage_messages)
         return ChannelAccess(
@@ -95,6 +101,7 @@ class BotAccess:
             max_file_size=guild.filesize_limit,
             may_attach=may.attach_files,
             age_restricted=bool(self.guilds.age_restricted(channel)),
+            denied=denied,
         )
 
     def unseen(self, channel: str) -> str:
@@ -128,7 +135,8 @@ class BotAccess:
         if guild is None or parent is None or self.guilds.has_outage(guild):
             return f"the channel of the thread #{thread.name} cannot be seen" if self.guilds.have_arrived() else None
         may = parent.permissions_for(guild.me)
-        if (problem := blocked(f"#{parent.name}", may.value, in_thread=True)) is not None:
+        denied = _denied(parent)
+        if (problem := blocked(f"#{parent.name}", may.value, in_thread=True, denied=denied)) is not None:
             return problem
         if thread.locked and not may.manage_threads:
             needed = MANAGE_THREADS.name
@@ -144,6 +152,7 @@ class BotAccess:
             parent=thread.parent,
             private=thread.private,
             age_restricted=bool(self.guilds.age_restricted(thread.parent)),
+            denied=denied,
         )
 
     def may_list_webhooks(self, guild: str) -> bool:
@@ -164,3 +173,8 @@ class BotAccess:
                 name=name,
                 remedy=f"give the bot's role {MANAGE_MESSAGES.name} there",
             )
+
+
+def _denied(channel: discord.abc.GuildChannel) -> int:
+    """What a channel denies the bot by an entry about itself. Not `channel.overwrites`: see `channel_permissions`."""
+    return next((one.deny for one in channel._overwrites if one.id == channel.guild.me.id), 0)

@@ -113,7 +113,13 @@ def fatal_close(code: int, token: str = "") -> FatalError:
     return (_MoreShards if code == _MORE_SHARDS else FatalError)(f"{reason} (close code {code})", remedy)
 
 
-def token_refused(token: str, then: str = "write it to [discord] token or RELAY_DISCORD__TOKEN") -> FatalError:
+_THEN = "write it where the old one is ([discord] token, the file that token_file names, or RELAY_DISCORD__TOKEN)"
+
+
+def token_refused(
+    token: str,
+    then: str = _THEN,
+) -> FatalError:
     """The error for a token that Discord refuses: what it looks like, where to get one, and what to do `then`."""
     reason, remedy = _FATAL_CLOSES[TOKEN_REFUSED]
     where = f"{remedy} and {then}"

@@ -15,7 +15,7 @@ _log = get_logger(__name__)
 LoadSession = Callable[[], Awaitable[str | None]]
 SaveSession = Callable[[str], Awaitable[None]]
 
-MAKE_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token"  # noqa: S105 - it is a sentence
+MAKE_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token or the access_token_file"  # noqa: S105 - it is a sentence
 _LOGIN_TYPE = "m.login.password"
 _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
