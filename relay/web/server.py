@@ -10,11 +10,10 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import HttpVersion11, web
-from prometheus_client.exposition import choose_encoder
 from yarl import URL
 
 from relay.config.settings import WebSettings
@@ -27,8 +26,10 @@ from relay.web.access import Access
 from relay.web.directory import Directory
 from relay.web.directory_pages import html, page_policy
 from relay.web.media import MEDIA, FileSource, MediaRoutes
-from relay.web.metrics import Source, registry, tenants_registry
 from relay.web.status_pages import OPEN, LetterBox, StatusPages, sign_in_page
+
+if TYPE_CHECKING:
+    from relay.web.metrics import Source
 
 _log = get_logger(__name__)
 
@@ -396,6 +397,11 @@ class WebServer:
         return web.json_response(body, status=200 if report.ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        # Not before somebody asks: it is a mebibyte, and not every relay has a Prometheus.
+        from prometheus_client.exposition import choose_encoder
+
+        from relay.web.metrics import registry, tenants_registry
+
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         if self.tenants is None:
             found = registry(*await _source(self.status))
@@ -428,7 +434,7 @@ async def latest(status: StatusSource) -> Report:
         return status.last_report()
 
 
-async def _source(status: StatusSource) -> Source:
+async def _source(status: StatusSource) -> "Source":
     """What metrics are made of."""
     return await latest(status), status.delivery_seconds(), status.limits()
 

@@ -62,6 +62,7 @@ async def test_the_daemon_loads_only_what_it_needs(
         await place.until_matrix("help", lambda words: "from Discord" in words)
         await place.tell("help", "from Matrix")
         await place.until_discord("help", lambda words: "from Matrix" in words)
+        assert "prometheus_client" not in loaded(place.daemon.log(1_000_000))  # only where somebody asks for metrics
         for path in ("/", "/metrics", "/healthz"):
             assert (await place.daemon.get(path))[0] == 200
         modules = loaded(place.daemon.log(1_000_000))
