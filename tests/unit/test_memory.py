@@ -2,7 +2,9 @@
 
 import ctypes
 import gc
+import sys
 from pathlib import Path
+from typing import get_overloads, overload
 
 import pytest
 
@@ -21,6 +23,20 @@ def test_what_stays_is_not_looked_through_again() -> None:
     held = [[number] for number in range(1000)]
     settle()
     assert gc.get_freeze_count() > before + len(held) - 1
+
+
+def test_what_imports_leave_behind_goes() -> None:
+    @overload
+    def either(value: int) -> int: ...
+    @overload
+    def either(value: str) -> str: ...
+    def either(value: int | str) -> int | str:
+        return value
+
+    assert get_overloads(either)
+    settle()
+    assert not get_overloads(either)
+    assert sys.path_importer_cache == {}
 
 
 @pytest.mark.skipif(not _HAS_TRIM, reason="this C library gives memory back by itself, or never")
