@@ -1,5 +1,6 @@
 """Saves the status, and logs how far the relay is while it has something to catch up on."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -110,8 +111,8 @@ class StatusRecorder:
     clock: Clock
     _progress: Progress = field(init=False, default_factory=Progress)
     _readiness: Readiness = field(init=False, default_factory=Readiness)
-    # What was saved last, except for times.
-    _saved: Mapping[str, Any] | None = field(init=False, default=None)
+    # The digest of what was saved last, except for times: what is saved is 3 KiB a pair.
+    _saved: bytes | None = field(init=False, default=None)
     # What was saved last of the channels: they change seldom, and the status each second.
     _channels: Mapping[ChannelRef, ChannelInfo] | None = field(init=False, default=None)
 
@@ -163,9 +164,11 @@ class StatusRecorder:
             report = await self.status.report(record)
             lasting = record.lasting()
             # Only a write that succeeds shows that the store works again.
-            changed = lasting != self._saved or record.channels != self._channels
+            digest = hashlib.blake2b(json.dumps(lasting).encode()).digest()
+            changed = digest != self._saved or record.channels != self._channels
             if changed or self.status.store_problem is not None:
                 await self._save(record, lasting)
+                self._saved, self._channels = digest, record.channels
             self.status.store_problem = None
         except StoreUnavailable as error:
             self.status.store_problem = str(error)
@@ -178,4 +181,3 @@ class StatusRecorder:
             await uow.key_values.put(STATUS_KEY, json.dumps(record.as_json(lasting)))
             if record.channels != self._channels:
                 await uow.key_values.put(CHANNELS_KEY, json.dumps(record.channels_as_json()))
-        self._saved, self._channels = lasting, record.channels

@@ -12,7 +12,7 @@ from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, matrix_to
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.state import MEMBERS, Members, RoomState
-from relay.core.clock import Backoff
+from relay.core.clock import Backoff, Flag
 from relay.core.ports import ChannelInfo
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_string
@@ -53,7 +53,7 @@ class DeclaredRoom:
     # When the alias is looked up again.
     resolve_at: float = 0.0
     # Set once it is known which room it is, or that finding out takes long.
-    looked_up: asyncio.Event = field(default_factory=asyncio.Event)
+    looked_up: Flag = field(default_factory=Flag)
     # The aliases that the room itself lists. When they change, the address is looked up again.
     listed_aliases: frozenset[str] | None = None
 
@@ -75,7 +75,7 @@ class DeclaredRoom:
     upgrade_pause: float = 0.0
 
     # Set when `RoomJoiner` may have something to do for the room.
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    wake: Flag = field(default_factory=Flag)
 
     @property
     def name(self) -> str:
