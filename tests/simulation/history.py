@@ -12,6 +12,7 @@ from typing import TypeVar
 from relay.core.bootstrap import Core, assemble
 from relay.core.ports import Adapter, HistoryReader, LatestReader
 from relay.core.storage import Store
+from relay.domain.commands import DeleteMessage
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey, PairPolicy
 from relay.errors import StoreUnavailable, Transient
@@ -22,7 +23,7 @@ from tests.simulation.moderators import Moderators
 from tests.simulation.operator import Operator
 from tests.simulation.people import People
 from tests.simulation.place import Life, Place
-from tests.simulation.trouble import Trouble
+from tests.simulation.trouble import UNDELETABLE, Trouble
 from tests.support.memory_adapter import MarkingAdapter, MemoryAdapter
 from tests.support.platform import MemoryPlatform
 
@@ -88,9 +89,12 @@ class History:
         people.moderators = Moderators.of(self.seed, people.platforms, operator, self.note)
         for platform in platforms:
             platform.orphans = _orphans(self.seed, platform)
+            platform.returns = _returns(self.seed, platform)
         if rng.random() < 0.1:
             operator.grow_backlog(self.store)
         troubles = [Trouble.of(rng, self.clock.elapsed, self.note, platform, over) for platform in Platform]
+        for trouble in troubles:
+            trouble.keep_copies(self.seed)
         acts = sorted(rng.uniform(1, over) for _ in range(rng.choice((3, 8, 15, 30))))
         kills = rng.choice((0, 1, 1, 2, 4))
         found: list[str] = []
@@ -301,6 +305,13 @@ def _orphans(seed: int, platform: MemoryPlatform) -> Callable[[], bool]:
     return lambda: share > 0 and rng.random() < share
 
 
+def _returns(seed: int, platform: MemoryPlatform) -> Callable[[], bool]:
+    """In every other history these come back, so that what one try could not edit the next one can."""
+    rng = random.Random(f"returns {seed} {platform.platform}")
+    share = rng.choice((0.0, 0.2))
+    return lambda: share > 0 and rng.random() < share
+
+
 async def _dead(call: str) -> None:
     raise asyncio.CancelledError
 
@@ -316,9 +327,24 @@ async def _quiet(store: Store, core: Core, adapters: list[MemoryAdapter], clock:
         quiet = 0
         while quiet < _QUIET_CHECKS:
             await asyncio.sleep(_QUIET_EVERY)
+            if clock.elapsed() >= over:
+                await _insist(partial(_delete_again, store, core))
             waiting = [lane for lane in await _insist(partial(_lanes, store)) if core.pairs.carries(lane)]
             busy = waiting or clock.elapsed() < over or any(adapter.health().state != "ready" for adapter in adapters)
             quiet = 0 if busy else quiet + 1
+
+
+async def _delete_again(store: Store, core: Core) -> None:
+    """The operator queues again what could not be deleted when that was not allowed."""
+    async with store.write() as uow:
+        letters = [letter for letter in await uow.outbox.dead() if isinstance(letter.entry.command, DeleteMessage)]
+        again = [
+            letter.entry for letter in letters if letter.reason == UNDELETABLE and core.pairs.carries(letter.entry.lane)
+        ]
+        for entry in again:
+            await uow.outbox.retry(entry.id)
+    for entry in again:
+        core.dispatcher.wake(entry.lane)
 
 
 async def _lanes(store: Store) -> Collection[LaneKey]:

@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 
 from relay.core.ports import EventBatch
 from relay.domain.events import MemberBanned, MemberUnbanned, PolicyListRead
-from relay.errors import ActionNeeded, RateLimited, Transient
+from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, Transient
 
 _WRITES = frozenset({"send", "edit", "delete", "mark"})
+
+UNDELETABLE = "the relay may not delete that now"
+"""Why a deletion is a dead letter, until the operator queues it again."""
 
 _IN_ORDER = (MemberBanned, MemberUnbanned, PolicyListRead)
 
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """A time, in seconds of the history, during which `what` (`outage`, `forbidden`, `limited`) holds."""
+    """A time, in seconds of the history, in which `what` (`outage`, `forbidden`, `limited`, `undeletable`) holds."""
 
     what: str
     start: float
@@ -51,6 +54,12 @@ class Trouble:
                 spells.append(Spell(what, start, start + rng.expovariate(1 / 8)))
         return cls(rng, now, trace, name, rng.choice((0.0, 0.02, 0.1, 0.3)), spells, over)
 
+    def keep_copies(self, seed: int) -> None:
+        """In every fourth history the relay may not delete anything from some time on: its bot lost a permission."""
+        rng = random.Random(f"undeletable {seed} {self.name}")
+        if rng.random() < 0.25:
+            self.spells = [*self.spells, Spell("undeletable", rng.uniform(0, self.over), self.over)]
+
     async def before(self, call: str) -> None:
         """The way there."""
         await self._delay()
@@ -62,6 +71,8 @@ class Trouble:
             return
         if self._holds("forbidden"):
             self._raise(call, "forbidden", ActionNeeded("not allowed"))
+        if call == "delete" and self._holds("undeletable"):
+            self._raise(call, "undeletable", Permanent(UNDELETABLE))
         if self._holds("limited"):
             self._raise(call, "limited", RateLimited("slow down", retry_after=self.rng.uniform(0.1, 3)))
         if self._unlucky():
@@ -92,7 +103,7 @@ class Trouble:
     def _unlucky(self, factor: float = 1.0) -> bool:
         return self.now() < self.over and self.rng.random() < self.likelihood * factor
 
-    def _raise(self, call: str, what: str, error: Transient) -> None:
+    def _raise(self, call: str, what: str, error: DeliveryError) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
         self.trace(f"{self.name} {call}: {what}")
         raise error

@@ -89,6 +89,9 @@ class MemoryPlatform:
     # Whether a copy that is to be edited has just lost what posted it (its webhook). Then nobody can edit it any more.
     orphans: Callable[[], bool] = lambda: False
     orphaned: set[MessageRef] = field(default_factory=set)
+    # Whether what posted such a copy is back now, when it is to be edited; and of which copies that is so.
+    returns: Callable[[], bool] = lambda: False
+    returned: set[MessageRef] = field(default_factory=set)
     # Where the stream replays: under a key that has been used nothing is deleted any more, as with a homeserver.
     deletion_keys: set[str] = field(default_factory=set)
     # Who may read a channel, by name.
@@ -173,7 +176,9 @@ class MemoryPlatform:
         message = self._own(target)
         if self.orphans():
             self.orphaned.add(target)
-        if target in self.orphaned:
+        if target in self.orphaned and self.returns():
+            self.returned.add(target)
+        if target in self.orphaned - self.returned:
             raise CopyNotEditable("what posted it is gone")
         self.messages[target] = replace(message, content=content, edited_at=self.now())
         self._happen(MessageEdited(target, message.author, content, self.now()))
