@@ -1,4 +1,7 @@
-"""The two libraries wired back to back, without a store, an order or a second try: what the relay is measured against.
+"""The two libraries wired back to back, without a store or a second try: what the relay is measured against.
+
+A room gets its messages one after the other, all rooms at once. Without that two hundred requests would wait for the
+library's hundred connections, and the sync behind them: it would read its echoes in a few large answers.
 
 Started by `roundtrip.py`. Reads one JSON object a line from standard input, and answers each with one: first what to
 connect (`Wiring`), then `{"send": [room IDs], "count": n, "tag": "…"}`: send that many messages into each room, one
@@ -119,11 +122,14 @@ def wired(wiring: Wiring, matrix: Matrix, ready: asyncio.Event) -> discord.Clien
     )
 
     rooms = {pair.channel: pair.room for pair in wiring.pairs}
+    turns = {room: asyncio.Lock() for room in rooms.values()}
 
     @client.event
     async def on_message(message: discord.Message) -> None:
         if message.channel.id in rooms and message.webhook_id is None:
-            await matrix.send(rooms[message.channel.id], message.author.display_name, message.content)
+            room = rooms[message.channel.id]
+            async with turns[room]:
+                await matrix.send(room, message.author.display_name, message.content)
 
     @client.event
     async def on_ready() -> None:

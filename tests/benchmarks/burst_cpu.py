@@ -1,21 +1,25 @@
-"""What a message costs in a burst over many pairs: CPU of the relay, of the two bare libraries, and of other checkouts.
+"""What a message costs: CPU of the relay, of the two bare libraries, and of other checkouts.
 
-    python -m tests.benchmarks.burst_cpu                          # the relay and the bare libraries: two minutes
+In a burst over many pairs, and at ten messages a second over them.
+
+    python -m tests.benchmarks.burst_cpu                          # the relay and the bare libraries: five minutes
     python -m tests.benchmarks.burst_cpu --against ../before      # and the relay of another checkout
 
 Each is a process of its own, between a sandbox (without limits) and rooms of its own on the same Synapse. They take
 turns. A burst counts from its first message until a second after its last copy was read, so that the echoes are in it.
-What is compared is the CPU of that process alone, of all its threads; also the rate at which the copies came. The bare
-libraries keep no order: they send all that they have at once. So beside them is a bare sender, one message after the
-other in each of as many rooms: as fast as a homeserver takes what has to stay in order.
+What is compared is the CPU of that process alone, of all its threads; also the rate at which the copies came. Beside
+them is a bare sender, one message after the other in each of as many rooms: as fast as a homeserver takes what has to
+stay in order. Ten a second is less than a homeserver takes, so each message has its own turn of everything.
 """
 
 import argparse
 import asyncio
+import itertools
 import os
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -30,6 +34,7 @@ from tests.support.stack import FullStack, stack
 
 _SETTLE = 1.0
 _TICKS = os.sysconf("SC_CLK_TCK")
+_MODES = ("in a burst", "at ten a second")
 
 
 @dataclass(slots=True)
@@ -39,8 +44,9 @@ class Subject:
     name: str
     place: FullStack
     pid: int
-    cpu: dict[str, list[float]] = field(default_factory=lambda: {direction: [] for direction in DIRECTIONS})
-    rates: dict[str, list[float]] = field(default_factory=lambda: {direction: [] for direction in DIRECTIONS})
+    # By direction and mode.
+    cpu: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    rates: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def seconds(self) -> float:
         """CPU that its process has used."""
@@ -58,21 +64,18 @@ class Bench:
     own_rooms: Sequence[str]  # that nobody mirrors
     rates: list[float] = field(default_factory=list)  # of the sender, in those
 
-    async def burst(self, subject: Subject, direction: str, tag: str) -> None:
-        """One burst, measured."""
+    async def measure(self, subject: Subject, direction: str, mode: str, tag: str) -> None:
+        """So many messages, measured."""
         place = subject.place
         tags = [f"{tag}-{pair}-{number}" for pair in range(len(place.rooms)) for number in range(self.count)]
         before, began = subject.seconds(), time.perf_counter()
-        if direction == DIRECTIONS[0]:
-            await self._say(place, tag)
-            heard = await self.ears.until("matrix", tags)
-        else:
-            writing = asyncio.create_task(self.sender.flood(list(place.rooms.values()), self.count, tag))
-            heard = await self.ears.until("discord", tags)
-            await writing
+        there = direction.rpartition(" ")[2]
+        writing = asyncio.create_task(self._write(place, there, mode, tag))
+        heard = await self.ears.until(there, tags)
+        await writing
         await asyncio.sleep(_SETTLE)
-        subject.cpu[direction].append((subject.seconds() - before) / len(tags))
-        subject.rates[direction].append(len(tags) / (heard - began))
+        subject.cpu[direction, mode].append((subject.seconds() - before) / len(tags))
+        subject.rates[direction, mode].append(len(tags) / (heard - began))
 
     async def send(self, tag: str) -> None:
         """As many messages, in order, with nobody between their writer and the homeserver."""
@@ -81,11 +84,19 @@ class Bench:
         await self.sender.flood(self.own_rooms, self.count, tag)
         self.rates.append(len(tags) / (await self.ears.until("matrix", tags) - began))
 
-    async def _say(self, place: FullStack, tag: str) -> None:
-        for number in range(self.count):
-            for pair, channel in enumerate(place.channels.values()):
-                place.control.say(channel, place.people["Ada"], f"#{tag}-{pair}-{number}")
-                await asyncio.sleep(0)
+    async def _write(self, place: FullStack, there: str, mode: str, tag: str) -> None:
+        if mode == _MODES[0] and there == "discord":
+            await self.sender.flood(list(place.rooms.values()), self.count, tag)
+            return
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.count):
+                for pair, name in enumerate(place.channels):
+                    text = f"#{tag}-{pair}-{number}"
+                    if there == "discord":
+                        group.create_task(place.tell(name, text))
+                    else:
+                        place.say(name, text)
+                    await asyncio.sleep(0 if mode == _MODES[0] else 0.1)
 
 
 async def connected(
@@ -151,13 +162,13 @@ async def _reader(exits: AsyncExitStack, homeserver: Homeserver, ears: Ears, roo
 
 def report(subjects: Sequence[Subject], sent: Sequence[float]) -> None:
     """Medians, and their ratios to the last subject, which is the bare libraries. `sent`: rates of the bare sender."""
-    for direction in DIRECTIONS:
-        print(direction)
-        bare = subjects[-1]
+    bare = subjects[-1]
+    for key in bare.cpu:
+        print(", ".join(key))
         for subject in subjects:
-            cpu, rate = (statistics.median(found[direction]) for found in (subject.cpu, subject.rates))
-            ratio = cpu / statistics.median(bare.cpu[direction])
-            speed = rate / statistics.median(bare.rates[direction])
+            cpu, rate = (statistics.median(found[key]) for found in (subject.cpu, subject.rates))
+            ratio = cpu / statistics.median(bare.cpu[key])
+            speed = rate / statistics.median(bare.rates[key])
             print(
                 f"  {subject.name:<24} CPU {cpu * 1000:5.2f} ms a message, ratio {ratio:4.2f};"
                 f" {rate:6.1f} messages/s, ratio {speed:4.2f}"
@@ -188,14 +199,14 @@ async def main(arguments: argparse.Namespace) -> None:
         sender = await exits.enter_async_context(bare_process(wiring))
         bench = Bench(ears, sender, arguments.burst, own_rooms)
         for number in range(-1, arguments.rounds):
-            for direction in DIRECTIONS:
+            for place, (mode, direction) in enumerate(itertools.product(_MODES, DIRECTIONS)):
                 for index, subject in enumerate(subjects):
-                    await bench.burst(subject, direction, f"{direction[0]}{index}r{number + 1}")
+                    await bench.measure(subject, direction, mode, f"{place}s{index}r{number + 1}")
             await bench.send(f"s{number + 1}")
             if number < 0:  # the first round opens connections and fills caches
                 for subject in subjects:
-                    for found in (*subject.cpu.values(), *subject.rates.values()):
-                        found.clear()
+                    subject.cpu.clear()
+                    subject.rates.clear()
                 bench.rates.clear()
         report(subjects, bench.rates)
 
