@@ -16,6 +16,9 @@ Json = dict[str, Any]
 # How deep a value may be nested: far deeper than anything that either platform defines.
 MAX_LEVELS = 64
 
+# Characters that are read in one go: well below a thousandth of a second.
+_SMALL = 64 * 1024
+
 _HOLDERS = frozenset({dict, list})
 _SPACE = re.compile(r"[ \t\n\r]*")
 _TOKEN = re.compile(r'[\[{]|[\]}]|"[^"\\]*(?>(?:\\.[^"\\]*)*)"?', re.DOTALL)
@@ -40,9 +43,8 @@ def loads(raw: str | bytes, *, levels: int = 0, max_containers: int | None = Non
     """
     text = raw if isinstance(raw, str) else raw.decode(json.detect_encoding(raw), "surrogatepass")
     most = len(text) if max_containers is None else max_containers
-    if text.count("[") + text.count("{") <= min(MAX_LEVELS, most):
-        levels = 0  # too small for any of that
-    value, end = _value(text, _start(text, 0), levels, most)
+    at = _start(text, 0)
+    value, end = _at_once(text, at, most) or _value(text, at, levels, most)
     if _start(text, end) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
@@ -61,6 +63,33 @@ def as_list(value: Any) -> list[Any]:
 def as_string(value: Any) -> str:
     """`value` if it is a string, else ""."""
     return value if isinstance(value, str) else ""
+
+
+def _at_once(text: str, at: int, max_containers: int) -> tuple[Any, int] | None:
+    """As `_value`, where all of the text is small and nothing in it is too deep, as nearly always; else None."""
+    containers = text.count("[") + text.count("{")
+    if containers > max_containers or (containers > MAX_LEVELS and len(text) > _SMALL):
+        return None
+    try:
+        found = _read_whole(text, at)
+    except RecursionError:
+        return None
+    return found if containers <= MAX_LEVELS or _is_shallow(found[0]) else None
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether no list or object in it is too deep."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_LEVELS + 1):
+        level = [
+            child
+            for holder in level
+            for child in (holder.values() if type(holder) is dict else holder)
+            if type(child) in _HOLDERS
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _value(text: str, at: int, levels: int, max_containers: int) -> tuple[Any, int]:

@@ -82,6 +82,16 @@ def test_a_number_of_too_many_digits_is_left_out(levels: int) -> None:
     assert loads(text, levels=levels) == {"a": {"b": [None, None, 1]}}
 
 
+@pytest.mark.parametrize("levels", [0, 6])
+def test_what_is_just_deep_enough_beside_many_others_is_whole(levels: int) -> None:
+    inside = nested(MAX_LEVELS - 2)
+    others = ",".join(["{}"] * 100)
+    assert depth(loads(f"[[{others}],[{inside}]]", levels=levels)) == MAX_LEVELS
+    found = loads(f"[[{others}],[[[{inside}]]]]", levels=0)
+    assert depth(found) == MAX_LEVELS
+    assert found[0] == [{}] * 100
+
+
 def test_what_never_closes_is_no_json() -> None:
     with pytest.raises(ValueError, match="Expecting"):
         loads("[" * 100_000)
