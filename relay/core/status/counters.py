@@ -14,7 +14,7 @@ from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, Clock, SideHealth
 from relay.core.status.reading import read_channels, read_record
-from relay.core.status.report import DaemonStatus, LaneCounts, LaneRecord, Report, StatusRecord
+from relay.core.status.report import BEHIND, DaemonStatus, LaneCounts, LaneRecord, Report, StatusRecord
 from relay.core.storage import LaneDepth, Store
 from relay.domain.events import Feature
 from relay.domain.ids import ChannelRef, Platform
@@ -111,7 +111,10 @@ class Status:
 
     def lane(self, lane: LaneKey) -> LaneCounts:
         """The counters of a lane."""
-        return self._lanes.setdefault(lane, LaneCounts())
+        known = self._lanes.get(lane)
+        if known is None:
+            known = self._lanes[lane] = LaneCounts()
+        return known
 
     def move(self, lane: LaneKey, to: LaneKey) -> None:
         """The lane turned out to be another one."""
@@ -187,19 +190,29 @@ class Status:
         left = {"messages": 0.0 if wait > 0 else 1.0, **(told() if told is not None else {})}
         return LimitStatus(left, wait)
 
-    async def report(self, record: StatusRecord | None = None) -> Report:
-        """How things are now, with `record` if it was just taken. Raises `StoreError` when the store cannot be read."""
+    async def report(self) -> Report:
+        """How things are now. Raises `StoreError` when the store cannot be read."""
+        await self.read_outbox()
+        return self.last_report()
+
+    async def read_outbox(self) -> None:
+        """Learn what waits. Raises `StoreError` when the store cannot be read."""
         async with self.store.read() as uow:
             depths = await uow.outbox.depths()
         if depths != self._depths:
             self._depths = depths
             self._counted += 1
         self.has_read_outbox = True
+
+    def last_report(self, record: StatusRecord | None = None) -> Report:
+        """As `report`, with the outbox as it was last read, and `record` if it was just taken. No I/O."""
         return (record or self.record()).report(self.pairs, self._depths, self.clock.now(), self.store_problem)
 
-    def last_report(self) -> Report:
-        """As `report`, with the outbox as it was when it was last read. No I/O."""
-        return self.record().report(self.pairs, self._depths, self.clock.now(), self.store_problem)
+    def may_be_behind(self, record: StatusRecord) -> bool:
+        """Whether the report may say that something is caught up on: nothing waits longer, mostly. Quick."""
+        since = self.clock.now() - BEHIND
+        waits_long = any(depth.oldest is not None and depth.oldest <= since for depth in self._depths.values())
+        return waits_long or any(side.state == "catching_up" for side in record.sides.values())
 
     def glance(self) -> Report:
         """As `last_report`, without the pairs: what tells whether the relay is ready. Quick, however many there are."""

@@ -38,17 +38,19 @@ class Readiness:
     """Logs how many pairs work: once both sides are ready, and if some did not, once all do."""
 
     def __init__(self) -> None:
-        self._logged = self._all_work = False
+        self._logged = False
+        # Nothing is logged any more.
+        self.is_over = False
 
     def look(self, report: Report) -> None:
         """Log it, if it is time."""
-        if self._all_work or not report.ready:
+        if self.is_over or not report.ready:
             return
         mirrored = [pair for pair in report.pairs if pair.carried]
         troubled = [pair.name for pair in mirrored if pair.problems]
         if self._logged and troubled:
             return
-        self._logged, self._all_work = True, not troubled
+        self._logged, self.is_over = True, not troubled
         words = f"ready: {len(mirrored) - len(troubled)} of {len(mirrored)} pairs"
         if troubled:
             more = [f"{len(troubled) - _NAMED} more"] if len(troubled) > _NAMED else []
@@ -64,6 +66,11 @@ class Progress:
         # When the relay fell behind, and how many messages had crossed by then.
         self._began: tuple[datetime, int] | None = None
         self._logged_at: datetime | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there was something to catch up on at the last look."""
+        return self._began is not None
 
     def look(self, report: Report) -> None:
         """Log how far the relay is, if that is worth a line."""
@@ -161,7 +168,7 @@ class StatusRecorder:
         """Save what has changed."""
         try:
             record = self.status.record()
-            report = await self.status.report(record)
+            await self.status.read_outbox()
             lasting = record.lasting()
             # Only a write that succeeds shows that the store works again.
             digest = hashlib.blake2b(json.dumps(lasting).encode()).digest()
@@ -173,8 +180,10 @@ class StatusRecorder:
         except StoreUnavailable as error:
             self.status.store_problem = str(error)
         else:
-            self._progress.look(report)
-            self._readiness.look(report)
+            if not self._readiness.is_over or self._progress.is_under_way or self.status.may_be_behind(record):
+                report = self.status.last_report(record)
+                self._progress.look(report)
+                self._readiness.look(report)
 
     async def _save(self, record: StatusRecord, lasting: Json) -> None:
         async with self.store.write() as uow:

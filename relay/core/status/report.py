@@ -8,7 +8,7 @@ daemon runs.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
@@ -23,7 +23,7 @@ STATUS_KEY = "status"
 CHANNELS_KEY = "channel info"
 
 # When a message has waited this long, the relay is catching up.
-_BEHIND_SECONDS = 10.0
+BEHIND = timedelta(seconds=10)
 
 PAUSED = "Paused: nothing crosses until `relay pairs resume`."
 
@@ -409,7 +409,7 @@ class Report:
         directions = (direction for pair in self.pairs if not pair.problems for direction in pair.directions.values())
         ages = (direction.oldest_undelivered_seconds for direction in directions)
         reading = any(side.state == "catching_up" for side in self.sides.values())
-        return reading or any(age is not None and age >= _BEHIND_SECONDS for age in ages)
+        return reading or any(age is not None and age >= BEHIND.total_seconds() for age in ages)
 
     @property
     def well(self) -> bool:
