@@ -174,7 +174,8 @@ class PairDirectory:
         pair = self.pair_of(lane.source)
         if pair is None or not lane.crosses:
             return pair
-        return pair if self.lane_from(lane.source, pair) == lane else None
+        there = pair.side(pair.other(lane.source.platform))
+        return pair if self.channel(there) == lane.destination else None
 
     def carries(self, lane: LaneKey) -> bool:
         """Whether what waits in a lane may be delivered: its pair is declared, not paused, and open in this way."""

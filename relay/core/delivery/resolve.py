@@ -226,7 +226,7 @@ class Resolver:
         """What becomes of an entry whose author has opted out since then, or is blocked; None if it crosses."""
         if (refused := await self._refused(entry, author)) is not None:
             return refused
-        return Done(entry) if await self.lookups.is_unwanted(entry.lane, author.user) else None
+        return Done(entry) if (await self.lookups.people.of(author.user)).has_opted_out else None
 
     async def _refused(self, entry: Entry, author: Author) -> Done | None:
         """What becomes of an entry whose author is blocked; None if nobody is."""
