@@ -233,15 +233,21 @@ class Run:
     # --- The end ------------------------------------------------------------------------------------------
 
     async def _until_quiet(self, what: str) -> Look:
-        """Until nothing is wrong and nothing moves any more; what is still wrong when patience is at an end."""
+        """Until nothing is wrong and nothing moves any more; what is still wrong when patience is at an end.
+
+        That begins anew whenever less waits than ever before: a slow machine takes long for what has piled up.
+        """
         deadline = time.monotonic() + _PATIENCE
         quiet_since = time.monotonic()
+        least = float("inf")
         last: list[View] = []
         look = Look()
         while time.monotonic() < deadline:
             await asyncio.sleep(0.5)
-            if not await self._idle():
+            if waiting := await self._waiting():
                 quiet_since = time.monotonic()
+                if waiting < least:
+                    least, deadline = waiting, time.monotonic() + _PATIENCE
                 continue
             look = await self._judge.look(self._traffic)
             if look.seen != last:
@@ -256,16 +262,17 @@ class Run:
             self._judge.write_down(look, self._traffic)
         return look
 
-    async def _idle(self) -> bool:
-        """Whether the daemon says that it is ready and has nothing to do."""
+    async def _waiting(self) -> float:
+        """How much waits, as the daemon says; infinite while it is not ready."""
         daemon = self._runs.daemon
         if daemon is None or not daemon.running:
-            return False
+            return float("inf")
         with suppress(aiohttp.ClientError, KeyError, AssertionError, TimeoutError):
             _, text = await daemon.get("/metrics")
             depths = [line for line in text.splitlines() if line.startswith("relay_outbox_depth{")]
-            return await daemon.ready() and all(float(line.rpartition(" ")[2]) == 0 for line in depths)
-        return False
+            if await daemon.ready():
+                return sum(float(line.rpartition(" ")[2]) for line in depths)
+        return float("inf")
 
 
 def _shares(whole: int, parts: int) -> list[int]:
