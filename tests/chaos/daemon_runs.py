@@ -39,7 +39,7 @@ _FREQUENT = frozenset(
 OFFSETS = (0, 0, 0, 1, 2, 3, 5, 8, 12, 20, 40)
 """Milliseconds after a point; 0 is within it: what the platform has done, nobody has been told yet."""
 
-_UNTIL_READY = 6.0
+_LONGEST_UNTIL_READY = 30.0
 _PROVOKED_EVERY = 0.5
 _UNLESS_BY_THEN = 25.0  # seconds after which a point that never comes is given up for a random moment
 _CLEAN_EXIT = 10.0
@@ -102,6 +102,8 @@ class DaemonRuns:
     happened_to: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     daemon: Daemon | None = None
+    # Seconds that a life may take to be ready, where it is to die only then.
+    until_it_is_ready: float = 6.0
     _number: int = 0
     _copies: set[str] = field(default_factory=set)
     _armed: Death | None = None
@@ -115,6 +117,10 @@ class DaemonRuns:
         await self.daemon.start(ready=False)
         self.trace(f"LIFE {self._number} begins")
         return self.daemon
+
+    def be_patient(self, slower: float) -> None:
+        """On a machine that takes so many times longer to begin a life."""
+        self.until_it_is_ready = min(slower * self.until_it_is_ready, _LONGEST_UNTIL_READY)
 
     async def live(self, death: Death, waits: Callable[[], object], provoke: Callable[[str], object]) -> None:
         """One life, from its start to its end as planned.
@@ -132,7 +138,7 @@ class DaemonRuns:
                 await self._terminate(daemon)
                 return
             if death.once_ready:
-                await self._until_ready(daemon, _UNTIL_READY)
+                await self._until_ready(daemon, self.until_it_is_ready)
             waits()
             if death.point:
                 self._armed = death

@@ -24,7 +24,6 @@ _LEASE = 5.0
 """Seconds after which another process serves, whatever has become of the one that did."""
 _WAYS = {"killed": 6, "all killed": 1, "stopped": 3, "cut off": 2, "disconnected": 1, "answers lost": 1}
 _ENDED_WITHOUT_DATABASE = 1
-_UNTIL_SERVED = 6.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +82,7 @@ class Processes(DaemonRuns):
                 await self._terminate_serving()
                 return
             if death.once_ready:
-                await self._until_served(_UNTIL_SERVED)
+                await self._until_served(self.until_it_is_ready)
             waits()
             if death.point:
                 self._armed = death

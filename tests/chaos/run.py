@@ -121,6 +121,7 @@ class Run:
         """From the first start to the verdict."""
         started = time.monotonic()
         slower = await self._first_start()
+        self._runs.be_patient(slower)
         over = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             halves = (self._plan.messages // 2, self._plan.messages - self._plan.messages // 2)
