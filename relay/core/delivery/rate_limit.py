@@ -12,7 +12,6 @@ But they are sent in the end: where messages never stop waiting, one notice goes
 import asyncio
 import heapq
 import itertools
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -52,7 +51,7 @@ class Budget:
     _in_turn: bool = field(default=False, init=False)
     _turn: int = field(default=0, init=False)  # the number of the turn that was given last
     _timer: asyncio.TimerHandle | None = field(default=None, init=False)
-    _accepted: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED), init=False)  # when
+    _accepted: tuple[float, ...] = field(default=(), init=False)  # when; a deque of so few takes 760 bytes
     _interval: float = field(default=0.0, init=False)  # seconds from one accepted message to the next
     _notices_until: float = field(default=0.0, init=False)  # until then recent notices have used up their share
     _messages: int = field(default=0, init=False)  # turns that messages have had since a notice waits
@@ -138,7 +137,7 @@ class Budget:
         self._interval = min(rates, default=pause)
 
     def _went_through(self, now: float) -> None:
-        self._accepted.append(now)
+        self._accepted = (*self._accepted[1 - _REMEMBERED :], now)
         if not self.waiting and now >= self._blocked_until:
             self._limited = False
 

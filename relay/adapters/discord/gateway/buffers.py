@@ -62,7 +62,8 @@ class ChannelBuffer:
     read_again: bool = False
     # The history cannot be read for now. This alone does not make the adapter count as not ready.
     stuck: bool = False
-    held: deque[GatewayEvent] = field(default_factory=deque)
+    # A list, since an empty deque keeps 760 bytes.
+    held: list[GatewayEvent] = field(default_factory=list)
     held_size: int = 0
     # Reads the history.
     task: asyncio.Task[None] | None = None
@@ -214,7 +215,7 @@ class ChannelBuffers:
             return
         if self._is_full(buffer, event):
             buffer.read_again = True
-            buffer.held = deque(kept for kept in buffer.held if kept.kind != "create")
+            buffer.held = [kept for kept in buffer.held if kept.kind != "create"]
             buffer.held_size = sum(kept.size for kept in buffer.held)
             if event.kind == "create":
                 return

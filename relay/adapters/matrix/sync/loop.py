@@ -159,6 +159,7 @@ class SyncLoop:
             except RoomsChanged:
                 continue
             since, synced = response["next_batch"], version
+            del response  # the first one has the state of all rooms, and nothing may happen for half a minute
             self.status.set("ready")
             self.status.caught_up.set()
 
