@@ -38,6 +38,7 @@ _TOO_LITTLE, _LITTLE, _LITTLE_ON_THE_WAY = 100 * 1024**2, 1024**3, 512 * 1024**2
 # Seconds by which our clock may differ from a platform's, which tells whole seconds.
 _SLIGHTLY, _BADLY = 5.0, 60.0
 _PUBLIC_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+_STORES_DISK = "the disk of the store"
 _NO_SUCH_FILE = "There is no such file."  # what the relay answers below /media/
 
 
@@ -242,8 +243,8 @@ def _file(settings: Settings, config: Path) -> Iterator[Finding]:
 def _disks(settings: Settings) -> Iterator[Finding]:
     seen = set()
     for what, folder, little in (
-        *((("the store", settings.store.path.parent, _LITTLE),) if settings.store.path is not None else ()),
-        ("files on their way", Path(tempfile.gettempdir()), _LITTLE_ON_THE_WAY),
+        *(((_STORES_DISK, settings.store.path.parent, _LITTLE),) if settings.store.path is not None else ()),
+        ("the disk of files on their way", Path(tempfile.gettempdir()), _LITTLE_ON_THE_WAY),
     ):
         try:
             device, free = folder.stat().st_dev, shutil.disk_usage(folder).free
@@ -252,7 +253,7 @@ def _disks(settings: Settings) -> Iterator[Finding]:
         if device not in seen:
             seen.add(device)
             in_memory = free < little and is_in_memory(folder)
-            yield disk_finding(f"the disk of {what}", folder, free, little, in_memory=in_memory)
+            yield disk_finding(what, folder, free, little, in_memory=in_memory)
 
 
 def disk_finding(subject: str, folder: Path, free: int, little: int = _LITTLE, *, in_memory: bool = False) -> Finding:
@@ -262,7 +263,8 @@ def disk_finding(subject: str, folder: Path, free: int, little: int = _LITTLE, *
         remedy = f"make room on the disk of {folder}"
         if in_memory:
             words += f": {folder} is in memory"
-            remedy = f"name a folder on a disk in the environment variable TMPDIR, or mount {folder} with a larger size"
+            elsewhere = "[store] url" if subject == _STORES_DISK else "the environment variable TMPDIR"
+            remedy = f"name a folder on a disk in {elsewhere}, or mount {folder} with a larger size"
         return Finding(subject, "wrong" if free < _TOO_LITTLE else "note", words, remedy)
     return Finding(subject, "ok", words)
 

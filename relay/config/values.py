@@ -118,7 +118,8 @@ def _url(value: str) -> str:
     except ValueError:
         well = bare = False
     if not well or any(character.isspace() for character in value):
-        raise wrong("is not a web address", 'write it with its scheme, like "https://example.org"')
+        more = ", and an address of IPv6 in brackets" if value.count(":") > 2 else ""
+        raise wrong("is not a web address", f'write it with its scheme, like "https://example.org"{more}')
     if not bare:
         raise wrong("has more than the address", "remove the user name, the query and the fragment")
     return value.rstrip("/")

@@ -50,6 +50,8 @@ def test_a_folder_in_memory_has_no_disk_to_make_room_on(tmp_path: Path) -> None:
     assert found.words == "only 50 MiB free: /tmp is in memory"
     assert "TMPDIR" in found.remedy
     assert "disk of" not in found.remedy
+    store = disk_finding("the disk of the store", Path("/run/relay"), 50 * 1024**2, in_memory=True)
+    assert ("[store] url" in store.remedy, "TMPDIR" in store.remedy) == (True, False)
 
 
 @pytest.mark.parametrize(
