@@ -234,6 +234,15 @@ async def test_without_permission_to_write_messages_wait(meeting: Meeting) -> No
     syncs.set()
 
 
+async def test_an_edit_in_a_room_of_before_is_refused_without_advice_that_would_be_wrong(meeting: Meeting) -> None:
+    """After an upgrade, mostly. It was advised to declare the old room again."""
+    ref = await meeting.send("k1")
+    await meeting.side.adapter.watch(frozenset())
+    await meeting.ann.set_power(meeting.room, events_default=50)
+    with pytest.raises(ActionNeeded, match=r"may not write in .* any more"):
+        await meeting.edit(ref, "k2", "two")
+
+
 async def test_a_deletion_that_the_room_forbids_does_not_hold_up_the_others(meeting: Meeting) -> None:
     ref = await meeting.send("k1")
     await meeting.ann.set_power(meeting.room, events={"m.room.redaction": 50})

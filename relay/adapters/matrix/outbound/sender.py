@@ -467,10 +467,13 @@ class MessageSender:
 
     async def _forbidden(self, room_id: str, refused: Refused) -> DeliveryError:
         """Whether we may not write in the room, or only this message is forbidden (a spam checker, a policy server)."""
+        me = self.api.user_id
+        if self.rooms.find(room_id) is None:
+            # It was mirrored before; after an upgrade mostly nobody but moderators may write there.
+            return ActionNeeded(f"{me} may not write in {room_id} any more ({refused.reason or refused.code})")
         problem = self.rooms.send_blocker(room_id)
         if problem is not None:
             return ActionNeeded(problem.rstrip("."))
-        me = self.api.user_id
         state = copy.copy(self.rooms.state(room_id))
         try:
             # Asked again, because our state of the room may be a moment old.
