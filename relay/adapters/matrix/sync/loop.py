@@ -53,9 +53,10 @@ class ConnectionStatus:
     changed: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def set(self, state: SideState, detail: str = "") -> None:
-        """Change the state, and the sentence that explains it."""
-        self.state, self.detail = state, detail
-        self.changed()
+        """Change the state, and the sentence that explains it. Each response says `ready` again: nobody is told."""
+        if (self.state, self.detail) != (state, detail):
+            self.state, self.detail = state, detail
+            self.changed()
 
 
 class _PositionRefused(Exception):
