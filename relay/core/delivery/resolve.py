@@ -56,7 +56,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.rewrite import weight
-from relay.errors import ActionNeeded, NotYet, Permanent, Transient
+from relay.errors import ActionNeeded, NotDeclared, NotYet, Permanent, Transient
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -431,14 +431,13 @@ class Resolver:
     async def _look_again(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> Move | Done:
         """What could not be read when it was its turn crosses once it can. Raises `Transient`."""
         said = await self.lookups.latest(command.source)
-        across = self.lookups.pairs.across(entry.lane.source)
         async with self.lookups.store.read() as uow:
             original = await uow.messages.find(command.source)
         # The pair may be another one by now: what is in no copy yet is not to be sent to its channel.
-        if said is None or across is None or original is None or original.left_out:
+        if said is None or original is None or original.left_out:
             return Done(entry)
         again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
-        return Move(entry, LaneKey(entry.lane.source, across), again)
+        return Move(entry, self._lane_from(entry.lane), again)
 
     # --- Quoted lines give way ------------------------------------------------------------------------
 
@@ -451,12 +450,16 @@ class Resolver:
             return Move(entry, LaneKey.within(entry.lane.destination), entry.command)
         return Done(entry)
 
-    def _come_back(self, entry: Entry, command: RequoteMessage) -> Move | Done:
+    def _come_back(self, entry: Entry, command: RequoteMessage) -> Move:
         """A quoted line that waited among the notices has its turn: it goes to the end of its own lane."""
-        across = self.lookups.pairs.across(entry.lane.destination)
-        if across is None:
-            return Done(entry)
-        return Move(entry, LaneKey(across, entry.lane.destination), command, had_turn=True)
+        return Move(entry, self._lane_from(entry.lane).back, command, had_turn=True)
+
+    def _lane_from(self, within: LaneKey) -> LaneKey:
+        """The lane from the channel of a lane that does not cross. Raises `NotDeclared` without a pair."""
+        pair = self.lookups.pairs.pair_for(within)
+        if pair is None:  # taken out of the file just now; it may be back
+            raise NotDeclared("no declared pair carries it")
+        return self.lookups.pairs.lane_from(within.source, pair)
 
     # --- Several as one -------------------------------------------------------------------------------
 

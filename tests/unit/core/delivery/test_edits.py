@@ -94,6 +94,35 @@ async def test_an_edit_taken_back_while_its_side_is_away_holds_up_nobody_and_fol
         await bridge.quiet()
 
 
+async def test_an_edit_taken_back_follows_although_its_pair_was_taken_out_while_that_was_read(bridge: World) -> None:
+    here, there = bridge.channels()
+    reads = 0
+
+    async def before(call: str) -> None:
+        nonlocal reads
+        if call != "latest":
+            return
+        reads += 1
+        if reads == 1:
+            raise Transient("the server failed", ambiguous=True)
+        if reads == 2:
+            core.inbox.declare(())
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        said = bridge.matrix.say(there, "ben", "one")
+        bridge.matrix.edit(said, "two")
+        await bridge.shows(here, "two")
+        bridge.matrix.take_back(said, 1)
+        await until(lambda: reads == 1)
+        core.dispatcher.retry_now()
+        await until(lambda: reads == 2)
+        core.inbox.declare(bridge.pairs)
+        for side, channel in zip(bridge.pairs[0].sides, (here, there), strict=True):
+            await core.inbox.opened(side, channel)
+        await bridge.quiet()
+        assert bridge.words(here) == ["one"]
+
+
 async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_whatever_happens(bridge: World) -> None:
     here, there = bridge.channels()
     troubles: dict[str, list[Exception]] = {
