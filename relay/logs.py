@@ -121,13 +121,16 @@ class ChannelNames:
 def configure(
     level: Level,
     form: Format,
-    secrets: Iterable[str],
+    hide: Callable[[str], str],
     stream: TextIO | None = None,
     names: ChannelNames | None = None,
 ) -> None:
-    """Send every log line of this process to `stream` (standard error by default). May be called again."""
+    """Send every log line of this process to `stream` (standard error by default). May be called again.
+
+    `hide` takes out of each what must not be in it.
+    """
     target = sys.stderr if stream is None else stream
-    known, hide = names or ChannelNames(), redactor(secrets)
+    known = names or ChannelNames()
     formatter: logging.Formatter
     if form == "console" or (form == "auto" and target.isatty()):
         formatter = _Readable(known, hide, debug=level == "debug", wrap=target.isatty())
@@ -159,20 +162,28 @@ def _is_new(record: logging.LogRecord) -> bool:
     return not (isinstance(tries, int) and tries & (tries - 1))
 
 
-def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
-    """A function that hides `secrets` in a text, however they are escaped, and whatever looks like a secret."""
-    forms: set[str] = set()
-    for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
-            forms |= {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""), quote(secret)}
-    known = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))) if forms else None
+class Redactor:
+    """Hides in a text the secrets that it knows, however they are escaped, and whatever looks like a secret."""
 
-    def redact(text: str) -> str:
-        if known is not None:
-            text = known.sub(HIDDEN, text)
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        # The longest first: one may be a part of another. A regular expression of them all would be compiled anew for
+        # each tenant, and tries all of them at each letter of each line.
+        self._forms: list[str] = []
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Hide these, too."""
+        forms = set(self._forms)
+        for secret in secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                forms |= {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""), quote(secret)}
+        self._forms = sorted(forms, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, HIDDEN)
         return _SHAPES.sub(lambda match: match["before"] + HIDDEN, text)
-
-    return redact
 
 
 # The fields that hold the ID of a channel, a room or a thread.

@@ -12,7 +12,7 @@ import random
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
@@ -167,8 +167,8 @@ class Tenants:
     files: Callable[[], Mapping[str, Path]]
     # A tenant's settings. Raises `ConfigurationError`.
     load: Callable[[str], Settings]
-    # Told of the settings of each: the log must know their secrets, and what finds the names of channels.
-    log_with: Callable[[str, Settings], None]
+    # Told of the secrets of each, which the log must hide, and of what finds the names of channels.
+    hide: Callable[[Iterable[str]], None]
     name_channels: Callable[[Callable[[str], str | None], str], None]
     store_url: str
     web: WebSettings
@@ -307,7 +307,7 @@ class Tenants:
         try:
             settings = await asyncio.to_thread(self.load, tenant.name)
             self._check(tenant, settings)
-            self.log_with(tenant.name, settings)
+            self.hide(settings.secrets())
             tenant.problem = ""
             tenant.daemon = app.Daemon(
                 settings=settings,

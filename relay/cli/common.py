@@ -46,7 +46,7 @@ class Invocation:
         from relay import logs
         from relay.config.loading import load
 
-        self.redact = logs.redactor(())
+        self.redact = logs.Redactor()
         settings = load(config or self.config, environ)
         self.channel_names = logs.ChannelNames()
         self.log_with(settings, daemon=daemon)
@@ -56,17 +56,17 @@ class Invocation:
         """Log as these settings say, and hide their secrets."""
         from relay import logs
 
-        self.redact = logs.redactor(settings.secrets())
+        self.redact = logs.Redactor(settings.secrets())
         level = settings.log.level if daemon or settings.log.level == "error" else "warning"
         form = settings.log.format if daemon else "console"
-        logs.configure(level, form, settings.secrets(), names=self.channel_names)
+        logs.configure(level, form, self.redact, names=self.channel_names)
 
 
 def without_settings() -> None:
     """Configure logging for a command that runs before there is a configuration: warnings only."""
     from relay import logs
 
-    logs.configure("warning", "console", frozenset())
+    logs.configure("warning", "console", logs.Redactor())
 
 
 def print_error(error: RelayError, redact: Callable[[str], str] = str) -> None:

@@ -46,7 +46,7 @@ def demo(
     from relay import logs
     from relay.demo.processes import temporary_directory
 
-    logs.configure("warning", "auto", ())
+    logs.configure("warning", "auto", logs.Redactor())
     console = Console(highlight=False, markup=False, emoji=False)
     try:
         with temporary_directory() as directory:

@@ -11,7 +11,6 @@ from relay.errors import ConfigurationError
 from relay.memory import settle
 
 if TYPE_CHECKING:
-    from relay.config.settings import Settings
     from relay.config.tenants import Host
 
 
@@ -60,21 +59,14 @@ def _run_tenants(invocation: Invocation, host: "Host") -> None:
     from relay.tenants import Tenants
 
     names = logs.ChannelNames()
-    secrets: dict[str, frozenset[str]] = {"": host.settings.secrets()}
-    log = host.settings.log
-
-    def log_with(tenant: str, settings: "Settings") -> None:
-        secrets[tenant] = settings.secrets()
-        known = frozenset().union(*secrets.values())
-        invocation.redact = logs.redactor(known)
-        logs.configure(log.level, log.format, known, names=names)
-
-    logs.configure(log.level, log.format, secrets[""], names=names)
+    # One for all tenants: each of its lines may be about any of them.
+    hide = invocation.redact = logs.Redactor(host.settings.secrets())
+    logs.configure(host.settings.log.level, host.settings.log.format, hide, names=names)
     settle()
     tenants = Tenants(
         files=host.files,
         load=host.load,
-        log_with=log_with,
+        hide=hide.learn,
         name_channels=names.use,
         store_url=host.settings.store.url,
         web=host.settings.web,

@@ -78,7 +78,7 @@ def _with_tenants(invocation: "Invocation") -> "Host | None":
 
     host = None if HOST_VARIABLE in os.environ else load_host(invocation.config, os.environ)
     if host is not None:
-        logs.configure("warning", "console", host.settings.secrets())
+        logs.configure("warning", "console", logs.Redactor(host.settings.secrets()))
     return host
 
 
@@ -163,7 +163,7 @@ def _subject(invocation: "Invocation", config: "Path | None") -> tuple[_Subject,
         store = store_settings(locate(config or invocation.config, os.environ), os.environ)
         if store is None or store.is_missing:
             raise
-        logs.configure("warning", "console", ())
+        logs.configure("warning", "console", logs.Redactor())
         return _Subject(store, None), error
     return _Subject(settings.store, settings.declared_pairs()), None
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.logs import HIDDEN, ChannelNames, Format, Level, configure, get_logger, redactor
+from relay.logs import HIDDEN, ChannelNames, Format, Level, Redactor, configure, get_logger
 
 SECRET = 'pa"ss/wörd %41'
 
@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
 
 def set_up(form: Format = "json", level: Level = "info", stream: io.StringIO | None = None) -> io.StringIO:
     stream = io.StringIO() if stream is None else stream
-    configure(level, form, [SECRET], stream)
+    configure(level, form, Redactor([SECRET]), stream)
     return stream
 
 
@@ -139,25 +139,25 @@ def test_tracebacks_hold_no_locals_and_no_secrets(form: Format) -> None:
 )
 def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
     token = "aW5zdHJ1Y3Rpb24.X-y_z0123456789"
-    assert redactor([])(text.format(token)) == text.format(HIDDEN)
+    assert Redactor([])(text.format(token)) == text.format(HIDDEN)
 
 
 @given(st.text(min_size=4), st.text(), st.text())
 def test_a_secret_is_hidden_wherever_it_stands(secret: str, before: str, after: str) -> None:
-    hidden = redactor([secret])(before + secret + after)
+    hidden = Redactor([secret])(before + secret + after)
     if secret not in before + HIDDEN + after and secret not in HIDDEN:
         assert secret not in hidden.replace(HIDDEN, "\x00")
 
 
 def test_a_short_secret_does_not_blank_everything() -> None:
-    assert redactor(["a", ""])("a banana") == "a banana"
+    assert Redactor(["a", ""])("a banana") == "a banana"
 
 
 def test_channels_are_called_by_their_names_with_the_id_behind() -> None:
     names = ChannelNames()
     for form, wanted in (("console", 'channel="#help (123)"'), ("json", '"channel": "123"')):
         stream = io.StringIO()
-        configure("info", form, [], stream, names=names)  # type: ignore[arg-type]
+        configure("info", form, Redactor(), stream, names=names)  # type: ignore[arg-type]
         get_logger("relay").info("open", channel="123")
         names.use({"123": "#help"}.get)
         get_logger("relay").info("open", channel="123", room="!other")
@@ -189,3 +189,9 @@ def test_a_terminal_gets_lines_of_its_width_and_no_half_of_a_secret(monkeypatch:
     assert max(map(len, text.replace("\x1b[33m", "").replace("\x1b[0m", "").splitlines())) <= 80
     assert "%41" not in text
     assert text.count("\x1b[33mwarning\x1b[0m") == 20
+
+
+def test_secrets_are_learned_while_lines_are_written() -> None:
+    hide = Redactor(["tea-for-two"])
+    hide.learn(["tea-for-two-and-more", "coffee!"])
+    assert hide("tea-for-two-and-more, tea-for-two, coffee%21") == ", ".join([HIDDEN] * 3)

@@ -167,7 +167,7 @@ def made(folder: Path, load: Callable[[str], Settings], names: Sequence[str]) ->
     return Tenants(
         files=lambda: {name: folder / f"{name}.toml" for name in names},
         load=load,
-        log_with=lambda name, settings: None,
+        hide=lambda secrets: None,
         name_channels=lambda name_of, tenant: None,
         store_url="",
         web=WebSettings(),

@@ -27,6 +27,10 @@ _OF_THE_LINE = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 ERRORS = (asyncpg.PostgresError, *_OF_THE_LINE, OSError)
 
 
+NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+"""The database's time, as it stands in a lease."""
+
+
 def writer_name(token: str) -> str:
     """What the connection is called that writes for the holder of a lease."""
     return f"relay {token}"

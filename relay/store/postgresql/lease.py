@@ -25,7 +25,7 @@ from relay.errors import StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.lease import Holder, cancelled_by, held
 from relay.store.portable import insert
-from relay.store.postgresql.connections import connect, failure, quoted, translated, writer_name
+from relay.store.postgresql.connections import NOW, connect, failure, quoted, translated, writer_name
 from relay.store.postgresql.shared import Shared
 from relay.store.postgresql.store import PostgresqlStore
 from relay.store.postgresql.transactions import PostgresqlTransaction
@@ -43,7 +43,6 @@ _LOOK_EVERY = 0.25  # seconds, of one that stands by
 
 _log = get_logger(__name__)
 
-NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 _now = literal_column(NOW, BigInteger())
 _l = lease_table.c
 TAKE_LOCK = "SELECT pg_advisory_lock_shared(hashtextextended($1, 0))"
@@ -132,6 +131,10 @@ class Session(Protocol):
         """The lease, None if nobody has it."""
         ...
 
+    def due(self, asked: float) -> float:
+        """When to renew the lease again that was to be renewed at `asked`, on the monotonic clock."""
+        ...
+
     async def renew(self, token: str) -> bool:
         """Renew the lease; whether it is still that one's."""
         ...
@@ -171,6 +174,10 @@ class OwnSession:
     async def seen(self) -> SeenLease | None:
         """See `Session.seen`."""
         return await _seen(self._each_by_itself())
+
+    def due(self, asked: float) -> float:
+        """See `Session.due`."""
+        return asked + RENEW_EVERY
 
     async def renew(self, token: str) -> bool:
         """See `Session.renew`."""
@@ -220,12 +227,19 @@ class SharedSession:
         async with self.store.read() as unit:
             return await _seen(unit.transaction)
 
-    async def renew(self, token: str) -> bool:
-        """See `Session.renew`.
+    def due(self, asked: float) -> float:
+        """See `Session.due`. For all tenants at the same time, so that they are renewed together."""
+        return (asked // RENEW_EVERY + 1) * RENEW_EVERY
 
-        In one trip, and prepared by nobody: each tenant has another table. Where a transaction of the tenant holds it
-        up it asks again and again, so that it is renewed at once, and no other tenant waits for it for long.
+    async def renew(self, token: str) -> bool:
+        """See `Session.renew`: together with the other tenants, if it can be.
+
+        Where a transaction of the tenant holds it up it asks by itself, again and again, so that it is renewed at once,
+        and no other tenant waits for it for long.
         """
+        if await self.shared.together.renew(self._schema, token):
+            self._held_up = False
+            return True
         renew = f"UPDATE {quoted(self._schema)}.lease SET renewed_at = {NOW} WHERE holder = '{token}'"  # noqa: S608 - names of our own
         deadline = self.clock.monotonic() + LENGTH.total_seconds()
         while True:
@@ -315,7 +329,7 @@ class PostgresqlLease:
         tries, asked = 0, self.clock.monotonic()
         while True:
             # Counted from the last renewal, however long it took: a slow server is asked at once.
-            await self.clock.sleep(max(0.0, asked + RENEW_EVERY - self.clock.monotonic()))
+            await self.clock.sleep(max(0.0, self.session.due(asked) - self.clock.monotonic()))
             try:
                 asked = self.clock.monotonic()
                 if not await self.session.renew(self.holder.token):

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from relay.config.store_url import without_password, without_schema
-from relay.errors import StoreUnavailable
+from relay.errors import StoreError, StoreUnavailable
 from relay.logs import get_logger
-from relay.store.postgresql.connections import connect, translated
+from relay.store.postgresql.connections import ERRORS, NOW, connect, quoted, translated
 from relay.store.postgresql.pools import Pool
 
 WRITERS, READERS, RENEWALS = 8, 8, 4
@@ -21,6 +21,9 @@ _LONGEST_WAIT = 20.0
 
 _RENEWAL_LOCK, _RENEWAL = 0.5, 5.0
 """Seconds that a renewal waits for a transaction of its tenant, and for its answer."""
+
+_GATHER, _TOGETHER = 0.01, 50
+"""Seconds in which those come together who ask at the same time, and how many have one statement."""
 
 _LOOK_EVERY = 1.0  # seconds
 _PROVE_EVERY = 5  # looks
@@ -41,6 +44,7 @@ class Shared:
         self.renewals = Pool(
             url, RENEWALS, lock_timeout=_RENEWAL_LOCK, patience=_RENEWAL, longest_wait=_RENEWAL, name="relay renews"
         )
+        self.together = Renewals(self.renewals, without_password(url))
         self.session = Session(url)
         self._key = (url, busy_timeout)
 
@@ -63,6 +67,7 @@ class Shared:
         known = _known[asyncio.get_running_loop()]
         if known.get(self._key) is self:
             del known[self._key]
+        await self.together.close()
         await self.session.close()
         for pool in (self.writers, self.readers, self.renewals):
             await pool.close()
@@ -74,6 +79,75 @@ def forget_all() -> None:
 
 
 _known: dict[asyncio.AbstractEventLoop, dict[tuple[str, float], Shared]] = {}
+
+
+@dataclass(slots=True, eq=False)
+class Renewals:
+    """The leases of all tenants, renewed in one trip for those that ask at the same time.
+
+    No tenant waits for another one's transaction: whose row is locked is left out, and asks by itself then.
+    """
+
+    pool: Pool
+    name: str
+    # Who asks, by schema.
+    _asked: dict[str, tuple[str, asyncio.Future[bool]]] = field(init=False, default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+
+    async def renew(self, schema: str, token: str) -> bool:
+        """Whether it was. If not, the tenant has to ask by itself: it is held up, or lost, or something is wrong."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._asked[schema] = (token, answer)
+        if len(self._asked) == 1:
+            task = asyncio.create_task(self._next(), name="renewal of all leases")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await answer
+
+    async def close(self) -> None:
+        """Wait until nothing is asked any more."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _next(self) -> None:
+        await asyncio.sleep(_GATHER)
+        asked, self._asked = self._asked, {}
+        schemas = sorted(asked)
+        for begin in range(0, len(schemas), _TOGETHER):
+            part = schemas[begin : begin + _TOGETHER]
+            renewed: set[str] = set()
+            try:
+                renewed = await self._renew(part, [asked[schema][0] for schema in part])
+            except (StoreError, *ERRORS) as error:
+                _log.debug("leases not renewed together", reason=type(error).__name__)
+            finally:
+                for schema in part:
+                    if not (answer := asked[schema][1]).done():
+                        answer.set_result(schema in renewed)
+
+    async def _renew(self, schemas: list[str], tokens: list[str]) -> set[str]:
+        place = await self.pool.enter("")
+        try:
+            with translated(self.name):
+                rows = await (await place.open()).fetch(_together(schemas), tokens)
+        except BaseException:
+            place.drop()
+            raise
+        finally:
+            place.leave()
+        return {row["schema"] for row in rows}
+
+
+def _together(schemas: list[str]) -> str:
+    """Renews these. Each is a table of its own, and what is locked is left out."""
+    parts = [
+        f"""r{number} AS (UPDATE {quoted(schema)}.lease SET renewed_at = {NOW} WHERE slot IN (
+        SELECT slot FROM {quoted(schema)}.lease WHERE holder = ANY($1::text[]) FOR NO KEY UPDATE SKIP LOCKED)
+        RETURNING '{schema}' AS schema)"""  # noqa: S608 - names of our own
+        for number, schema in enumerate(schemas)
+    ]
+    whole = " UNION ALL ".join(f"SELECT schema FROM r{number}" for number in range(len(schemas)))  # noqa: S608
+    return f"WITH {', '.join(parts)} {whole}"
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ import asyncpg
 
 from relay.config.store_url import of_tenant, schema_in, without_password
 from relay.store.lease import Holder
-from relay.store.postgresql.connections import connect, translated
-from relay.store.postgresql.lease import LENGTH, LOCKS, NOW, TAKE_LOCK, SeenLease, has_lock
+from relay.store.postgresql.connections import NOW, connect, translated
+from relay.store.postgresql.lease import LENGTH, LOCKS, TAKE_LOCK, SeenLease, has_lock
 from relay.store.tables import EPOCH, MICROSECOND
 
 ALIVE = 3.0

@@ -246,5 +246,5 @@ async def test_a_slow_server_is_asked_again_sooner(store: SqlStore, url: str) ->
                 await other.execute("SELECT FROM lease FOR UPDATE")
                 await asyncio.sleep(leases.RENEW_EVERY * 1.5)
     await other.close()
-    assert clock.sleeps[0] > leases.RENEW_EVERY * 0.9
-    assert min(clock.sleeps) < leases.RENEW_EVERY * 0.8
+    assert max(clock.sleeps) <= leases.RENEW_EVERY
+    assert min(clock.sleeps[1:]) < leases.RENEW_EVERY * 0.8

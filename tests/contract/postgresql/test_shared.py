@@ -15,8 +15,8 @@ from relay.domain.ids import Platform
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.store import migrate
 from relay.store.lease import hold
-from relay.store.postgresql.connections import writer_name
-from relay.store.postgresql.lease import CONNECTED, NOW, has_lock
+from relay.store.postgresql.connections import NOW, writer_name
+from relay.store.postgresql.lease import CONNECTED, has_lock
 from relay.store.postgresql.pools import Pool
 from relay.store.postgresql.shared import READERS, RENEWALS, WRITERS
 from relay.store.postgresql.store import PostgresqlStore
@@ -243,6 +243,36 @@ async def test_who_takes_a_tenant_ends_its_transaction_and_no_other(
     assert await of_b.fetchval("SELECT 1") == 1
     of_a.terminate()
     await of_b.close()
+
+
+async def test_leases_are_renewed_together_but_for_one_that_is_held_up(
+    url: str, two: tuple[PostgresqlStore, PostgresqlStore]
+) -> None:
+    a, b = two
+    assert a.shared is not None
+    renewals, somebody = a.shared.together, await asyncpg.connect(url)
+
+    async def together(*tokens: str) -> list[bool]:
+        asked = zip(("tenant_a", "tenant_b"), tokens, strict=True)
+        return list(await asyncio.gather(*(renewals.renew(schema, token) for schema, token in asked)))
+
+    async def times() -> list[int]:
+        return [await somebody.fetchval(f"SELECT renewed_at FROM tenant_{name}.lease") for name in "ab"]
+
+    async with hold(a, CLOCK), hold(b, CLOCK):
+        assert await together(a.token, b.token) == [True, True]
+        assert a.shared.renewals.opened == 1, "in one trip"
+        assert await together(a.token, "another") == [True, False]
+        async with somebody.transaction():
+            await somebody.execute("SELECT FROM tenant_b.lease FOR UPDATE")
+            before = await times()
+            assert await together(a.token, b.token) == [True, False]
+            assert [new > old for new, old in zip(await times(), before, strict=True)] == [True, False]
+        await somebody.execute("ALTER TABLE tenant_b.lease RENAME TO away")
+        assert await together(a.token, b.token) == [False, False], "each asks by itself, and is told what is wrong"
+        await somebody.execute("ALTER TABLE tenant_b.away RENAME TO lease")
+        assert await together(a.token, b.token) == [True, True]
+    await somebody.close()
 
 
 async def test_one_session_shows_that_all_are_served_and_comes_back(
