@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from relay.config.loading import Source, anchored, checked, gather, locate
+from relay.config.loading import Source, anchored, checked, gather, locate, refuse_inline_tenants
 from relay.config.mistakes import Location, explain
 from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings
 from relay.config.store_url import of_tenant, passwords_of
@@ -101,6 +101,7 @@ def load_host(path: Path | None, environ: Mapping[str, str]) -> Host | None:
     source = gather(file, environ, HostSettings)
     if source.broken or "tenants" not in source.values:
         return None
+    refuse_inline_tenants(source)
     settings, mistakes = _validate(source)
     if settings is not None and not (folder := file.parent / settings.tenants).is_dir():
         mistakes.append(Mistake(source.origin.where(("tenants",)), f"there is no folder {folder}", "make it"))

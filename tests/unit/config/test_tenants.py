@@ -66,6 +66,17 @@ def test_a_command_is_about_the_tenant_that_was_named(tmp_path: Path) -> None:
         found.path_of("three")
 
 
+def test_communities_within_the_file_are_led_into_files_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text('[store]\nurl = "sqlite:///a.db"\n[[tenants]]\nname = "one"\n[tenants.discord]\ntoken = "a"\n')
+    for read in (load, load_host):
+        with pytest.raises(ConfigurationError) as error:
+            read(file, {})
+        (mistake,) = error.value.mistakes
+        assert mistake.where == f"{file}:3: [[tenants]] 1"
+        assert 'tenants = "tenants.d"' in mistake.remedy
+
+
 def test_mistakes_name_the_file_and_the_fix(tmp_path: Path) -> None:
     found = host(tmp_path, one=f"[store]\nurl = 'sqlite:///a.db'\n{TENANT}", two=TENANT.replace("abc.def.ghi", ""))
     with pytest.raises(ConfigurationError) as error:
