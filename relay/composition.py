@@ -59,11 +59,12 @@ async def build(
     clock: Clock,
     rng: random.Random,
     take_over: bool,
+    outbox_every: int,
     stack: AsyncExitStack,
 ) -> Parts:
     """Build everything. `stack` closes it in reverse order.
 
-    `take_over`: take over what another relay on the same accounts holds now.
+    `take_over`: take over what another relay on the same accounts holds now. `outbox_every`: see `Dispatcher`.
     """
     declared = Declared(settings)
     await store.recount()
@@ -123,6 +124,7 @@ async def build(
         declared_links=settings.declared_links(),
         operators=settings.operators.places(),
         gap=gap,
+        outbox_every=outbox_every,
     )
     core.status.learnt = partial(_rate_limit, core, settings.matrix.user_id)
     lookups = ChannelLookups(

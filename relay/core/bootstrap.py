@@ -87,6 +87,7 @@ def assemble(
     # Where the operators are told what is wrong.
     operators: Sequence[ChannelAddress] = (),
     gap: RestoredGap | None = None,
+    outbox_every: int = 1,
 ) -> Core:
     """Put everything together, with whatever optional protocols the adapters implement. No I/O."""
     directory = PairDirectory(pairs, others=operators)
@@ -180,6 +181,7 @@ def assemble(
             clock=clock,
         ),
         entries=entries,
+        outbox_every=outbox_every,
     )
     commands = Commands(
         pairs=directory,

@@ -1,6 +1,7 @@
 """Keeps one ordered lane for each channel and the one it leads to, and starts and stops them together."""
 
 import asyncio
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -41,6 +42,8 @@ class Dispatcher:
     resolver: Resolver
     executor: Executor
     entries: Entries
+    # Every how many seconds it looks whether another process has queued something.
+    outbox_every: int = 1
     _lanes: dict[LaneKey, Lane] = field(default_factory=dict, init=False)
     _sending: defaultdict[LaneKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
     # How the sides were when they were last looked at.
@@ -132,10 +135,11 @@ class Dispatcher:
 
     async def watch(self) -> None:
         """Wake lanes when a platform is back, or when another process has queued something. Works until cancelled."""
-        while True:
+        for second in itertools.count():
             # Adapters tell of what matters at once. How far they are, say, is seen here.
             self.look_at_sides()
-            await self.check_outbox()
+            if second % self.outbox_every == 0:
+                await self.check_outbox()
             await self.clock.sleep(_CHECK_SECONDS)
 
     def look_at_sides(self) -> None:
