@@ -90,19 +90,18 @@ class Renewals:
 
     pool: Pool
     name: str
-    # Who asks, by schema.
+    # Who asks, by its token: its schema, and the answer.
     _asked: dict[str, tuple[str, asyncio.Future[bool]]] = field(init=False, default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
 
     async def renew(self, schema: str, token: str) -> bool:
         """Whether it was. If not, the tenant has to ask by itself: it is held up, or lost, or something is wrong."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._asked[schema] = (token, answer)
-        if len(self._asked) == 1:
+        if not self._asked:
             task = asyncio.create_task(self._next(), name="renewal of all leases")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+        _, answer = self._asked.setdefault(token, (schema, asyncio.get_running_loop().create_future()))
+        return await asyncio.shield(answer)
 
     async def close(self) -> None:
         """Wait until nothing is asked any more."""
@@ -112,18 +111,17 @@ class Renewals:
     async def _next(self) -> None:
         await asyncio.sleep(_GATHER)
         asked, self._asked = self._asked, {}
-        schemas = sorted(asked)
-        for begin in range(0, len(schemas), _TOGETHER):
-            part = schemas[begin : begin + _TOGETHER]
+        tokens = sorted(asked, key=lambda token: asked[token][0])
+        for begin in range(0, len(tokens), _TOGETHER):
+            part = tokens[begin : begin + _TOGETHER]
             renewed: set[str] = set()
             try:
-                renewed = await self._renew(part, [asked[schema][0] for schema in part])
+                renewed = await self._renew([asked[token][0] for token in part], part)
             except (StoreError, *ERRORS) as error:
                 _log.debug("leases not renewed together", reason=type(error).__name__)
             finally:
-                for schema in part:
-                    if not (answer := asked[schema][1]).done():
-                        answer.set_result(schema in renewed)
+                for token in part:
+                    asked[token][1].set_result(token in renewed)
 
     async def _renew(self, schemas: list[str], tokens: list[str]) -> set[str]:
         place = await self.pool.enter("")
@@ -135,7 +133,7 @@ class Renewals:
             raise
         finally:
             place.leave()
-        return {row["schema"] for row in rows}
+        return {row["holder"] for row in rows}
 
 
 def _together(schemas: list[str]) -> str:
@@ -143,10 +141,10 @@ def _together(schemas: list[str]) -> str:
     parts = [
         f"""r{number} AS (UPDATE {quoted(schema)}.lease SET renewed_at = {NOW} WHERE slot IN (
         SELECT slot FROM {quoted(schema)}.lease WHERE holder = ANY($1::text[]) FOR NO KEY UPDATE SKIP LOCKED)
-        RETURNING '{schema}' AS schema)"""  # noqa: S608 - names of our own
+        RETURNING holder)"""  # noqa: S608 - names of our own
         for number, schema in enumerate(schemas)
     ]
-    whole = " UNION ALL ".join(f"SELECT schema FROM r{number}" for number in range(len(schemas)))  # noqa: S608
+    whole = " UNION ALL ".join(f"SELECT holder FROM r{number}" for number in range(len(schemas)))  # noqa: S608
     return f"WITH {', '.join(parts)} {whole}"
 
 
