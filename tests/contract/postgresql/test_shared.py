@@ -286,8 +286,9 @@ async def test_one_session_shows_that_all_are_served_and_comes_back(
     async with hold(a, CLOCK):
         async with hold(b, CLOCK):
             assert await shown() == [True, True]
-            assert connections_called(running, "relay lives") == 1
-            running.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'relay lives'")
+            assert connections_called(running, "relay lives", database) == 1
+            ours = f"application_name = 'relay lives' AND datname = '{database}'"  # other tests have the same server
+            running.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
             await eventually(shown, lambda found: found == [True, True])
         token = b.token
         left = f"SELECT {has_lock('name')} FROM (VALUES ('{token}')) AS one (name)"
@@ -302,6 +303,7 @@ async def test_one_session_shows_that_all_are_served_and_comes_back(
         await lose()
 
 
-def connections_called(running: Server, name: str) -> int:
-    """How many the server has of that name."""
-    return int(running.run(f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'")[0][0])
+def connections_called(running: Server, name: str, database: str) -> int:
+    """How many of that name are connected to a database: other tests have theirs on the same server."""
+    called = f"application_name = '{name}' AND datname = '{database}'"
+    return int(running.run(f"SELECT count(*) FROM pg_stat_activity WHERE {called}")[0][0])
