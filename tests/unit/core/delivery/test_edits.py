@@ -113,9 +113,9 @@ async def test_an_edit_taken_back_follows_although_its_pair_was_taken_out_while_
         bridge.matrix.edit(said, "two")
         await bridge.shows(here, "two")
         bridge.matrix.take_back(said, 1)
-        await until(lambda: reads == 1)
+        await until(lambda: reads >= 1)
         core.dispatcher.retry_now()
-        await until(lambda: reads == 2)
+        await until(lambda: reads >= 2)
         core.inbox.declare(bridge.pairs)
         for side, channel in zip(bridge.pairs[0].sides, (here, there), strict=True):
             await core.inbox.opened(side, channel)
