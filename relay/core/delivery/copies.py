@@ -146,9 +146,20 @@ class StandingCopies:
             return None
 
     async def _remove_posted(self, target: Target, number: int, delivery: Delivery) -> None:
-        """Delete what an earlier try has posted in the place of a copy, if it has."""
-        if (ref := await self._posted(target, delivery)) is not None:
-            await self._delete_one(target, replace(target.copies[number], ref=ref))
+        """Delete what an earlier try has posted in the place of a copy, if it has; later, if that is forbidden now."""
+        if (ref := await self._posted(target, delivery)) is None:
+            return
+        found = replace(target.copies[number], ref=ref, superseded=0)
+        try:
+            await self._delete_one(target, found)
+        except Permanent as error:
+            _log.warning("copy posted twice stays for now", pair=target.pair.name, reason=str(error))
+            # On record under a number that no part has, until it is among those that are too many.
+            unused = 1 + max(copy.part for copy in (*target.copies, *target.superseded))
+            async with self.store.write() as uow:
+                await uow.messages.record_copy(replace(found, part=unused))
+                await uow.messages.supersede(replace(found, part=unused), part=0)
+            await self.entries.delete_later(target)
 
     async def _replace(self, target: Target, number: int, ref: MessageRef) -> Target:
         """A part has been posted anew: put that on record, and delete its old copy."""

@@ -240,3 +240,45 @@ async def test_a_part_that_can_be_edited_again_does_not_stand_beside_the_one_tha
         await until(lambda: not lost)
         core.dispatcher.retry_now()
         await reads(bridge, there, EDITED)
+
+
+@pytest.mark.parametrize("source", Platform)
+async def test_what_was_posted_beside_a_part_and_may_not_be_removed_goes_once_that_is_allowed(
+    bridge: World, source: Platform
+) -> None:
+    here, channel, there, other = sides(bridge, source)
+    lost: list[Exception] = [Transient("no answer", ambiguous=True)]
+    forbidden = True
+
+    async def before(call: str) -> None:
+        if call == "delete" and forbidden:
+            raise Permanent("the bot may not delete that")
+
+    async def after(call: str) -> None:
+        if call == "send" and other.orphaned and lost:
+            other.orphaned.clear()  # whoever posted it is back
+            raise lost.pop()
+
+    def prepare(*adapters: MemoryAdapter) -> None:
+        for adapter in adapters:
+            adapter.after = after
+            if adapter.platform is other.platform:
+                adapter.before = before
+
+    async with bridge.relay(prepare) as core:
+        ref = here.say(channel, "ann", "one")
+        await reads(bridge, there, "one")
+        other.orphaned.add(bridge.shown(there)[0].ref)
+        here.edit(ref, "two")
+        await until(lambda: not lost)
+        core.dispatcher.retry_now()
+        await reads(bridge, there, "two two")
+        async with bridge.store.read() as uow:
+            assert [letter.entry.command for letter in await uow.outbox.dead()] == [DeleteMessage(ref, leftovers=True)]
+        assert not here.reactions, "it has crossed"
+    forbidden = False
+    async with bridge.relay(prepare):
+        await reads(bridge, there, "two")
+        await bridge.quiet()
+        here.delete(ref)
+        await bridge.shows(there)
