@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, Limited, Refused
+from relay.adapters.discord.gateway.defaults import fill_in_defaults
 from relay.adapters.discord.identifiers import Shard
 from relay.core.clock import Backoff
 from relay.core.ports import Clock
@@ -83,19 +84,6 @@ _FATAL_CLOSES = {
     ),
 }
 
-# For fields that discord.py requires and that other servers than Discord's may leave out.
-_ALL_PERMISSIONS = str((1 << 53) - 1)
-_USER: Json = {"username": "", "discriminator": "0", "avatar": None}
-_CHANNEL: Json = {"type": 0, "name": "", "position": 0, "bitrate": 64_000, "user_limit": 0}
-_MEMBER: Json = {"roles": (), "flags": 0}
-_THREAD: Json = {"owner_id": "0", "name": "", "type": 11, "message_count": 0, "member_count": 0}
-_THREAD_METADATA: Json = {
-    "archived": False,
-    "auto_archive_duration": 1440,
-    "archive_timestamp": "2015-01-01T00:00:00+00:00",
-}
-
-
 # What people take for the bot's token: https://docs.discord.com/developers/resources/application#application-object
 _OTHER_SECRETS = (
     (re.compile(r"[A-Za-z0-9_-]{32}"), "the application's client secret"),
@@ -116,10 +104,7 @@ def fatal_close(code: int, token: str = "") -> FatalError:
 _THEN = "write it where the old one is ([discord] token, the file that token_file names, or RELAY_DISCORD__TOKEN)"
 
 
-def token_refused(
-    token: str,
-    then: str = _THEN,
-) -> FatalError:
+def token_refused(token: str, then: str = _THEN) -> FatalError:
     """The error for a token that Discord refuses: what it looks like, where to get one, and what to do `then`."""
     reason, remedy = _FATAL_CLOSES[TOKEN_REFUSED]
     where = f"{remedy} and {then}"
@@ -543,91 +528,3 @@ class Gateway:
         discord.utils._from_json = loads
         discord.http.Route.BASE = self.api_url.rstrip("/")
         DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(gateway_url)
-
-
-# --- Defaults for what discord.py requires ------------------------------------------------------------------
-#
-# For one missing field, discord.py would fail on a whole guild or session. Discord sends all of them; other servers
-# that speak its protocol may not.
-
-
-def fill_in_defaults(event: str, data: Any, own_user: str) -> None:
-    """Fill in missing fields. `own_user` is the bot's ID."""
-    if not isinstance(data, dict):
-        return
-    match event:
-        case "READY":
-            _fill(data.setdefault("user", {"id": own_user}), _USER)
-            data.setdefault("guilds", [])
-            if isinstance(data.get("application"), dict):
-                data["application"].setdefault("flags", 0)
-        case "GUILD_CREATE" | "GUILD_UPDATE" if not data.get("unavailable"):
-            _guild(data, own_user, whole=event == "GUILD_CREATE")
-        case "GUILD_EMOJIS_UPDATE":
-            data.setdefault("emojis", [])
-            _emojis(data)
-        case "GUILD_ROLE_CREATE" | "GUILD_ROLE_UPDATE":
-            _role(data.get("role"))
-        case "CHANNEL_CREATE" | "CHANNEL_UPDATE":
-            _channel(data)
-        case "THREAD_CREATE" | "THREAD_UPDATE":
-            _thread(data)
-        case "THREAD_LIST_SYNC":
-            data.setdefault("members", [])
-            _each(data, "threads", _thread)
-
-
-def _guild(data: MutableMapping[str, Any], own_user: str, *, whole: bool) -> None:
-    _each(data, "roles", _role)
-    _each(data, "channels", _channel)
-    _each(data, "threads", _thread)
-    _each(data, "members", _member)
-    _emojis(data)
-    # Not needed: a message's stickers bring all that the relay needs.
-    data.pop("stickers", None)
-    if not whole:
-        return
-    # Without roles nothing is known about permissions: allow everything, and let the platform's answers tell.
-    if not data.get("roles"):
-        data["roles"] = [{"id": data["id"], "name": "@everyone", "permissions": _ALL_PERMISSIONS}]
-    if not any(str(member["user"]["id"]) == own_user for member in data["members"]):
-        data["members"].append({"user": {"id": own_user} | _USER} | _MEMBER)
-
-
-def _each(data: MutableMapping[str, Any], name: str, do: Callable[[Any], None]) -> None:
-    listed = data.get(name)
-    # Some servers put `null` into a list, or leave the list out.
-    data[name] = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-    for item in data[name]:
-        do(item)
-
-
-def _emojis(data: MutableMapping[str, Any]) -> None:
-    if "emojis" not in data:
-        return
-    _each(data, "emojis", lambda _: None)
-    data["emojis"] = [item for item in data["emojis"] if str(item.get("id", "")).isdecimal() and item.get("name")]
-
-
-def _role(role: Any) -> None:
-    if isinstance(role, dict):
-        role.setdefault("name", "")
-
-
-def _channel(channel: MutableMapping[str, Any]) -> None:
-    _fill(channel, _CHANNEL)
-
-
-def _thread(thread: MutableMapping[str, Any]) -> None:
-    _fill(thread, _THREAD)
-    thread["thread_metadata"] = _THREAD_METADATA | (thread.get("thread_metadata") or {})
-
-
-def _member(member: MutableMapping[str, Any]) -> None:
-    _fill(member, _MEMBER)
-    _fill(member.setdefault("user", {"id": "0"}), _USER)
-
-
-def _fill(data: MutableMapping[str, Any], defaults: Json) -> None:
-    for name, value in defaults.items():
-        data.setdefault(name, value)

@@ -1,0 +1,52 @@
+"""discord.py gets the fields that it requires."""
+
+import copy
+from typing import Any
+
+from relay.adapters.discord.gateway.defaults import fill_in_defaults
+
+
+def test_a_guild_of_few_words_gets_roles_and_ourselves() -> None:
+    guild: dict[str, Any] = {"id": "1", "channels": [{"id": "2", "type": 0}, None], "threads": None}
+    fill_in_defaults("GUILD_CREATE", guild, "9")
+    assert [(channel["id"], channel["position"]) for channel in guild["channels"]] == [("2", 0)]
+    assert [role["id"] for role in guild["roles"]] == ["1"]
+    assert [member["user"]["id"] for member in guild["members"]] == ["9"]
+    assert guild["threads"] == []
+
+
+def test_emoji_that_are_none_are_left_out() -> None:
+    emoji = {"id": "7", "name": "party"}
+    for event in ("GUILD_CREATE", "GUILD_EMOJIS_UPDATE"):
+        data: dict[str, Any] = {"id": "1", "emojis": [None, {"id": None, "name": "🎉"}, {"id": "8"}, emoji]}
+        fill_in_defaults(event, data, "9")
+        assert data["emojis"] == [emoji]
+    nothing: dict[str, Any] = {"id": "1", "emojis": None, "stickers": [{"id": "3"}]}
+    fill_in_defaults("GUILD_CREATE", nothing, "9")
+    assert (nothing["emojis"], "stickers" in nothing) == ([], False)
+
+
+def test_what_is_said_stays_as_it_is() -> None:
+    said: dict[str, Any] = {
+        "id": "1",
+        "roles": [{"id": "1", "name": "@everyone", "permissions": "0"}],
+        "channels": [{"id": "2", "type": 2, "name": "talk", "position": 5, "bitrate": 8000, "user_limit": 3}],
+        "threads": [],
+        "emojis": [{"id": "7", "name": "party", "roles": ["1"], "animated": True}],
+        "members": [
+            {
+                "roles": ["1"],
+                "flags": 1,
+                "user": {"id": "9", "username": "relay", "discriminator": "0001", "avatar": "a"},
+            }
+        ],
+    }
+    data = copy.deepcopy(said)
+    fill_in_defaults("GUILD_CREATE", data, "9")
+    assert data == said
+
+
+def test_a_guild_that_has_an_outage_is_left_alone() -> None:
+    data = {"id": "1", "unavailable": True}
+    fill_in_defaults("GUILD_CREATE", data, "9")
+    assert data == {"id": "1", "unavailable": True}
