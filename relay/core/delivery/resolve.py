@@ -335,6 +335,10 @@ class Resolver:
         # Where others stand in the same copy, it may have been posted anew for them.
         target = await self.lookups.target_about(entry, command.source, None, suspect=suspect)
         if command.leftovers:
+            if target.original is not None and target.original.deleted:
+                # Where it has left a shared copy that was posted anew for the others, the old one is its last.
+                left = tuple(copy for copy in target.copies if copy.superseded)
+                target = replace(target, superseded=(*left, *target.superseded))
             return DeleteSuperseded(target)
         # Whatever the channel is paired with by now: what somebody deletes is to be read nowhere.
         former = [

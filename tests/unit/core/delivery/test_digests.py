@@ -365,7 +365,10 @@ async def test_a_shared_copy_that_nobody_can_edit_stays_where_its_channel_is_not
             assert core.status.lane(LaneKey(here, other_room)).dropped == {"former": 1}
 
 
-async def test_a_shared_copy_that_may_not_be_removed_yet_goes_once_the_channel_opens_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["edited", "deleted"])
+async def test_a_shared_copy_that_may_not_be_removed_yet_goes_once_the_channel_opens_again(
+    tmp_path: Path, changed: str
+) -> None:
     orphaned = [CopyNotEditable("its webhook is gone")]
     forbidden = True
     slow = slow_at_first()
@@ -384,12 +387,17 @@ async def test_a_shared_copy_that_may_not_be_removed_yet_goes_once_the_channel_o
         _, there = bridge.channels()
         async with bridge.relay(prepare):
             _, two, _ = await three_together(bridge)
-            bridge.discord.edit(two, "deux")
-            await bridge.shows(there, "ann: one\nben: two\nann: three", "ann: one\nben: deux\nann: three")
+            if changed == "edited":
+                bridge.discord.edit(two, "deux")
+                anew = "ann: one\nben: deux\nann: three"
+            else:
+                bridge.discord.delete(two)
+                anew = "ann: one\nann: three"
+            await bridge.shows(there, "ann: one\nben: two\nann: three", anew)
             await bridge.quiet()
         forbidden = False
         async with bridge.relay(prepare):
-            await bridge.shows(there, "ann: one\nben: deux\nann: three")
+            await bridge.shows(there, anew)
 
 
 async def test_an_old_edit_that_is_retried_does_not_bring_back_old_words(tmp_path: Path) -> None:
