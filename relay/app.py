@@ -94,18 +94,6 @@ class Daemon:
     # How things are, once it serves.
     status: Status | None = field(init=False, default=None)
 
-    async def run(self) -> None:
-        """Work until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
-        loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.read_again}
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        try:
-            await self.serve()
-        finally:
-            for number in handlers:
-                loop.remove_signal_handler(number)
-
     async def serve(self) -> None:
         """Work until `stop`. Raises `RelayError` for an error that ends the daemon."""
         self._main = asyncio.current_task()
@@ -115,6 +103,11 @@ class Daemon:
             if not self._stopped.is_set():
                 raise
             _log.info("stopped before it had begun")
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopped.is_set()
 
     def stop(self) -> None:
         """End `serve`: what is in flight is finished."""
@@ -358,22 +351,41 @@ class Daemon:
 
 
 async def run(make: Callable[[], Daemon]) -> None:
-    """Run a daemon until SIGTERM or SIGINT. Raises `RelayError` for an error that ends it.
+    """Run a daemon until SIGTERM or SIGINT; SIGHUP reads its file again. Raises `RelayError` for an error that ends it.
 
     `make`: makes it, and once more each time that a standby has lost the store to another one.
     """
-    settings: Settings | None = None
-    while True:
-        daemon = make()
-        daemon.settings = settings or daemon.settings
-        try:
-            with ungrouped(RelayError):
-                return await daemon.run()
-        except StoreHeld as error:
-            if not daemon.standby:
-                raise
-            settings = daemon.settings
-            _log.warning("another process serves now; standing by again", reason=error.reason)
+    loop = asyncio.get_running_loop()
+    daemon = make()
+
+    # Whichever lives then: between two of them no signal may be lost, or end the process.
+    def stop() -> None:
+        daemon.stop()
+
+    def read_again() -> None:
+        daemon.read_again()
+
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: read_again}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        while True:
+            try:
+                with ungrouped(RelayError):
+                    return await daemon.serve()
+            except StoreHeld as error:
+                if not daemon.standby:
+                    raise
+                if daemon.is_stopped:
+                    # It was told so before it found out.
+                    _log.info("stopped, after another process had taken over", reason=error.reason)
+                    return None
+                _log.warning("another process serves now; standing by again", reason=error.reason)
+                settings, daemon = daemon.settings, make()
+                daemon.settings = settings
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)
 
 
 def _end_of(error: Exception) -> DaemonEnd:

@@ -27,15 +27,6 @@ async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullSta
         yield made
 
 
-async def until_struck(place: FullStack, times: int = 1) -> None:
-    """Wait until the fault that was armed last has struck so many requests."""
-
-    async def fired() -> int:
-        return int(place.control.faults()["rest"][-1]["fired"])
-
-    await eventually(fired, lambda seen: seen >= times, what=place.daemon.log)
-
-
 async def seconds_without_processor(daemon: Daemon) -> float:
     """For how long the daemon's threads, from now until it ends, could have run and had to wait for a processor.
 
@@ -71,7 +62,7 @@ async def test_in_the_middle_of_a_catch_up(place: FullStack) -> None:
     # Each page of the history takes its time, so that the signal comes between two of them.
     place.control.add_fault("delay", method="GET", path="/messages", count=None, seconds=1.0)
     await place.daemon.start(ready=False)
-    await until_struck(place, 2)
+    await place.until_struck(2)
     await stops(place)
     place.control.clear_faults()
     await place.daemon.start()
@@ -96,7 +87,7 @@ async def test_in_the_middle_of_a_send_that_hangs(place: FullStack, when: str) -
     await place.daemon.start()
     place.control.add_fault("hang", method="POST", path="^/webhooks/", when=when, seconds=60)
     await place.tell("help", "one")
-    await until_struck(place)
+    await place.until_struck()
     await place.tell("help", "two")
     await stops(place)
     place.control.clear_faults()
@@ -134,7 +125,7 @@ async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
     await eventually(log, lambda text: "ready: 1 of 1 pairs" in text)
     place.control.add_fault("delay", method="POST", path="^/webhooks/", seconds=3.0)
     await place.tell("help", "one")
-    await until_struck(place)
+    await place.until_struck()
     await stops(place)
     assert await place.discord_words("help") == ["one"]
     _, printed = await place.daemon.relay("status")

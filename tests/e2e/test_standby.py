@@ -82,6 +82,11 @@ async def test_a_standby_goes_on_where_the_first_one_ends(place: FullStack) -> N
                 await one.kill()
 
 
+async def says(daemon: Daemon, words: str) -> bool:
+    """Whether it has logged that."""
+    return words in daemon.log()
+
+
 async def either_is_ready(daemons: dict[str, Daemon]) -> list[str]:
     """The names of those that serve."""
     return [name for name, one in daemons.items() if await one.ready()]
@@ -140,7 +145,21 @@ async def test_one_that_was_stopped_beyond_its_lease_stands_by(homeserver: Homes
                 second.send_signal(signal.SIGCONT)
                 await eventually(lambda: pairs_of(second, again=True), bool, what=second.log)
                 assert "support" in await pairs_of(second, again=True)
-                await second.stop()
+
+                # What it is told while it does not know yet that it has lost the lease: it does not stand by again.
+                place.control.add_fault("hang", method="POST", path="^/webhooks/", count=None, seconds=600)
+                await place.tell("help", "held up until it has noticed")
+                await place.until_struck()
+                await place.daemon.start("--standby", ready=False)
+                await eventually(lambda: says(place.daemon, "standing by"), bool, what=place.daemon.log)
+                second.send_signal(signal.SIGSTOP)
+                await eventually(place.daemon.ready, bool, what=place.daemon.log)
+                second.send_signal(signal.SIGTERM)
+                second.send_signal(signal.SIGCONT)
+                assert await second.exit_status() == 0
+                assert "has lost its lease" in second.log()
+                place.control.clear_faults()
+                await place.daemon.stop()
             finally:
                 for one in (second, place.daemon):
                     if one.running:

@@ -278,6 +278,14 @@ class FullStack:
             lambda: self.daemon.metric(name, **labels), lambda seen: seen >= at_least, what=self.daemon.log
         )
 
+    async def until_struck(self, times: int = 1) -> None:
+        """Wait until the fault that was armed last has struck so many requests."""
+
+        async def fired() -> int:
+            return int(self.control.faults()["rest"][-1]["fired"])
+
+        await eventually(fired, lambda seen: seen >= times, what=self.daemon.log)
+
     # --- What people do -----------------------------------------------------------------------------------
 
     def say(self, pair: str, text: str, *, who: str = "Ada", **more: Any) -> str:
