@@ -61,6 +61,9 @@ _LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
 _REST_SECONDS, _GIVE_UP_SECONDS = 1.0, 2.0
 """How long the end waits until nothing is half received, and until the register of relays has taken our leave."""
 
+_LAST_WORDS_SECONDS, _LEAST_SECONDS = 6.0, 0.5
+"""Until so long after SIGTERM a store that does not answer is waited for, and how long each time at least."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Daemon:
@@ -86,6 +89,8 @@ class Daemon:
     _clock: Clock = field(init=False, default_factory=SystemClock)
     _rng: random.Random = field(init=False, default_factory=random.Random)
     _starting: bool = field(init=False, default=True)
+    # Until when the end waits for the store (monotonic), once the daemon was told to stop.
+    _words_until: float | None = field(init=False, default=None)
     # Messages that the platforms had accepted when the daemon was told to stop.
     _accepted_before: int = field(init=False, default=0)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -212,8 +217,9 @@ class Daemon:
     async def _left(self, parts: Parts) -> dict[str, int]:
         """What crossed while the daemon was stopping, and what waits for the next start."""
         try:
-            report = await parts.core.status.report()
-        except StoreError:
+            async with self._last_words():
+                report = await parts.core.status.report()
+        except (StoreError, TimeoutError):
             return {}
         waiting = sum(way.backlog for pair in report.pairs for way in pair.directions.values())
         return {"finished": self._accepted(parts.core) - self._accepted_before, "waiting": waiting}
@@ -224,9 +230,17 @@ class Daemon:
     async def _record_end(self, parts: Parts, end: DaemonEnd) -> None:
         """Leave word for `relay status`."""
         try:
-            await parts.recorder.finish(end)
+            async with self._last_words():
+                await parts.recorder.finish(end)
         except StoreError as error:
             _log.error("the last status could not be written", reason=error.reason)
+        except TimeoutError:
+            _log.error("the last status could not be written", reason="the store does not answer")
+
+    def _last_words(self) -> asyncio.Timeout:
+        """How long the store may take at the end. From a server that cannot be reached no answer ever comes."""
+        until = self._words_until or self._clock.monotonic() + _GIVE_UP_SECONDS
+        return asyncio.timeout(max(_LEAST_SECONDS, until - self._clock.monotonic()))
 
     # --- What runs side by side ---------------------------------------------------------------------------
 
@@ -262,7 +276,8 @@ class Daemon:
             await self._stopped.wait()
             self._accepted_before = self._accepted(core)
             _log.info("stopping: finishing what is in flight")
-            until = self._clock.monotonic() + _SHUTDOWN_SECONDS
+            began = self._clock.monotonic()
+            until, self._words_until = began + _SHUTDOWN_SECONDS, began + _LAST_WORDS_SECONDS
             async with parts.handover.resting(_REST_SECONDS) as rests:
                 for task in others:
                     task.cancel()

@@ -18,6 +18,7 @@ import pytest_asyncio
 from relay.cli.common import existing_store
 from relay.demo.homeserver import Homeserver
 from relay.store.lease import holder_of
+from tests.support.cut_line import cut_line
 from tests.support.postgresql import SHORT, Server, server, start, stop
 from tests.support.stack import Daemon, FullStack, eventually, stack
 
@@ -80,6 +81,21 @@ async def test_it_stops_in_time_while_another_process_has_the_tables(homeserver:
             assert await place.daemon.stop() == 0  # the lock is still held
             assert "stopped before it had begun" in place.daemon.log()
         await other.close()
+
+
+async def test_it_stops_in_time_while_the_server_is_silent(homeserver: Homeserver, tmp_path: Path, own: Path) -> None:
+    with server().database() as url:
+        behind_line = url.replace(str(server().folder), str(own))
+        async with cut_line(server().folder, own) as line, stack(tmp_path, homeserver, store_url=behind_line) as place:
+            await place.daemon.start()
+            place.say("help", "one")
+            await place.until_matrix("help", lambda words: words == ["one"])
+            line.passes.clear()
+            assert await place.daemon.stop() == 0
+            # By itself, before a statement is given up: that takes half a minute each time.
+            log = place.daemon.log()
+            assert '"reason": "the store does not answer"' in log
+            assert "Traceback" not in log
 
 
 async def test_a_killed_daemon_leaves_its_place_to_the_next_and_loses_nothing(place: FullStack) -> None:

@@ -39,7 +39,8 @@ SILENT = timedelta(seconds=2.5)
 SENDS_FOR = 2.0  # seconds
 RENEW_EVERY = 1.0  # seconds
 WATCH_EVERY = 0.5  # seconds
-_LOOK_EVERY = 0.25  # seconds, of one that stands by
+_RELEASE_WITHIN, _RELEASE_ALL_WITHIN = 1.0, 5.0
+"""Seconds that the server has to take a lease back, and those of all tenants at once; after that it runs out."""
 
 _log = get_logger(__name__)
 
@@ -347,11 +348,14 @@ class PostgresqlLease:
 
     async def release(self) -> None:
         """Give it back."""
+        within = _RELEASE_WITHIN if self.store.shared is None else _RELEASE_ALL_WITHIN
         try:
-            async with self.store.write() as unit:
+            async with asyncio.timeout(within), self.store.write() as unit:
                 await unit.transaction.execute(_RELEASE, {"token": self.holder.token})
         except (StoreUnavailable, StoreHeld) as error:
             _log.warning("lease_not_released", reason=str(error))
+        except TimeoutError:
+            _log.warning("lease_not_released", reason="the server does not answer in time")
 
 
 @asynccontextmanager

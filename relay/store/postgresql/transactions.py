@@ -24,7 +24,7 @@ from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.portable import insert
 from relay.store.postgresql.connections import ERRORS, connect, is_lost, quoted, translated, writer_name
-from relay.store.postgresql.pools import Place, Pool
+from relay.store.postgresql.pools import Place, Pool, close
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
 from relay.store.transaction import Chain
@@ -331,7 +331,7 @@ class Writer:
                             # It waits for a commit that cannot reach it any more, or is writing it.
                             await connection.fetchval("SELECT pg_terminate_backend($1)", process)
                 finally:
-                    await _close(connection)
+                    await close(connection)
             except asyncpg.DataError:
                 return False  # a number of the future: the server has been replaced by one that never saw it
             except StoreError as error:
@@ -408,11 +408,6 @@ async def _end_view(place: Place) -> None:
     except BaseException:
         place.drop()
         raise
-
-
-async def _close(connection: asyncpg.Connection) -> None:
-    with suppress(*ERRORS):
-        await connection.close(timeout=_GRACE)
 
 
 async def _finished(work: Coroutine[Any, Any, T]) -> T:
