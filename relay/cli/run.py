@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
+from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relay.cli.common import Invocation
 from relay.errors import ConfigurationError
@@ -50,7 +51,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         standby=standby,
         log_with=partial(invocation.log_with, daemon=True),
     )
-    asyncio.run(app.run(make))
+    asyncio.run(_unhindered(app.run(make)))
 
 
 def _run_tenants(invocation: Invocation, host: "Host") -> None:
@@ -71,4 +72,12 @@ def _run_tenants(invocation: Invocation, host: "Host") -> None:
         store_url=host.settings.store.url,
         web=host.settings.web,
     )
-    asyncio.run(tenants.run())
+    asyncio.run(_unhindered(tenants.run()))
+
+
+async def _unhindered(work: Coroutine[Any, Any, None]) -> None:
+    """Do it; the process then ends, whatever its threads still wait for."""
+    from relay.core.offload import UnawaitedThreads
+
+    asyncio.get_running_loop().set_default_executor(UnawaitedThreads())
+    await work

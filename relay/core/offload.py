@@ -8,10 +8,11 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Semaphore, Thread
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -25,8 +26,49 @@ LONG = 16 * 1024
 """What counts as long, as `domain.text.rewrite.weight` counts: some 4 KiB of text in ordinary markup."""
 
 _CHUNK = 256 * 1024  # bytes of a file, read at once
+_MOST_THREADS = min(32, (os.cpu_count() or 1) + 4)  # as many as asyncio has otherwise
 
 _log = get_logger(__name__)
+
+
+class UnawaitedThreads(ThreadPoolExecutor):
+    """Threads for which the end of the process does not wait, as it does for those of a `ThreadPoolExecutor`: a look-up
+    at a name server that is silent takes half a minute, and cannot be broken off. One for a whole process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # asyncio takes nothing else; it starts none of its own
+        self._started = 0
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle = Semaphore(0)
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """See `Executor.submit`. For one thread only, that of the loop."""
+        future: Future[_T] = Future()
+        self._calls.put(partial(_carry_out, future, partial(fn, *args, **kwargs)))
+        if not self._idle.acquire(blocking=False) and self._started < _MOST_THREADS:
+            self._started += 1
+            Thread(target=self._work, name=f"unawaited {self._started}", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing: they end with the process."""
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+            self._idle.release()
+
+
+def _carry_out(future: Future[_T], call: Callable[[], _T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 class Conversions:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import signal
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -13,9 +15,36 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
+from tests.support.patience import PATIENCE
 from tests.support.stack import Daemon, FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# The relay on a machine whose name server never answers.
+SILENT = """
+import socket, threading
+
+def never(*_, **__):
+    print("asked", flush=True)
+    threading.Event().wait()
+
+socket.getaddrinfo = never
+from relay.cli import main
+main(["run", "--config", "relay.toml"])
+"""
+AWAY = """
+[discord]
+token = "abc.def.ghi"
+[matrix]
+homeserver_url = "https://matrix.example.org"
+user_id = "@relay:example.org"
+access_token = "syt"
+[web]
+listen = ""
+[[pairs]]
+discord_channel = 1234567890123456789
+matrix_room = "!help:example.org"
+"""
 
 CONTRACT = 10.0
 """Seconds that a shutdown may take: a promise to init systems, not a measurement."""
@@ -95,6 +124,22 @@ async def test_in_the_middle_of_a_send_that_hangs(place: FullStack, when: str) -
     await place.tell("help", "three")
     await place.until_discord("help", lambda words: words[-1:] == ["three"])
     assert await place.discord_words("help") == ["one", "two", "three"]
+
+
+async def test_while_a_name_server_is_silent(tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(AWAY)
+    daemon = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SILENT), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    assert daemon.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await daemon.stdout.readuntil(b"asked\n")
+            daemon.send_signal(signal.SIGTERM)
+            assert await daemon.wait() == 0
+    finally:
+        if daemon.returncode is None:
+            daemon.kill()
 
 
 async def test_while_the_store_is_locked(place: FullStack) -> None:
