@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from relay.core.ports import ChannelInfo, Clock
@@ -32,15 +32,25 @@ _URGENT_LIMIT, _SAVE_LIMIT, _IDLE_LIMIT = 2.0, 10.0, 180.0
 _PROGRESS_SECONDS, _LATER_SECONDS, _FIRST_SECONDS = 10.0, 600.0, 60.0
 # Pairs in trouble that are named.
 _NAMED = 5
+# For how long pairs may be in trouble at the start before that is said: those that another relay has left to us, say,
+# begin once it is agreed that they are ours.
+_SETTLED_WITHIN = timedelta(seconds=15)
 
 
 class Readiness:
-    """Logs how many pairs work: once both sides are ready, and if some did not, once all do."""
+    """Logs how many pairs work: once both sides are ready, or a moment later; and if some did not, once all do."""
 
     def __init__(self) -> None:
         self._logged = False
+        # When both sides were ready, and some pairs in trouble.
+        self._troubled_at: datetime | None = None
         # Nothing is logged any more.
         self.is_over = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there will be something to log soon, also where nothing changes."""
+        return self._troubled_at is not None and not self._logged
 
     def look(self, report: Report) -> None:
         """Log it, if it is time."""
@@ -50,11 +60,15 @@ class Readiness:
         troubled = [pair.name for pair in mirrored if pair.problems]
         if self._logged and troubled:
             return
+        self._troubled_at = self._troubled_at or report.taken_at
+        if troubled and report.taken_at - self._troubled_at < _SETTLED_WITHIN:
+            return
         self._logged, self.is_over = True, not troubled
         words = f"ready: {len(mirrored) - len(troubled)} of {len(mirrored)} pairs"
         if troubled:
             more = [f"{len(troubled) - _NAMED} more"] if len(troubled) > _NAMED else []
-            _log.warning(f"{words}, {len(troubled)} in trouble ({', '.join([*troubled[:_NAMED], *more])})")
+            named = ", ".join([*troubled[:_NAMED], *more])
+            _log.warning(f"{words}, {len(troubled)} in trouble ({named})", remedy="`relay status` says why")
         else:
             _log.info(words)
 
@@ -140,7 +154,12 @@ class StatusRecorder:
             now, idle = self.status.conditions(), False
             if now != conditions:
                 pause = min(_URGENT_LIMIT, _URGENT_SHARE * took)
-            elif self.status.version() != version or self.status.has_backlog or self.status.store_problem:
+            elif (
+                self.status.version() != version
+                or self.status.has_backlog
+                or self.status.store_problem
+                or self._readiness.is_waiting
+            ):
                 pause = min(_SAVE_LIMIT, max(_SAVE_SECONDS, _SAVE_SHARE * took))
             else:
                 pause, idle = min(_IDLE_LIMIT, max(_IDLE_SECONDS, _IDLE_SHARE * took)), True

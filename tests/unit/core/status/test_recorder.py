@@ -82,8 +82,12 @@ def test_how_many_pairs_work_is_said_once_and_once_more_when_all_do(lines: list[
     old = PairStatus("old", (), {}, carried=frozenset())
     readiness.look(Report(pairs, {**ready, "matrix": SideHealth("catching_up")}, NOON))
     readiness.look(Report((*pairs, old), ready, NOON))
-    readiness.look(Report(pairs, ready, NOON))
+    # What another relay has left begins a moment later.
+    assert (readiness.is_waiting, lines) == (True, [])
+    for _ in range(2):
+        readiness.look(Report(pairs, ready, NOON + timedelta(seconds=15)))
     assert [line["event"] for line in lines] == ["ready: 53 of 60 pairs, 7 in trouble (p0, p1, p2, p3, p4, 2 more)"]
+    assert (readiness.is_waiting, len(lines)) == (False, 1)
     for _ in range(2):
         readiness.look(Report(pairs[7:], ready, NOON))
         readiness.look(Report(pairs, ready, NOON))  # what breaks later is told elsewhere
