@@ -233,8 +233,11 @@ def local_findings(settings: Settings, config: Path) -> list[Finding]:
 
 def _file(settings: Settings, config: Path) -> Iterator[Finding]:
     subject = str(config)
-    if (readers := _readers(settings, config)) is not None:
+    if _holds_secrets(settings, config) and (readers := _readers(config)) is not None:
         yield Finding(subject, "note", f"it holds secrets, and {readers} may read it", f"chmod 600 {config}")
+    for file in (config.parent / name for name in settings.secret_files()):
+        if not _is_handed_in(file) and (readers := _readers(file)) is not None:
+            yield Finding(str(file), "note", f"it holds a secret, and {readers} may read it", f"chmod 600 {file}")
     for variable, where in settings.overridden:
         words = f"it goes before {where}, which says something else"
         yield Finding(f"environment variable {variable}", "note", words, "remove one of the two")
@@ -281,15 +284,34 @@ def is_in_memory(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool
     return next((kinds[one] for one in (resolved, *resolved.parents) if one in kinds), "") in ("tmpfs", "ramfs")
 
 
-def _readers(settings: Settings, config: Path) -> str | None:
-    """Who else may read the secrets of the file; None if nobody, or if it holds none."""
+def _holds_secrets(settings: Settings, config: Path) -> bool:
     try:
-        mode, text = config.stat().st_mode, config.read_text(encoding="utf-8", errors="replace")
+        text = config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(secret in text for secret in settings.secrets())
+
+
+def _readers(file: Path) -> str | None:
+    """Who else may read a file; None if nobody, or if we are in the group that its owner lets read it."""
+    try:
+        found = file.stat()
     except OSError:
         return None
-    if not any(secret in text for secret in settings.secrets()):
-        return None
-    return "everybody on this machine" if mode & stat.S_IROTH else "its group" if mode & stat.S_IRGRP else None
+    if found.st_mode & stat.S_IROTH:
+        return "everybody on this machine"
+    return "its group" if found.st_mode & stat.S_IRGRP and found.st_uid == os.geteuid() else None
+
+
+def _is_handed_in(file: Path) -> bool:
+    """Whether a file with a secret is given to us by Docker, Kubernetes or systemd, so that its mode says nothing.
+
+    They put it below /run (0444 and root's, for example), or mount somebody else's file.
+    """
+    try:
+        return file.resolve().is_relative_to("/run") or file.stat().st_uid != os.geteuid()
+    except OSError:
+        return False
 
 
 def _folder(subject: str, path: Path) -> Finding:

@@ -345,6 +345,13 @@ class Settings(BaseSettings):
     people: tuple[PersonSettings, ...] = ()
     _overridden: tuple[tuple[str, str], ...] = PrivateAttr(default=())
 
+    def secret_files(self) -> tuple[Path, ...]:
+        """The files that hold secrets. Relative paths count from the folder of the configuration."""
+        matrix, appservice = self.matrix, self.matrix.appservice
+        named = (self.discord.token_file, matrix.access_token_file, matrix.password_file, self.store.url_file)
+        others = (self.web.token_file, None if appservice is None else appservice.as_token_file)
+        return tuple(file for file in (*named, *others) if file is not None)
+
     @property
     def overridden(self) -> tuple[tuple[str, str], ...]:
         """The environment variables that go before something else in the file: each, and where that is."""

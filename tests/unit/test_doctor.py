@@ -1,10 +1,14 @@
-"""What `relay check` says of relays with other stores on the same accounts."""
+"""What `relay check` says of relays with other stores on the same accounts, and of files that others may read."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
+
+from relay.config.loading import load
 from relay.core.claims.register import Claim
-from relay.doctor import other_relays_finding
+from relay.doctor import local_findings, other_relays_finding
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
 from relay.store.lease import Holder
@@ -64,3 +68,32 @@ def test_a_relay_that_has_ended_on_this_machine_is_no_trouble() -> None:
     # Another machine of the same name, or this one before its last boot: nobody can tell.
     elsewhere = replace(ended, boot="another", started=f"another {process.started.split()[1]} 1")
     assert other_relays_finding([elsewhere], MINE, PAIRS).state == "wrong"
+
+
+def test_files_with_secrets_that_others_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody was told of a token's own file, which an editor or `echo` makes readable for everybody."""
+    config, token, access = tmp_path / "relay.toml", tmp_path / "discord_token", tmp_path / "access_token"
+    config.write_text(
+        '[discord]\ntoken_file = "discord_token"\n[matrix]\nhomeserver_url = "https://example.org"\n'
+        f'user_id = "@relay:example.org"\naccess_token_file = "{access}"\n'
+    )
+    token.write_text("MTk4NjIyNDgz.secret.discord\n")
+    access.write_text("syt_secret\n")
+
+    def told() -> list[str]:
+        return [str(one) for one in local_findings(load(config, {}), config) if one.remedy.startswith("chmod")]
+
+    config.chmod(0o644)  # it holds no secret itself
+    token.chmod(0o644)
+    access.chmod(0o640)
+    assert told() == [
+        f"{token}: it holds a secret, and everybody on this machine may read it; chmod 600 {token}",
+        f"{access}: it holds a secret, and its group may read it; chmod 600 {access}",
+    ]
+    # Docker mounts a secret as it is on the host: somebody else's, whom it is for.
+    monkeypatch.setattr("os.geteuid", lambda: token.stat().st_uid + 1)
+    assert told() == []
+    monkeypatch.undo()
+    for file in (token, access):
+        file.chmod(0o600)
+    assert told() == []
