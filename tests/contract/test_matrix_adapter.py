@@ -140,6 +140,20 @@ async def test_replies_threads_mentions_and_notices(meeting: Meeting) -> None:
     assert bot.msgtype == "m.notice"
 
 
+async def test_what_somebody_writes_with_the_relay_s_own_account_is_told(meeting: Meeting) -> None:
+    adapter = meeting.side.adapter
+    await adapter.send(meeting.delivery("h1", "a copy"))
+    await adapter.send(meeting.delivery("h2", "a notice", author=None))
+    await meeting.ann.text(meeting.room, "and an answer")
+    await meeting.side.until(lambda: meeting.side.said == ["and an answer"])
+    assert adapter.notes(room(meeting.room)) == []
+    await meeting.bot.text(meeting.room, "does this cross?")
+    await meeting.side.until(lambda: adapter.notes(room(meeting.room)) != [])
+    [note] = adapter.notes(room(meeting.room))
+    assert note.startswith(f"Somebody wrote there as {meeting.bot.user_id}, the relay's own account, and nothing of ")
+    assert note.endswith(": write with another account.")
+
+
 async def test_the_same_key_is_the_same_message_after_every_restart(meeting: Meeting, homeserver: Homeserver) -> None:
     ref = await meeting.side.adapter.send(meeting.delivery("once.0s"))
     assert await meeting.side.adapter.send(meeting.delivery("once.0s")) == ref

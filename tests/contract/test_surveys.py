@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from relay.adapters.discord.permissions import INVITED, invite_link
 from relay.adapters.discord.survey import DiscordSurvey
 from relay.adapters.matrix.api.address import correction, discovery_finding
+from relay.adapters.matrix.api.session import log_in
 from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.settings import MatrixSettings
 from relay.core.operations.findings import Finding
@@ -83,6 +84,35 @@ async def test_an_account_sees_its_rooms_and_what_is_wrong_with_them(homeserver:
     assert found["Help"].problem is None
     assert "Encryption cannot be switched off again" in (found["Secret"].problem or "")
     assert (found["Waiting"].address, found["Waiting"].kind) == (invited, "room, invited")
+
+
+async def test_an_account_that_a_person_uses_too(homeserver: Homeserver) -> None:
+    """Nobody was told that what they write with the relay's own account never crosses."""
+    number = next(numbers)
+    me, password = f"@both{number}:{homeserver.server_name}", "a long password"
+    await homeserver.register(f"both{number}", password=password)
+    ours = await log_in(homeserver.url, me, password)
+    settings = MatrixSettings.model_validate(
+        {"homeserver_url": homeserver.url, "user_id": me, "access_token": ours.access_token}
+    )
+
+    async def told() -> list[str]:
+        survey = MatrixSurvey(settings=settings, load=SavedState().load, save=None)
+        try:
+            found = await survey.account()
+            return [str(one) for one in found if one.state != "ok" and "/.well-known/" not in str(one)]
+        finally:
+            await survey.close()
+
+    found: list[str] = []
+    another = await log_in(homeserver.url, me, password)
+    for device, name in ((another.device_id, "relay"), (another.device_id, "Element Desktop")):
+        async with Person(homeserver.url, me, another.access_token) as person:
+            await person.call("PUT", f"client/v3/devices/{device}", {"display_name": name})
+            found = await told()
+            assert bool(found) is (name != "relay"), found
+    assert f"{me} is logged in elsewhere, too (Element Desktop): what somebody writes there never crosses" in found[0]
+    assert "make an account for the relay alone, or log this one out there" in found[0]
 
 
 # --- What `relay check` says of addresses and clocks ------------------------------------------------------

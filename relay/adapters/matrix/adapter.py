@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
@@ -43,6 +44,9 @@ from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text.nodes import RichText
 from relay.domain.text.rewrite import weight
 from relay.errors import ActionNeeded, FatalError, Permanent, StoreError, TargetGone, Transient, ungrouped
+
+_BY_HAND_FOR = timedelta(days=1)
+"""For how long it is told that somebody has written with the relay's own account."""
 
 _LISTS_READ_WITHIN = 5.0
 """Seconds that the start waits for policy lists. What was read of them before holds in any case."""
@@ -376,7 +380,15 @@ class MatrixAdapter:
 
     def notes(self, channel: ChannelRef) -> Sequence[str]:
         """See `ChannelNotes`."""
-        return self._ghosts.notes(channel.id)
+        notes = [*self._ghosts.notes(channel.id)]
+        at = self._responses.by_hand.get(channel.id)
+        if at is not None and self._clock.now() - at < _BY_HAND_FOR:
+            me = self._api.user_id
+            notes.append(
+                f"Somebody wrote there as {me}, the relay's own account, and nothing of that crosses: "
+                "write with another account."
+            )
+        return notes
 
     def describe(self, channel: ChannelRef) -> ChannelInfo | None:
         """See `ChannelDescriber`."""

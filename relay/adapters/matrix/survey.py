@@ -5,13 +5,15 @@ import secrets
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from relay.adapters.matrix.allowance import RATE_LIMIT, ROOM_TYPE, measure, rate_finding
 from relay.adapters.matrix.api.address import correction, discovery_finding, is_private, look
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
-from relay.adapters.matrix.api.session import MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.api.session import DEVICE_NAME, MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.inbound.events import timestamp
 from relay.adapters.matrix.register import AccountRegister
 from relay.adapters.matrix.rooms.declared import encrypted_problem, power_problem, removal_reason
 from relay.adapters.matrix.rooms.joins import join_problem, lookup_problem
@@ -24,6 +26,7 @@ from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock
 from relay.domain.ids import Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
+from relay.domain.names import shortened
 from relay.domain.pair import Pair, PairPolicy
 from relay.errors import FatalError, Transient
 
@@ -32,6 +35,9 @@ _DIFFERENT = 1000  # milliseconds; without a token of an earlier sync nobody wai
 _AT_ONCE = 6
 # Discord's limit of a file where nobody pays for more: what is above it crosses as a link in any case.
 _USUAL_FILE = 10 * 1024 * 1024
+# How lately a device was used that somebody still uses.
+_OF_LATE = timedelta(days=14)
+_DEVICES_NAMED, _LONGEST_DEVICE = 3, 40
 _BRIDGES = ("m.bridge", "uk.half-shot.bridge")
 # What is asked for of each room.
 _STATE = (
@@ -170,10 +176,31 @@ class MatrixSurvey:
         device = as_string((await self._api.call("GET", "account", "whoami")).get("device_id"))
         subject, user = "the Matrix account", self._api.user_id
         if device:
-            return [Finding(subject, "ok", f"{user}, device {device}")]
+            return [Finding(subject, "ok", f"{user}, device {device}"), *await self._people_on_it(device)]
         # https://spec.matrix.org/latest/client-server-api/#transaction-identifiers
         words = f"the token of {user} belongs to no device, so that a message may cross twice after a crash"
         return [Finding(subject, "note", words, MAKE_TOKEN)]
+
+    async def _people_on_it(self, own: str) -> list[Finding]:
+        """Whether a person uses the account, too: other clients than ours of late. Programs leave devices unnamed."""
+        try:
+            answer = await self._api.call("GET", "devices")
+        except Refused:
+            return []
+        now, used = self.clock.now(), []
+        for device in map(as_dict, as_list(answer.get("devices"))):
+            name, seen = as_string(device.get("display_name")), device.get("last_seen_ts")
+            lately = isinstance(seen, int) and now - timestamp(seen) < _OF_LATE
+            if lately and name not in ("", DEVICE_NAME) and device.get("device_id") != own:
+                used.append(shortened(name, max_length=_LONGEST_DEVICE, max_bytes=4 * _LONGEST_DEVICE))
+        if not used:
+            return []
+        named = ", ".join(
+            [*used[:_DEVICES_NAMED], *([f"{len(used) - _DEVICES_NAMED} more"] * (len(used) > _DEVICES_NAMED))]
+        )
+        words = f"{self._api.user_id} is logged in elsewhere, too ({named}): what somebody writes there never crosses"
+        remedy = "make an account for the relay alone, or log this one out there"
+        return [Finding("who uses the Matrix account", "note", words, remedy)]
 
     async def _uploads(self) -> list[Finding]:
         try:

@@ -16,6 +16,9 @@ LoadSession = Callable[[], Awaitable[str | None]]
 SaveSession = Callable[[str], Awaitable[None]]
 
 MAKE_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token or the access_token_file"  # noqa: S105 - it is a sentence
+DEVICE_NAME = "relay"
+"""What people see the relay's sessions called in the list of an account's devices."""
+
 _LOGIN_TYPE = "m.login.password"
 _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
@@ -131,7 +134,7 @@ async def _password_login(api: Api, password: str, device_id: str | None, remedy
         "type": _LOGIN_TYPE,
         "identifier": {"type": "m.id.user", "user": api.user_id},
         "password": password,
-        "initial_device_display_name": "relay",
+        "initial_device_display_name": DEVICE_NAME,
     }
     body |= {"device_id": device_id} if device_id else {}
     try:

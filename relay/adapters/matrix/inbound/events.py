@@ -100,6 +100,14 @@ def echo(event: Json, channel: ChannelRef, me: str, names: NameLookup) -> Messag
     return MessageCreated(MessageRef(channel, event_id), author, Content(), timestamp(event.get("origin_server_ts")))
 
 
+def is_by_hand(event: Json, me: str) -> bool:
+    """Whether somebody has written with the relay's own account: the relay says who speaks, or writes notices."""
+    if event.get("sender") != me or event.get("type") not in _MESSAGES or "state_key" in event:
+        return False
+    content = as_dict(event.get("content"))
+    return bool(content) and content.get("msgtype") != "m.notice" and bridged_profile(content) is None
+
+
 def _is_self(user_id: str, me: str, names: NameLookup) -> bool:
     """Whether a user is the relay's own account, or a ghost of it."""
     return user_id == me or names.person(user_id) is not None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
+from relay.adapters.matrix.api.session import DEVICE_NAME
 from relay.config.settings import AppserviceSettings
 from relay.core.people.storage import Ghost
 from relay.core.storage import Store, UnitOfWork
@@ -72,7 +73,7 @@ class GhostAccounts:
         """The ghost with a device: with that, a transaction ID is known also after the homeserver was killed."""
         identity = self.identity(replace(ghost, device=""))
         try:
-            await self.api.call("PUT", "devices", _DEVICE, body={"display_name": "relay"}, identity=identity)
+            await self.api.call("PUT", "devices", _DEVICE, body={"display_name": DEVICE_NAME}, identity=identity)
         except Refused as refused:
             if refused.status not in _NO_DEVICES:
                 raise

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
@@ -21,7 +22,9 @@ from relay.adapters.matrix.inbound.events import (
     convert,
     echo,
     ephemeral_events,
+    is_by_hand,
     is_message,
+    timestamp,
 )
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
@@ -112,6 +115,8 @@ class ResponseHandler:
         self._typing: dict[str, frozenset[str]] = {}
         # Changes when bans of a room may have been missed.
         self.bans_versions: dict[str, int] = {}
+        # When somebody last wrote in a room with the relay's own account, which does not cross.
+        self.by_hand: dict[str, datetime] = {}
 
     async def handle(self, response: Json, request: SyncRequest, inbox: RetryingInbox) -> None:
         """Hand over one whole response. To do it again does no harm.
@@ -333,6 +338,12 @@ class ResponseHandler:
         person = self._rooms.accounts.person(user) or UserRef(Platform.MATRIX, user)
         return ban_event(event, state, person)
 
+    def _saw_hand(self, room_id: str, at: datetime) -> None:
+        if room_id not in self.by_hand:
+            remedy = "write with another account, and keep this one for the relay"
+            _log.warning("written with the relay's own account: it does not cross", room=room_id, remedy=remedy)
+        self.by_hand[room_id] = max(at, self.by_hand.get(room_id, at))
+
     async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
         """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
         try:
@@ -379,6 +390,8 @@ class ResponseHandler:
                     found.append(changed)
             if update.first_join and not _was_sent_to_us(event):
                 continue
+            if is_by_hand(event, self._me):
+                self._saw_hand(update.room_id, timestamp(event.get("origin_server_ts")))
             if (own := echo(event, channel, self._me, names)) is not None:
                 found.append(own)
                 continue
