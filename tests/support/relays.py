@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from relay.core.claims.agreement import Claims
-from relay.core.claims.register import Claim, NoRegister, Positions
+from relay.core.claims.register import Claim, NoRegister, Positions, Values
 from relay.core.clock import Backoff
 from relay.domain.jsontext import Json
 from relay.errors import Transient
@@ -36,11 +36,24 @@ class Clock:
 class Account:
     """The account's data on the platform, and who listens."""
 
-    value: Json = field(default_factory=dict)
+    value: dict[str, Json] = field(default_factory=dict)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     version: int = 0
     writes: int = 0
     refused: bool = False
+
+    async def replace(self, name: str, value: Json) -> None:
+        """A request arrives."""
+        async with self.changed:
+            self.value = {**self.value, name: value}
+            self.version += 1
+            self.writes += 1
+            self.changed.notify_all()
+
+    async def replace_late(self, seconds: float, name: str, value: Json) -> None:
+        """A request arrives on which its relay has long given up."""
+        await asyncio.sleep(seconds)
+        await self.replace(name, value)
 
 
 @dataclass(slots=True)
@@ -57,8 +70,12 @@ class Line:
     faults: int = 0
     # How often a request takes seconds.
     slowness: float = 0.0
-    told: tuple[Json, float] | None = None
+    # How often a writing is given up on, and arrives all the same, up to two minutes later.
+    lateness: float = 0.0
+    # When a change arrived that is not settled.
+    told: float | None = None
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    late: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def _travel(self) -> None:
         await self.running.wait()
@@ -69,29 +86,41 @@ class Line:
         if self.account.refused:
             raise NoRegister("M_UNRECOGNIZED")
 
-    async def read(self) -> Json:
+    async def read(self) -> Values:
         await self._travel()
         if self.faults:
             self.faults -= 1
             raise KeyError("a fault")
         return dict(self.account.value)
 
-    async def write(self, value: Json) -> None:
+    async def write(self, name: str, value: Json) -> None:
+        if self.lateness and self.rng.random() < self.lateness:
+            self._send_late(self.rng.choice((0.5, 5.0, 120.0)), name, value)
+            await self._travel()
+            raise Transient("given up on")
+        try:
+            await self._travel()
+        except asyncio.CancelledError:
+            # The process ends while its request is on the way.
+            if self.lateness and self.running.is_set():
+                self._send_late(5.0, name, value)
+            raise
+        await self.account.replace(name, value)
         await self._travel()
-        async with self.account.changed:
-            self.account.value, self.account.version = value, self.account.version + 1
-            self.account.writes += 1
-            self.account.changed.notify_all()
 
-    async def news(self) -> tuple[Json, float]:
+    def _send_late(self, seconds: float, name: str, value: Json) -> None:
+        late = asyncio.ensure_future(self.account.replace_late(self.rng.uniform(0, seconds), name, value))
+        self.late.add(late)
+        late.add_done_callback(self.late.discard)
+
+    async def changed(self) -> None:
         while self.told is None:
             await self.arrived.wait()
             self.arrived.clear()
         await self.running.wait()
-        return self.told
 
     def settle(self, asked: float) -> None:
-        if self.told is not None and self.told[1] <= asked:
+        if self.told is not None and self.told <= asked:
             self.told = None
         self.confirmed = max(self.confirmed, asked)
 
@@ -109,13 +138,13 @@ class Line:
                                 await self.account.changed.wait()
                         except TimeoutError:
                             pass
-                    version, value = self.account.version, self.account.value
+                    before, version = version, self.account.version
                 await self._travel()
             except Transient:
                 await asyncio.sleep(5)
                 continue
-            if version and value != {}:
-                self.told = (value, asked)
+            if version != before:
+                self.told = asyncio.get_running_loop().time()
                 self.arrived.set()
             elif self.told is None:
                 self.confirmed = max(self.confirmed, asked)
@@ -171,6 +200,7 @@ class Relay:
     host: str = ""
     boot: str = ""
     slowness: float = 0.0
+    lateness: float = 0.0
     life: int = 0
     switch: Switch = field(init=False)
     line: Line = field(init=False)
@@ -181,7 +211,7 @@ class Relay:
         self, *, take_over: bool = False, wanted: frozenset[str] = PAIRS, known: Mapping[str, Positions] | None = None
     ) -> None:
         self.life += 1
-        self.line = Line(self.account, self.rng, slowness=self.slowness)
+        self.line = Line(self.account, self.rng, slowness=self.slowness, lateness=self.lateness)
         self.switch = Switch(self.name, self.rng, known=known or {})
         self.line.running.set()
         host = self.host or self.name
@@ -197,6 +227,8 @@ class Relay:
         )
 
         async def live() -> None:
+            # So long does a process take to start, at least.
+            await asyncio.sleep(1)
             await self.claims.begin()
             await self.claims.run()
 
@@ -208,6 +240,11 @@ class Relay:
             self.dead.add(self.claims.me.started)
         for task in self.tasks:
             task.cancel()
+        for poll in self.tasks[:1]:
+            # A condition loses a cancellation that comes while a time-out ends its wait.
+            while not poll.done():
+                await asyncio.wait({poll}, timeout=1)
+                poll.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.tasks = []
 

@@ -20,7 +20,8 @@ from relay.adapters.matrix.rooms.joins import join_problem, lookup_problem
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.response import learn_creators
 from relay.config.settings import MatrixSettings
-from relay.core.claims.register import Claim, NoRegister, claims_in
+from relay.core.claims.board import claims_in
+from relay.core.claims.register import Claim, NoRegister
 from relay.core.clock import SystemClock
 from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock

@@ -28,13 +28,15 @@ class Question:
     # Until when it may be answered, and those who have answered may hand over (monotonic).
     until: float = field(init=False, default=float("inf"))
     _answered: bool = field(init=False, default=False)
+    # Of the question that was asked last.
+    nonce: str = field(init=False, default="")
     # Since when somebody is about to take over what nobody holds (monotonic).
     _promised_since: float | None = field(init=False, default=None)
 
     def start(self, channels: frozenset[str], *, take: bool) -> Ask:
         """It is put with the next writing of our claim."""
         self.ask = Ask(secrets.token_hex(8), channels, take)
-        self.until, self._answered = float("inf"), False
+        self.until, self._answered, self.nonce = float("inf"), False, self.ask.nonce
         return self.ask
 
     def repeat(self) -> None:
@@ -47,10 +49,19 @@ class Question:
         if ask is self.ask and not self._answered:
             self.until = self.clock.monotonic() + self.silence
 
-    def stands_in(self, claims: Iterable[Claim]) -> bool:
-        """Whether it stands in the register."""
+    def stands_in(self, claims: Iterable[Claim], keys: Collection[str]) -> bool:
+        """Whether it stands in the register, about all of `keys`: nobody has claimed them since."""
         mine = next((claim for claim in claims if self.me.is_same_place(claim)), None)
-        return mine is not None and mine.ask == self.ask
+        asked = None if mine is None else mine.ask
+        return (
+            asked is not None and self.ask is not None and asked.nonce == self.ask.nonce and asked.channels >= set(keys)
+        )
+
+    def is_overtaken(self, said: Claim | None, claims: Iterable[Claim], keys: Collection[str]) -> bool:
+        """Whether we have said it, but it does not count any more about all of `keys` that it names."""
+        if self.ask is None or said is None or said.ask is None or said.ask.nonce != self.ask.nonce:
+            return False
+        return not self.stands_in(claims, self.ask.channels & set(keys))
 
     def is_over(self) -> bool:
         """Whether it has been waited for long enough."""
@@ -71,7 +82,7 @@ class Question:
         elif answered and not self._answered:
             self._answered, self.until = True, self.clock.monotonic() + _HANDED_OVER_WITHIN
         ended = all(self.has_ended(holders[key]) for key in waiting)
-        if waiting and not ended and not (self.is_over() and self.stands_in(claims)):
+        if waiting and not ended and not (self.is_over() and self.stands_in(claims, waiting)):
             return frozenset()
         self.ask = None
         if waiting:
@@ -86,12 +97,19 @@ class Question:
         asks = [claim.ask for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]
         return frozenset(ask.nonce for ask in asks if not ask.take and ask.channels & (held | wanted))
 
+    def open(self, claims: Iterable[Claim], keys: frozenset[str]) -> frozenset[str]:
+        """The questions of others about any of these channels."""
+        asks = [claim.ask for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]
+        return frozenset(ask.nonce for ask in asks if ask.channels & keys)
+
     def promised(self, claims: Sequence[Claim], free: frozenset[str]) -> dict[str, Claim]:
         """Who is about to take over which of these, which we want and do not hold."""
         found: dict[str, Claim] = {}
         for claim in claims:
             if (ask := claim.ask) and ask.take and not self.me.is_same_place(claim) and not self.has_ended(claim):
-                ours = self.ask.channels if self.ask is not None and self.me.goes_before(claim) else frozenset()
+                # Of two that ask to take over, one goes before; who only asks whether the other lives has to wait.
+                first = self.ask is not None and self.ask.take and self.me.goes_before(claim)
+                ours = self.ask.channels if self.ask is not None and first else frozenset()
                 found |= dict.fromkeys((ask.channels & free) - ours, claim)
         return found
 

@@ -1,38 +1,41 @@
 """What relays on the same accounts tell each other: the register, and the claims in it."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 
-_MOST_RELAYS = 20
 _DATABASE = "database "
+_HIGHEST_NUMBER = 2**50
+Values = Mapping[str, Json]
+"""What stands in the register, by name."""
 
 Positions = Mapping[str, str]
 """How far the channels of a pair were read, by platform, in the adapters' own form."""
 
 
 class NoRegister(Exception):
-    """The platform does not keep such a value: nothing can be agreed on."""
+    """The platform does not keep such values: nothing can be agreed on."""
 
 
 class Register(Protocol):
-    """A value that all relays on one account see."""
+    """Values that all relays on one account see. There is no compare-and-swap."""
 
     # When the last request was asked for (monotonic) whose answer showed no change that is not settled.
     confirmed: float
 
-    async def read(self) -> Json:
-        """The value; {} if there is none. Raises `Transient`, `NoRegister`."""
+    async def read(self) -> Values:
+        """All values, as they were at one moment. Raises `Transient`, `NoRegister`."""
         ...
 
-    async def write(self, value: Json) -> None:
-        """Replace the value. Raises `Transient`, `NoRegister`."""
+    async def write(self, name: str, value: Json) -> None:
+        """Replace one value. Raises `Transient`, `NoRegister`, and then it may be replaced all the same, and later."""
         ...
 
-    async def news(self) -> tuple[Json, float]:
-        """Wait for a change: the value, and when the request was asked for that told of it."""
+    async def changed(self) -> None:
+        """Wait until something has changed that is not settled."""
         ...
 
     def settle(self, asked: float) -> None:
@@ -48,6 +51,12 @@ class Ask:
     channels: frozenset[str]
     # True: they are to hand the channels over. False: they are only to show that they are alive.
     take: bool
+    number: int = 0
+
+    def as_json(self) -> Json:
+        """As it stands in the register."""
+        number = {"number": self.number} if self.number else {}
+        return {"nonce": self.nonce, "channels": sorted(self.channels), "take": self.take, **number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,13 @@ class Claim:
     answers: frozenset[str] = frozenset()
     # For channels that it has handed over: how far they were read.
     left: Mapping[str, Positions] = field(default_factory=dict)
+    # When each channel was claimed, and when it was left: a number above all that its relay had read by then.
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    left_numbers: Mapping[str, int] = field(default_factory=dict)
+    # The channels that it has claimed, and has not looked at again since: it does not mirror them yet.
+    pending: frozenset[str] = frozenset()
+    # See `board.py`.
+    turn: int = 0
 
     @classmethod
     def from_json(cls, value: Any) -> Self | None:
@@ -89,15 +105,17 @@ class Claim:
             started=as_string(found.get("started")),
             since=as_string(found.get("since")),
             channels=_words(found.get("channels")),
-            ask=Ask(as_string(asked.get("nonce")), _words(asked.get("channels")), asked.get("take") is True)
-            if asked
-            else None,
+            ask=_ask(asked) if asked else None,
             answers=_words(found.get("answers")),
             left={
                 key: {name: text for name, text in positions.items() if isinstance(text, str)}
                 for key, positions in as_dict(found.get("left")).items()
                 if isinstance(positions, dict)
             },
+            numbers=_numbers(found.get("numbers")),
+            left_numbers=_numbers(found.get("left_numbers")),
+            pending=_words(found.get("pending")),
+            turn=_number(found.get("turn")),
         )
 
     def as_json(self) -> Json:
@@ -112,26 +130,36 @@ class Claim:
             "started": self.started,
             "since": self.since,
             "channels": sorted(self.channels),
-            **({"ask": {"nonce": ask.nonce, "channels": sorted(ask.channels), "take": ask.take}} if ask else {}),
+            **({"ask": ask.as_json()} if ask else {}),
             **({"answers": sorted(self.answers)} if self.answers else {}),
             **({"left": {key: dict(positions) for key, positions in self.left.items()}} if self.left else {}),
+            **({"numbers": dict(sorted(self.numbers.items()))} if self.numbers else {}),
+            **({"left_numbers": dict(sorted(self.left_numbers.items()))} if self.left_numbers else {}),
+            **({"pending": sorted(self.pending)} if self.pending else {}),
+            **({"turn": self.turn} if self.turn else {}),
         }
 
-    def is_same_place(self, other: Self) -> bool:
-        """Whether both are about the same store, of which only one process at a time can be the holder.
+    def place(self) -> str:
+        """Names its store, of which only one process at a time can be the holder.
 
         Of a file: a host's name is not enough where more is known, a copied machine has the same name, store and file.
         """
-        if self.file.startswith(_DATABASE):
-            return (self.store, self.file) == (other.store, other.file)
-        same_machine = self.boot == other.boot if self.boot or other.boot else self.host == other.host
-        return (self.store, self.file) == (other.store, other.file) and same_machine
+        machine = () if self.file.startswith(_DATABASE) else ("boot", self.boot) if self.boot else ("host", self.host)
+        return hashlib.sha256("\0".join((self.store, self.file, *machine)).encode()).hexdigest()[:16]
+
+    def is_same_place(self, other: Self) -> bool:
+        """Whether both are about the same store."""
+        return self.place() == other.place()
+
+    def tells(self) -> bool:
+        """Whether anything is said in it."""
+        return bool(self.channels or self.left or self.ask)
 
     def goes_before(self, other: Self) -> bool:
         """Which of two relays keeps a channel that both have claimed at the same moment."""
-        return self._order() < other._order()
+        return self.order() < other.order()
 
-    def _order(self) -> tuple[str, str, str, str]:
+    def order(self) -> tuple[str, str, str, str]:
         return self.store, self.host, self.boot, self.file
 
     def __str__(self) -> str:
@@ -140,16 +168,18 @@ class Claim:
         return f"process {self.pid} on {self.host}" + (f", since {since} UTC" if since else "")
 
 
-def claims_in(register: Json) -> list[Claim]:
-    """All claims in the register."""
-    found = (Claim.from_json(value) for value in as_list(register.get("relays"))[:_MOST_RELAYS])
-    return [claim for claim in found if claim is not None]
-
-
-def as_register(claims: Sequence[Claim]) -> Json:
-    """What stands in the register for these claims."""
-    return {"relays": [claim.as_json() for claim in claims[:_MOST_RELAYS]]}
-
-
 def _words(value: Any) -> frozenset[str]:
     return frozenset(word for word in as_list(value) if isinstance(word, str))
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and 0 < value < _HIGHEST_NUMBER else 0
+
+
+def _numbers(value: Any) -> dict[str, int]:
+    return {key: _number(number) for key, number in as_dict(value).items()}
+
+
+def _ask(asked: Json) -> Ask:
+    number = _number(asked.get("number"))
+    return Ask(as_string(asked.get("nonce")), _words(asked.get("channels")), asked.get("take") is True, number)

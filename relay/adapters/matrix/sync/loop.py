@@ -17,7 +17,7 @@ from relay.adapters.matrix.api.address import correction
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
 from relay.adapters.matrix.cursors import SYNC
-from relay.adapters.matrix.register import REGISTER, AccountRegister
+from relay.adapters.matrix.register import REGISTER_TYPES, AccountRegister
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.response import ResponseHandler, RoomsChanged, SyncRequest
@@ -308,4 +308,4 @@ def _filter(rooms: frozenset[str]) -> Json:
         "ephemeral": {"types": ["m.typing", "m.receipt"]},
         "account_data": nothing,
     }
-    return {"room": room, "presence": nothing, "account_data": {"types": [REGISTER]}}
+    return {"room": room, "presence": nothing, "account_data": {"types": list(REGISTER_TYPES)}}

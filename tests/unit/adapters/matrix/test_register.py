@@ -1,15 +1,29 @@
 """The register of relays in the account's data."""
 
+import json
 from typing import Any, cast
 
 import pytest
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
-from relay.adapters.matrix.register import REGISTER, AccountRegister
+from relay.adapters.matrix.register import AccountRegister
 from relay.core.claims.register import NoRegister
 from relay.core.clock import SystemClock
 from relay.domain.jsontext import Json
 from relay.errors import RateLimited, Transient
+
+
+class FakeClock(SystemClock):
+    """Stands still until it is advanced."""
+
+    def __init__(self) -> None:
+        self.time = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
 
 
 class Homeserver:
@@ -20,33 +34,46 @@ class Homeserver:
     def __init__(self, answer: Json | Exception) -> None:
         self.answer = answer
         self.asked: list[tuple[Any, ...]] = []
+        self.queries: list[dict[str, str]] = []
 
-    async def call(self, *path: str, body: Json | None = None) -> Json:
+    async def call(self, *path: str, query: dict[str, str] | None = None, body: Json | None = None) -> Json:
         self.asked.append((*path, body))
-        if isinstance(self.answer, Exception):
+        self.queries.append(query or {})
+        if isinstance(self.answer, Exception) and path[1:] != ("account", "whoami"):
             raise self.answer
-        return self.answer
+        return {} if isinstance(self.answer, Exception) else self.answer
 
 
-def register(answer: Json | Exception) -> tuple[AccountRegister, Homeserver]:
-    homeserver = Homeserver(answer)
-    return AccountRegister(api=cast(Api, homeserver), clock=SystemClock()), homeserver
+def register(answer: Json | Exception) -> tuple[AccountRegister, Homeserver, FakeClock]:
+    homeserver, clock = Homeserver(answer), FakeClock()
+    return AccountRegister(api=cast(Api, homeserver), clock=clock), homeserver, clock
 
 
-def told(value: Json) -> Json:
-    return {"account_data": {"events": [{"type": "m.direct", "content": {}}, {"type": REGISTER, "content": value}]}}
+def told(**values: Json) -> Json:
+    events: list[Json] = [{"type": "m.direct", "content": {}}, {"type": "relay.claims-of-others", "content": {}}]
+    events += [{"type": f"relay.claims.{name}", "content": value} for name, value in values.items()]
+    return {"account_data": {"events": events}}
 
 
 async def test_it_is_account_data() -> None:
-    made, homeserver = register({"relays": []})
-    assert await made.read() == {"relays": []}
-    await made.write({"relays": [1]})
-    path = ("user", "@relay:example.org", "account_data", REGISTER)
-    assert homeserver.asked == [("GET", *path, None), ("PUT", *path, {"relays": [1]})]
+    answer = told(one={"a": 1}, other={})
+    answer["account_data"]["events"].append(3)
+    made, homeserver, _ = register(answer)
+    assert await made.read() == {"one": {"a": 1}, "other": {}}
+    await made.write("some.1", {"b": 2})
+    path = ("PUT", "user", "@relay:example.org", "account_data", "relay.claims.some.1")
+    assert homeserver.asked[1:] == [(*path, {"b": 2})]
 
 
-async def test_what_was_never_written_is_empty() -> None:
-    assert await register(Refused(404, "M_NOT_FOUND", "Account data not found"))[0].read() == {}
+async def test_no_reading_is_answered_from_a_cache_or_with_the_rooms() -> None:
+    made, homeserver, _ = register({})
+    for _ in range(20):
+        assert await made.read() == {}
+    assert len({tuple(query.items()) for query in homeserver.queries}) > 10
+    asked = json.loads(homeserver.queries[0]["filter"])
+    assert asked["room"] == {"rooms": []}
+    assert asked["account_data"] == {"types": ["relay.claims.*"]}
+    assert "since" not in homeserver.queries[0]
 
 
 @pytest.mark.parametrize(
@@ -61,32 +88,45 @@ async def test_what_was_never_written_is_empty() -> None:
     ],
 )
 async def test_errors_are_the_core_s(answer: Exception, expected: type[Exception]) -> None:
-    made, _ = register(answer)
+    made, _, _ = register(answer)
     with pytest.raises(expected):
         await made.read()
     with pytest.raises(expected):
-        await made.write({})
+        await made.write("some.1", {})
+
+
+async def test_no_relay_waits_for_ever_for_a_homeserver_that_cannot_write_it() -> None:
+    made, homeserver, clock = register({})
+    for error in (Transient, Transient, NoRegister):
+        homeserver.answer = Refused(500, "M_UNKNOWN", "")
+        with pytest.raises(error):
+            await made.write("some.1", {})
+        # That it can be read says nothing.
+        homeserver.answer = {}
+        await made.read()
+        clock.advance(40)
 
 
 async def test_a_response_without_a_change_confirms_what_was_read() -> None:
-    made, _ = register({})
+    made, _, _ = register({})
     made.synced({}, 5.0)
     made.synced({"account_data": {"events": [3, {"type": "m.direct"}]}}, 4.0)
     assert made.confirmed == 5.0
 
 
 async def test_nothing_is_confirmed_while_a_change_is_not_acted_on() -> None:
-    made, _ = register({})
-    made.synced(told({"relays": [1]}), 5.0)
-    made.synced({}, 6.0)
-    assert made.confirmed < 5.0
-    assert await made.news() == ({"relays": [1]}, 5.0)
-    # A later change arrives while the first is acted on.
-    made.synced(told({"relays": [2]}), 7.0)
-    made.settle(5.0)
-    made.synced({}, 8.0)
-    assert made.confirmed == 5.0
-    assert await made.news() == ({"relays": [2]}, 7.0)
-    made.settle(7.0)
-    made.synced({}, 9.0)
-    assert made.confirmed == 9.0
+    made, _, clock = register({})
+    now = clock.monotonic()
+    made.synced(told(one={"a": 1}), now - 5)
+    made.synced({}, now)
+    assert made.confirmed < now - 5
+    await made.changed()
+    # What was read before the change was told of may not show it.
+    made.settle(now - 1)
+    made.synced({}, now)
+    assert made.confirmed == now - 1
+    await made.changed()
+    clock.advance(1)
+    made.settle(now + 1)
+    made.synced({}, now + 2)
+    assert made.confirmed == now + 2

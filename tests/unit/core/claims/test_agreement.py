@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-from typing import Any
 
 import pytest
 
 from relay.core.claims.agreement import SILENCE_SECONDS
-from relay.core.claims.register import Claim, claims_in
+from relay.core.claims.board import claims_in
+from relay.core.claims.register import Claim
 from tests.support.logs import captured_logs
 from tests.support.relays import PAIRS, Account, Relay, Watched, play, until
 
@@ -145,6 +145,10 @@ def test_who_hands_over_takes_back_what_the_other_one_did_not_live_to_take() -> 
         await until(lambda: first.works == frozenset())
         await until(lambda: first.works == PAIRS, 3 * SILENCE_SECONDS)
         assert first.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+        # The question of who is dead still stands. It is not followed again.
+        for _ in range(500):
+            await asyncio.sleep(1)
+            assert first.works == PAIRS
 
     play(story)
 
@@ -202,13 +206,13 @@ def test_a_restart_on_the_same_store_waits_for_nothing() -> None:
         relay = Relay("a", account, rng)
         for _ in range(3):
             relay.start()
-            await until(lambda: relay.works == PAIRS, 1)
+            await until(lambda: relay.works == PAIRS, 2)
             await relay.kill()
         relay.start()
-        await until(lambda: relay.works == PAIRS, 1)
+        await until(lambda: relay.works == PAIRS, 2)
         await relay.stop()
         relay.start()
-        await until(lambda: relay.works == PAIRS, 1)
+        await until(lambda: relay.works == PAIRS, 2)
 
     play(story)
 
@@ -284,24 +288,34 @@ def test_who_was_stopped_for_long_sends_nothing_when_it_goes_on() -> None:
     play(story)
 
 
+def test_who_was_stopped_and_replaced_sends_nothing_of_its_own_although_nobody_is_there_any_more() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.line.running.clear()
+        second.start(take_over=True)
+        await until(lambda: second.works == PAIRS)
+        await second.stop()
+        first.line.running.set()
+        await until(lambda: first.works == PAIRS)
+        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+        assert first.switch.started == {key: {"x": f"b {key}"} for key in PAIRS}
+
+    play(story)
+
+
 def test_where_the_platform_keeps_no_such_data_everything_is_ours() -> None:
     async def story() -> None:
         account, rng = Account(refused=True), random.Random(1)
         relay = Relay("a", account, rng)
         relay.start()
-        await until(lambda: relay.works == PAIRS, 1)
+        await until(lambda: relay.works == PAIRS, 2)
         await asyncio.sleep(1_000)
         assert relay.works == PAIRS
 
     play(story)
-
-
-def test_what_stands_in_the_register_may_be_anything() -> None:
-    odd: list[Any] = [{}, {"relays": 1}, {"relays": [1, {"store": 2}, {"store": "x", "ask": 1, "left": {"a": 1}}]}]
-    for value in odd:
-        assert all(claim.channels == frozenset() for claim in claims_in(value))
-    claim = Claim("s", "f", "h", "b", 1, "p", "now", frozenset({"1"}), answers=frozenset({"n"}), left={"1": {"x": "y"}})
-    assert claims_in({"relays": [claim.as_json()]}) == [claim]
 
 
 def test_a_pair_that_is_added_later_is_claimed_first() -> None:
@@ -326,8 +340,9 @@ def test_a_pair_that_is_added_later_is_claimed_first() -> None:
 def test_no_pair_is_ever_mirrored_twice(seed: int) -> None:
     async def story() -> None:
         account, rng, dead = Account(), random.Random(seed), set[str]()
-        slowness = 0.1 if seed % 2 else 0.0
-        relays = [Relay(name, account, rng, dead, slowness=slowness) for name in ("a1", "a2", "b", "c")]
+        slowness, lateness = 0.1 if seed % 2 else 0.0, 0.1 if seed % 4 > 1 else 0.0
+        names = ("a1", "a2", "b", "c")
+        relays = [Relay(name, account, rng, dead, slowness=slowness, lateness=lateness) for name in names]
 
         def check() -> None:
             for key in PAIRS:

@@ -1,0 +1,127 @@
+"""Who holds the pairs that are not ours, what becomes of pairs with that, and what the operator is told."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from relay.core.claims.question import Question
+from relay.core.claims.register import Claim, Positions
+from relay.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+class PairSwitch(Protocol):
+    """What becomes of pairs when claims change. Pairs are named by the key of their claim."""
+
+    def is_ready(self) -> bool:
+        """Whether pairs can be started: both platforms have read what was said before. No I/O."""
+        ...
+
+    async def positions(self, keys: Collection[str]) -> Mapping[str, Positions]:
+        """How far those of these pairs were read in which nothing waits; empty where that was never."""
+        ...
+
+    async def hold_back(self, reasons: Mapping[str, str]) -> None:
+        """From now on these pairs, and no others, are left alone; each reason is a sentence for the operator."""
+        ...
+
+    async def hand_over(self, keys: Collection[str]) -> Mapping[str, Positions]:
+        """Read no further in these pairs, deliver what was read, and return up to where that was."""
+        ...
+
+    async def stand_down(self, keys: Collection[str]) -> None:
+        """Another relay has mirrored these pairs for some time: what waits here must not be sent."""
+        ...
+
+    async def start(self, positions: Mapping[str, Positions]) -> None:
+        """These pairs are ours now. They are read from these positions on; where there is none, from now on."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Holders:
+    """Those that hold what we want."""
+
+    # This process.
+    me: Claim
+    switch: PairSwitch
+    # Ours to them.
+    question: Question
+    # Whether a claim's process is known to have ended.
+    has_ended: Callable[[Claim], bool]
+    # See `Claims`.
+    take_over: bool
+    restored: bool
+    # Channels that somebody else has held since we have: they are read on from where the other one stopped.
+    awaited: set[str] = field(init=False, default_factory=set)
+    # Who holds which, as far as is known.
+    _known: Mapping[str, Claim] = field(init=False, default_factory=dict)
+
+    def of(self, wanted: frozenset[str], claims: Iterable[Claim]) -> dict[str, Claim]:
+        """Who holds which of these. Not who has ended on what is our store now."""
+        others = [claim for claim in claims if not self.me.is_same_place(claim)]
+        others = [claim for claim in others if self._is_elsewhere(claim) or not self.has_ended(claim)]
+        return {key: claim for claim in others for key in claim.channels & wanted}
+
+    def is_doubtful(self, holder: Claim) -> bool:
+        """Whether a holder has to be asked before anything is read: it may have ended, and nothing shows it."""
+        # What others hold can also be asked for while we run, but with our own store we read on where it ends.
+        return not self.has_ended(holder) and (not self.take_over or holder.store == self.me.store)
+
+    async def moved_on(
+        self, wanted: frozenset[str], claims: Sequence[Claim], taken: Mapping[str, Claim]
+    ) -> frozenset[str]:
+        """What another store has read since ours has: free channels, and those that are `taken` from the silent.
+
+        Where ours has read nothing yet, it does not matter what a silent one has read: it has told nobody.
+        """
+        known = await self.switch.positions(wanted)
+        left = {key: told for claim in claims if self._has_read_more(claim) for key, told in claim.left.items()}
+        told = {key for key in wanted & left.keys() if left[key] != known.get(key)}
+        untold = {key for key, holder in taken.items() if self._is_elsewhere(holder) and known.get(key)}
+        return frozenset(told | untold)
+
+    def _has_read_more(self, claim: Claim) -> bool:
+        """Whether what a relay has left counts: not if it is our own place, or if we look for what crossed since."""
+        return claim.store != self.me.store or not (self.me.is_same_place(claim) or self.restored)
+
+    def _is_elsewhere(self, claim: Claim) -> bool:
+        """Whether a relay certainly had another store, or another copy of ours. After a power cut, our boot is new."""
+        return claim.store != self.me.store or (claim.file != self.me.file and not self.restored)
+
+    async def leave_alone(self, holders: Mapping[str, Claim], not_ours: Collection[str]) -> None:
+        """Remember who holds what, and tell it where that is new."""
+        new = {key: holder for key, holder in holders.items() if str(self._known.get(key)) != str(holder)}
+        for key, holder in {str(holder): (key, holder) for key, holder in new.items()}.values():
+            pairs = sum(str(other) == str(holder) for other in new.values())
+            if self.question.is_to_take(key):
+                _log.info("another relay holds pairs; it is asked to hand them over", holder=str(holder), pairs=pairs)
+                continue
+            remedy = "stop that one, or start this one with `relay run --take-over`"
+            _log.warning("another relay holds pairs; waiting for it", holder=str(holder), pairs=pairs, remedy=remedy)
+        self.awaited |= holders.keys()
+        self._known = dict(holders)
+        await self.tell(not_ours)
+
+    async def tell(self, not_ours: Collection[str]) -> None:
+        """Leave alone what is not ours, and say why."""
+        await self.switch.hold_back({key: self._reason(key) for key in not_ours})
+
+    def _reason(self, key: str) -> str:
+        holder = self._known.get(key)
+        if holder is None and key in self.awaited:
+            return "Another relay held this pair; this one goes on from there once both sides have answered."
+        if holder is None:
+            return "It is being looked up whether another relay holds this pair."
+        if self.question.is_to_take(key):
+            return f"Another relay ({holder}) holds this pair; it is asked to hand it over."
+        if self.has_ended(holder):
+            return (
+                f"Another relay on the same accounts held this pair ({holder}), and has crashed: start that one again, "
+                "and nothing is lost; or this one, which goes on without what was said since."
+            )
+        return (
+            f"Another relay on the same accounts holds this pair ({holder}): "
+            "stop that one, or start this one with `relay run --take-over`."
+        )

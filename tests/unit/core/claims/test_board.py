@@ -1,0 +1,109 @@
+"""What stands in the register, and what counts of it."""
+
+import asyncio
+import random
+from dataclasses import replace
+from typing import Any
+
+from relay.core.claims.board import claims_in
+from relay.core.claims.register import Ask, Claim
+from tests.support.relays import PAIRS, Account, Relay, play, until
+
+
+def values(account: Account) -> dict[str, Any]:
+    return {name: value for name, value in account.value.items() if value}
+
+
+def test_what_stands_in_the_register_may_be_anything() -> None:
+    odd: list[Any] = [
+        {},
+        {"store": 2},
+        {"store": "x", "ask": 1, "left": {"a": 1}},
+        {"store": "x", "turn": True, "numbers": {"1": "a", "2": -1, "3": 10**30}, "left_numbers": 1, "pending": 2},
+    ]
+    for value in odd:
+        assert claims_in({"": value, "some.1": value, "some": value}) == []
+    claim = Claim("s", "f", "h", "b", 1, "p", "now", frozenset({"1"}), answers=frozenset({"n"}), left={"2": {"x": "y"}})
+    assert claims_in({f"{claim.place()}.0": claim.as_json()}) == []
+    ask = Ask("n", frozenset({"3"}), True, 5)
+    own = replace(claim, ask=ask, numbers={"1": 4}, left_numbers={"2": 3}, pending=frozenset({"1"}), turn=129)
+    assert claims_in({f"{own.place()}.1": own.as_json()}) == [own]
+    # A value that is not its relay's own says nothing.
+    assert claims_in({f"{own.place()}.2": own.as_json(), "some.1": own.as_json()}) == []
+
+
+def test_a_relay_has_one_value_however_often_it_starts_or_gives_up_on_a_request() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng, lateness=0.3)
+        for _ in range(10):
+            relay.start()
+            await until(lambda: relay.works == PAIRS)
+            await until(lambda: len(values(account)) == 1)
+            await relay.kill()
+            # What is still on the way arrives.
+            await asyncio.sleep(150)
+
+    play(story)
+
+
+def test_a_late_request_changes_nothing() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        [(name, value)] = values(account).items()
+        await relay.kill()
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        now = claims_in(account.value)
+        await account.replace(name, {**value, "channels": []})
+        assert claims_in(account.value) == now
+
+    play(story)
+
+
+def test_no_turn_begins_in_a_value_that_is_being_emptied() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        [(name, value)] = values(account).items()
+        await relay.kill()
+        # The next process begins about now: these values stand there from earlier ones, and will be emptied.
+        place, _, number = name.partition(".")
+        await asyncio.sleep(128)
+        full = {f"{place}.{(int(number) + ahead) % 128}" for ahead in range(3)}
+        for former in full:
+            await account.replace(former, value)
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        await until(lambda: len(values(account)) == 1)
+        assert not full & values(account).keys()
+
+    play(story)
+
+
+def test_what_earlier_boots_have_left_is_emptied_when_nothing_of_it_counts() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        for boot in range(3):
+            earlier = Relay("a", account, rng, boot=f"boot {boot}")
+            earlier.start()
+            await until(earlier.claims.begun.is_set)
+            await earlier.stop()
+        # What somebody else has said still counts.
+        other, relay = Relay("b", account, rng), Relay("a", account, rng, boot="boot 3")
+        other.start(wanted=frozenset({"300"}))
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        assert len(values(account)) == 5
+        await until(lambda: len(values(account)) == 2, 4000)
+        writes = account.writes
+        await asyncio.sleep(100)
+        assert (relay.works, other.works) == (PAIRS, frozenset({"300"}))
+        assert account.writes == writes
+
+    play(story)
