@@ -88,6 +88,9 @@ class SyncLoop:
     _filter: str = field(init=False, default="")
     _filtered: frozenset[str] | None = field(init=False, default=None)
     _backoff: Backoff = field(init=False)
+    # The position in the last request, and when it was first asked from there. For two minutes Synapse gives the answer
+    # of a request that was lost to the next one, unless that answer stays at that position.
+    _asked: tuple[str | None, float] | None = field(init=False, default=None)
     # Waits for other rooms to ask for, from one request to the next.
     _changed: asyncio.Task[Literal[True]] | None = field(init=False, default=None)
     # Set at the first failure, and what is wrong with the homeserver's address; before the login only.
@@ -197,7 +200,8 @@ class SyncLoop:
     async def _sync(self, request: SyncRequest) -> Json | None:
         """One sync request; None if there were other rooms to ask for before it was answered."""
         since, full = request.since, request.full
-        began = self.clock.monotonic()
+        if self._asked is None or self._asked[0] != since:
+            self._asked = (since, self.clock.monotonic())
         at_once = full or not self.status.caught_up.is_set()
         query: dict[str, str | list[str]] = {"set_presence": "offline"}
         query["filter"] = await self._filter_id(request.rooms)
@@ -230,7 +234,9 @@ class SyncLoop:
         response = asked.result()
         if not isinstance(response.get("next_batch"), str):
             raise Unreachable("the answer to a sync has no next_batch", sent=True)
-        self.register.synced(response, began)
+        self.register.synced(response, self._asked[1])
+        if response["next_batch"] == since:
+            self._asked = None
         return response
 
     def _count_refusal(self, refused: Refused) -> None:

@@ -1,0 +1,84 @@
+"""What an answer to a sync says about other relays: no more than when its request was made first."""
+
+import random
+from typing import cast
+
+import pytest
+
+from relay.adapters.matrix.api.client import Api, Unreachable
+from relay.adapters.matrix.api.session import MatrixSession
+from relay.adapters.matrix.identifiers import OwnAccounts
+from relay.adapters.matrix.register import AccountRegister
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
+from relay.adapters.matrix.sync.response import ResponseHandler, SyncRequest
+from relay.core.clock import Backoff, SystemClock
+from relay.domain.jsontext import Json
+
+
+class Clock(SystemClock):
+    """A second passes with each request."""
+
+    def __init__(self) -> None:
+        self.time = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+class Homeserver:
+    """Answers one request after the other with what it is given."""
+
+    user_id = "@relay:example.org"
+
+    def __init__(self, clock: Clock, *answers: Json | Exception) -> None:
+        self.clock = clock
+        self.answers = iter(answers)
+
+    async def call(self, method: str, *path: str, **_: object) -> Json:
+        if path[-1] == "filter":
+            return {"filter_id": "1"}
+        self.clock.time += 1
+        answer = next(self.answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def test_an_answer_counts_from_the_first_request_with_its_position() -> None:
+    clock, rng = Clock(), random.Random(1)
+    lost = Unreachable("the connection was lost", sent=True)
+    answers: list[Json | Exception] = [
+        {"next_batch": "a"},
+        lost,
+        lost,
+        {"next_batch": "b"},
+        {"next_batch": "b"},
+        {"next_batch": "b"},
+    ]
+    api = cast(Api, Homeserver(clock, *answers))
+    register = AccountRegister(api=api, clock=clock)
+    accounts = OwnAccounts(me="@relay:example.org")
+    loop = SyncLoop(
+        api=api,
+        session=cast(MatrixSession, None),
+        rooms=DeclaredRooms(accounts, backoff=lambda: Backoff(rng), now=clock.monotonic),
+        responses=cast(ResponseHandler, None),
+        status=ConnectionStatus(),
+        clock=clock,
+        rng=rng,
+        register=register,
+    )
+
+    async def confirmed(since: str | None) -> float:
+        await loop._sync(SyncRequest(since, frozenset(), full=since is None, declarations=0))
+        return register.confirmed - 1_000
+
+    assert await confirmed(None) == 0
+    for _ in range(2):
+        with pytest.raises(Unreachable):
+            await confirmed("a")
+    # A homeserver that keeps answers may have made this one when it was asked first, two seconds ago.
+    assert await confirmed("a") == 1
+    # None keeps an answer at the same position.
+    assert [await confirmed("b"), await confirmed("b")] == [4, 5]
