@@ -285,7 +285,7 @@ def _is_wide(listen: object) -> bool:
     """Whether other machines can reach an address, as far as it is one."""
     host, _, port = listen.rpartition(":") if isinstance(listen, str) else ("", "", "")
     host = host.strip("[]").lower()
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or "/" in host:
         return False
     try:
         return not ip_address(host.partition("%")[0]).is_loopback

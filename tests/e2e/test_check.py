@@ -122,6 +122,7 @@ async def all_is_well(place: FullStack) -> None:
         ("x" * 32, ("it looks like the application's client secret", "Reset Token")),
         ("0" * 64, ("it looks like the application's public key", "Reset Token")),
         ("123456789012345678", ("it looks like the application's ID", "Reset Token")),
+        ("syt_cmVsYXk_x_1", ("it looks like an access token of Matrix", "Reset Token")),
     ],
 )
 async def test_a_token_that_discord_refuses(place: FullStack, token: str, words: tuple[str, ...]) -> None:

@@ -142,3 +142,12 @@ def test_what_editors_and_people_do_to_a_file_changes_nothing(tmp_path: Path, ch
     settings = load(tmp_path / "relay.toml", {})
     assert (settings.matrix.user_id, settings.discord.token.get_secret_value()) == ("@relay:example.org", TOKEN)
     assert (settings.pairs[0].discord_channel, settings.pairs[0].matrix_room) == ("7", "#a:b")
+
+
+def test_an_address_with_a_scheme_is_one_mistake(tmp_path: Path) -> None:
+    """That it lets other machines in was said of loopback, too."""
+    (tmp_path / "relay.toml").write_text('[web]\nlisten = "http://127.0.0.1:9464"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path / "relay.toml", {})
+    (told,) = [str(mistake) for mistake in caught.value.mistakes if "[web]" in str(mistake)]
+    assert "is not an address to listen on" in told

@@ -89,6 +89,7 @@ _OTHER_SECRETS = (
     (re.compile(r"[A-Za-z0-9_-]{32}"), "the application's client secret"),
     (re.compile(r"[0-9a-f]{64}"), "the application's public key"),
     (re.compile(r"[0-9]{15,20}"), "the application's ID"),
+    (re.compile(r"(?:syt|mct|mat)_\S+"), "an access token of Matrix"),
 )
 
 
