@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_address
 from string import Formatter
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_core import PydanticKnownError
@@ -56,11 +56,19 @@ def _snowflake(value: object, what: str, button: str) -> str:
     return digits.strip()
 
 
+# What clients copy as the link to a room: https://matrix.to/#/#help:example.org?via=example.org, and Element's own.
+_ROOM_LINK = re.compile(r"https?://[^\s#]*/#/(?:room/)?([^\s?/]+)")
+
+
 def _room(value: str) -> str:
     value = value.strip()
     valid = _ALIAS.fullmatch(value) or _ROOM_ID.fullmatch(value)
     if valid and len(value.encode()) <= _MATRIX_ID_LIMIT:
         return value
+    if (link := _ROOM_LINK.match(value)) is not None:
+        room = unquote(link[1])
+        known = _ALIAS.fullmatch(room) or _ROOM_ID.fullmatch(room)
+        raise wrong("is a link", f'write "{room}"' if known else "write the alias or the ID of the room in it")
     what = "is neither a room alias nor a room ID"
     if value[:1] not in ("#", "!"):
         what += ": it begins with neither # nor !"
@@ -142,7 +150,7 @@ def _store_url(value: str) -> str:
             raise wrong("names no database", 'write "postgresql://user:password@host/relay"')
         return value
     path = value.removeprefix("sqlite:///")
-    if path == value or path in ("", "/", ":memory:") or set(path) & set("?#\0"):
+    if path == value or path in ("", ":memory:") or path.endswith("/") or set(path) & set("?#\0"):
         raise wrong(
             "is the address of neither an SQLite file nor a PostgreSQL database",
             'write "sqlite:///relay.db" or "sqlite:////var/lib/relay/relay.db", or "postgresql://user@host/relay"',

@@ -81,7 +81,7 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "a matrix.to link": (
         instead("#help:example.org", "https://matrix.to/#/#help:example.org"),
-        ("relay.toml:10", "begins with neither # nor !", "write an alias"),
+        ("relay.toml:10", "is a link", 'write "#help:example.org"'),
     ),
     "a channel twice": (second(channel="1234567890123456789"), ("relay.toml:13", "already in", "line 9", "remove one")),
     "a room twice": (second(room="#help:example.org"), ("relay.toml:14", "already in", "line 10", "remove one")),
@@ -106,6 +106,10 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
     "a channel's link": (
         instead("1234567890123456789", '"https://discord.com/channels/1/1234567890123456789"'),
         ("relay.toml:9", "is not a channel ID", "of a channel's link it is the last number"),
+    ),
+    "a folder for the store": (
+        FILE + '[store]\nurl = "sqlite:////srv/relay/"\n',
+        ("relay.toml:12", "neither an SQLite file"),
     ),
     "another encoding": (FILE.encode("utf-16").decode("latin-1"), ("is not UTF-8 text", "save it as UTF-8")),
     "mysql for the store": (
@@ -373,6 +377,7 @@ MORE = {
     "[pairs] and then [[pairs]]",
     "[pairs] alone",
     "a channel's link",
+    "a folder for the store",
     "another encoding",
 }
 """What was not in the list."""
