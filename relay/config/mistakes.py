@@ -135,6 +135,11 @@ def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] =
     return f"did you mean {written(close[0])}?" if close else f"write one of {', '.join(map(written, names))}"
 
 
+def _sections_with(key: str, model: type[BaseModel]) -> list[str]:
+    """The sections that know a key. In TOML a line belongs to the header above it, wherever it is meant for."""
+    return [name for name in model.model_fields if find_field(model, (name, key))[1] is not None]
+
+
 def explain(error: ErrorDetails, model: type[BaseModel], origin: Origin) -> Mistake:
     """One of pydantic's errors about `model`, as a mistake."""
     location: Location = tuple(error["loc"])
@@ -192,6 +197,8 @@ def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> t
             return "is missing", write
         case "extra_forbidden" if len(location) == 1:
             return "there is no such section", did_you_mean(key, model.model_fields, "[{}]".format)
+        case "extra_forbidden" if len(sections := _sections_with(key, model)) == 1:
+            return "there is no such key here", f"move it into [{sections[0]}], above the first [[pairs]]"
         case "extra_forbidden":
             return "there is no such key", did_you_mean(key, inner.model_fields)
         case "string_type":

@@ -107,6 +107,10 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
         instead("1234567890123456789", '"https://discord.com/channels/1/1234567890123456789"'),
         ("relay.toml:9", "is not a channel ID", "of a channel's link it is the last number"),
     ),
+    "a key below the pairs": (
+        FILE + 'retention = "30d"\n',
+        ("relay.toml:11", "no such key here", "move it into [store]"),
+    ),
     "a folder for the store": (
         FILE + '[store]\nurl = "sqlite:////srv/relay/"\n',
         ("relay.toml:12", "neither an SQLite file"),
@@ -377,6 +381,7 @@ MORE = {
     "[pairs] and then [[pairs]]",
     "[pairs] alone",
     "a channel's link",
+    "a key below the pairs",
     "a folder for the store",
     "another encoding",
 }
