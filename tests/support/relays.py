@@ -37,18 +37,19 @@ class Account:
     """The account's data on the platform, and who listens."""
 
     value: dict[str, Json] = field(default_factory=dict)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    # Of the next change: each has an event of its own.
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
     version: int = 0
     writes: int = 0
     refused: bool = False
 
     async def replace(self, name: str, value: Json) -> None:
         """A request arrives."""
-        async with self.changed:
-            self.value = {**self.value, name: value}
-            self.version += 1
-            self.writes += 1
-            self.changed.notify_all()
+        self.value = {**self.value, name: value}
+        self.version += 1
+        self.writes += 1
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     async def replace_late(self, seconds: float, name: str, value: Json) -> None:
         """A request arrives on which its relay has long given up."""
@@ -131,14 +132,11 @@ class Line:
             asked = asyncio.get_running_loop().time()
             try:
                 await self._travel()
-                async with self.account.changed:
-                    if self.account.version == version:
-                        try:
-                            async with asyncio.timeout(_POLL):
-                                await self.account.changed.wait()
-                        except TimeoutError:
-                            pass
-                    before, version = version, self.account.version
+                if self.account.version == version:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_POLL):
+                            await self.account.changed.wait()
+                before, version = version, self.account.version
                 await self._travel()
             except Transient:
                 await asyncio.sleep(5)
@@ -240,11 +238,6 @@ class Relay:
             self.dead.add(self.claims.me.started)
         for task in self.tasks:
             task.cancel()
-        for poll in self.tasks[:1]:
-            # A condition loses a cancellation that comes while a time-out ends its wait.
-            while not poll.done():
-                await asyncio.wait({poll}, timeout=1)
-                poll.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.tasks = []
 
