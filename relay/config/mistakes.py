@@ -137,7 +137,8 @@ def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] =
 
 def _sections_with(key: str, model: type[BaseModel]) -> list[str]:
     """The sections that know a key. In TOML a line belongs to the header above it, wherever it is meant for."""
-    return [name for name in model.model_fields if find_field(model, (name, key))[1] is not None]
+    tables = [(name, info.annotation) for name, info in model.model_fields.items()]
+    return [name for name, table in tables if table in _models(table) and key in table.model_fields]
 
 
 def explain(error: ErrorDetails, model: type[BaseModel], origin: Origin) -> Mistake:

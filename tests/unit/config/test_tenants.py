@@ -107,3 +107,12 @@ def test_what_is_for_one_community_has_no_tenants(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(TENANT)
     assert load_host(tmp_path / "relay.toml", {}) is None
     assert load_host(tmp_path / "missing.toml", {}) is None
+
+
+def test_a_key_in_another_section_of_the_process(tmp_path: Path) -> None:
+    """`tenants` is a section of one line, in which nothing can be looked for."""
+    (tmp_path / "relay.toml").write_text('tenants = "tenants.d"\n[log]\nretention = "3d"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        load_host(tmp_path / "relay.toml", {})
+    (told,) = caught.value.mistakes
+    assert told.remedy == "move it into [store], above the first [[pairs]]"
