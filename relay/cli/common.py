@@ -31,7 +31,7 @@ class Invocation:
 
     def choose(self, tenant: str) -> None:
         """Be about this tenant of the configuration. Raises `ConfigurationError`."""
-        from relay.config.loading import HOST_VARIABLE, locate
+        from relay.config.sources import HOST_VARIABLE, locate
         from relay.config.tenants import load_host
 
         host = load_host(self.config, os.environ)

@@ -22,8 +22,9 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from relay.config.loading import HOST_VARIABLE, load, locate
+    from relay.config.loading import load
     from relay.config.settings import stamp
+    from relay.config.sources import HOST_VARIABLE, locate
 
     path = locate(invocation.config, os.environ)
     saved = stamp(path)

@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from relay.config.loading import Source, anchored, checked, gather, locate, refuse_inline_tenants
+from relay.config.loading import anchored, checked, refuse_inline_tenants
 from relay.config.mistakes import Location, explain
 from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings
+from relay.config.sources import Source, gather, locate
 from relay.config.store_url import of_tenant, passwords_of
 from relay.errors import ConfigurationError, Mistake
 

@@ -16,8 +16,9 @@ from typer.core import TyperGroup
 
 import relay
 from relay.cli.commands import application
-from relay.config.loading import LISTS, load
+from relay.config.loading import load
 from relay.config.settings import Settings
+from relay.config.sources import LISTS
 from relay.core.ports import SideHealth
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, Report

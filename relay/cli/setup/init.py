@@ -64,7 +64,7 @@ def init(
     config: ConfigOption = None,
 ) -> None:
     """See `HELP`."""
-    from relay.config.loading import locate
+    from relay.config.sources import locate
 
     without_settings()
     path = locate(config or invocation_of(context).config, os.environ)
@@ -111,7 +111,7 @@ class Commands:
 
 def commands_after(config: Path, environ: Mapping[str, str], program: str) -> Commands:
     """What to type for the configuration that was written, where it was written. `program`: how this one was called."""
-    from relay.config.loading import locate
+    from relay.config.sources import locate
 
     path = config.absolute()
     if path == _OF_THE_IMAGE and environ.get("RELAY_CONFIG") == str(path):

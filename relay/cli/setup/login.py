@@ -40,7 +40,8 @@ def login(
     """See `HELP`."""
     from relay import setup
     from relay.config.editing import write_private
-    from relay.config.loading import load_account, locate
+    from relay.config.loading import load_account
+    from relay.config.sources import locate
 
     without_settings()
     if output is not None and output.exists():

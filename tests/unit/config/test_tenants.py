@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.config.loading import HOST_VARIABLE, load
+from relay.config.loading import load
+from relay.config.sources import HOST_VARIABLE
 from relay.config.store_url import of_tenant, schema_in
 from relay.config.tenants import Host, load_host
 from relay.errors import ConfigurationError
