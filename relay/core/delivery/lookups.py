@@ -24,6 +24,8 @@ from relay.errors import ActionNeeded, NotDeclared, Transient
 _NOT_HERE = Quotation("a message that is not here", n.RichText(), "")
 """What stands above an answer to what was deleted, or cannot be read."""
 
+_NO_PAIR = "no declared pair carries it"
+
 _MOST_LINKED = 200
 """Linked people of whom it is asked whether they have a role."""
 
@@ -63,23 +65,31 @@ class Lookups:
 
     def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
         """Where a lane leads. Raises `NotDeclared` without a pair, `ActionNeeded` while the channel is closed."""
-        pair = self.pairs.pair_for(lane)
-        if pair is None or not self.pairs.carries(lane):
-            raise NotDeclared("no declared pair carries it")
+        pair = self.pair(lane)
+        if not self.pairs.carries(lane):
+            raise NotDeclared(_NO_PAIR)
         if not self.pairs.is_open(lane):
             raise ActionNeeded("its channel is not open")
         return pair, lane.destination, self.adapters[lane.destination.platform]
 
+    def pair(self, lane: LaneKey) -> Pair:
+        """The pair of a lane. Raises `NotDeclared` without one.
+
+        It may be taken out of the file at any moment, and what it forbids must not be allowed then.
+        """
+        pair = self.pairs.pair_for(lane)
+        if pair is None:
+            raise NotDeclared(_NO_PAIR)
+        return pair
+
     async def require_agreeing_marks(self, lane: LaneKey) -> None:
         """Raises `ActionNeeded` where a lane's pair leads from a channel for adults to one for everybody."""
-        pair = self.pairs.pair_for(lane)
-        if pair is not None and (why := await self.moderation.age_marks.refusal(pair)) is not None:
+        if (why := await self.moderation.age_marks.refusal(self.pair(lane))) is not None:
             raise ActionNeeded(why)
 
     async def carries_files(self, lane: LaneKey, written_at: datetime) -> bool:
-        """Whether files and pictures of what was written then may cross a lane."""
-        pair = self.pairs.pair_for(lane)
-        return pair is None or await self.moderation.age_marks.carries_files(pair, lane, written_at)
+        """Whether files and pictures of what was written then may cross a lane. Raises `NotDeclared` without a pair."""
+        return await self.moderation.age_marks.carries_files(self.pair(lane), lane, written_at)
 
     def is_replaced(self, channel: ChannelRef, lane: LaneKey) -> bool:
         """Whether the channel that `lane` leads to has replaced `channel`, and is the same place."""
@@ -271,14 +281,16 @@ class Lookups:
     async def is_unwanted(self, lane: LaneKey, user: UserRef) -> bool:
         """Whether what somebody writes must not cross: they do not want it, or others do not.
 
-        Raises `StoreUnavailable`.
+        Raises `NotDeclared` without a pair, `StoreUnavailable`.
         """
         return (await self.people.of(user)).has_opted_out or await self.refusal(lane, user) is not None
 
     async def refusal(self, lane: LaneKey, user: UserRef) -> str | None:
-        """Why others do not want what somebody writes to cross; None if they do not mind."""
-        pair = self.pairs.pair_for(lane)
-        return None if pair is None else await self.moderation.refusal(pair, lane, user)
+        """Why others do not want what somebody writes to cross; None if they do not mind.
+
+        Raises `NotDeclared` without a pair, `StoreUnavailable`.
+        """
+        return await self.moderation.refusal(self.pair(lane), lane, user)
 
     async def _quotation_from_its_side(self, target: Target, answered: MessageRef) -> Quotation:
         source = self.adapters[answered.platform]

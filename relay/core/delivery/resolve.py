@@ -56,7 +56,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.rewrite import weight
-from relay.errors import ActionNeeded, NotDeclared, NotYet, Permanent, Transient
+from relay.errors import ActionNeeded, NotYet, Permanent, Transient
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -460,10 +460,7 @@ class Resolver:
 
     def _lane_from(self, within: LaneKey) -> LaneKey:
         """The lane from the channel of a lane that does not cross. Raises `NotDeclared` without a pair."""
-        pair = self.lookups.pairs.pair_for(within)
-        if pair is None:  # taken out of the file just now; it may be back
-            raise NotDeclared("no declared pair carries it")
-        return self.lookups.pairs.lane_from(within.source, pair)
+        return self.lookups.pairs.lane_from(within.source, self.lookups.pair(within))
 
     # --- Several as one -------------------------------------------------------------------------------
 

@@ -7,8 +7,10 @@ import pytest
 
 from relay.core.bootstrap import Core
 from relay.core.moderation.age_marks import mismatch
+from relay.core.people.directory import PeopleDirectory, Person
+from relay.core.storage import UnitOfWork
 from relay.domain.content import Attachment, Content
-from relay.domain.ids import ChannelRef, MediaRef, Platform
+from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
 from relay.domain.pair import Pair
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import walk
@@ -165,6 +167,33 @@ async def test_the_mark_is_known_from_an_earlier_life(tmp_path: Path) -> None:
             bridge.discord.say(here, "ann", "the end")
             await bridge.shows(there, "look :blob:\nimage: a.png · message", "the end")
         assert seen(bridge.matrix, there) == []
+
+
+async def test_a_pair_that_is_taken_out_in_the_middle_lets_nothing_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = PeopleDirectory.of
+    taken_out = False
+
+    async def of(self: PeopleDirectory, user: UserRef, uow: UnitOfWork | None = None) -> Person:
+        nonlocal taken_out
+        if uow is None and not taken_out:  # its channel is known, and it has not been asked yet what may come there
+            taken_out = True
+            core.inbox.declare(())
+        return await asked(self, user, uow)
+
+    async with world(tmp_path, PERMISSIVE) as bridge:
+        here, there = bridge.channels()
+        bridge.discord.restrict(here)
+        async with bridge.relay(takes_files) as core:
+            await until_marked(bridge, here, restricted=True)
+            monkeypatch.setattr(PeopleDirectory, "of", of)
+            bridge.discord.say(here, "ann", picture())
+            await until(lambda: taken_out)
+            await redeclare(core, PERMISSIVE)
+            for side, channel in zip(PERMISSIVE.sides, (here, there), strict=True):
+                await core.inbox.opened(side, channel)
+            await bridge.shows(there, "look :blob:\nimage: a.png · message")
 
 
 async def test_where_the_operator_wants_it_words_cross_and_files_are_named(tmp_path: Path) -> None:
