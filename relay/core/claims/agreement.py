@@ -169,11 +169,14 @@ class Claims:
                 unanswered = frozenset(key for key in keys & rivals.keys() if ask.nonce not in rivals[key].answers)
                 if not unanswered:
                     return reading, unanswered
-                if not self._board.stands_in(reading) or not self._question.stands_in(reading.claims, unanswered):
-                    # What we asked was overtaken: somebody has claimed it since.
+                over, silent = self._question.is_over(), {key: rivals[key] for key in unanswered}
+                overtaken = over and self._question.is_older(reading.claims, silent)
+                overtaken = overtaken or not self._question.stands_in(reading.claims, unanswered)
+                if overtaken or not self._board.stands_in(reading):
+                    # Somebody has claimed it since we asked, or it is not known whether what we asked stands there.
                     ask = self._question.start(keys, take=self.take_over)
                     await self._write(reading, self.held)
-                elif self._question.is_over():
+                elif over:
                     return reading, unanswered
         finally:
             self._question.ask = None
@@ -269,9 +272,9 @@ class Claims:
         if overtaken or reading.asked - self.register.confirmed > RIGHT_SECONDS:
             # We were cut off or stopped, and others may have taken us for dead; or somebody has claimed what we want.
             self._question.repeat()
-        if asks := self._unanswered(reading, self.held):
+        if self._unanswered(reading, self.held):
             # Who asks takes our silence for our end: before they have our answer, nothing that we read gives a right.
-            await self._write(reading, self.held, answers=asks | self._question.answers(claims, self.held))
+            await self._write(reading, self.held, answers=self._question.answers(claims, self.held))
             await self._react(await self._read())
             return
         # Nobody begins with what is handed over before we have said so.
@@ -281,7 +284,8 @@ class Claims:
             await self._react(await self._read())
             return
         promised, ready = self._question.promised(claims, self.wanted - self.held), self.switch.is_ready()
-        self._question.doubt(promised)
+        # So may those that were never sure of what they claimed.
+        self._question.doubt(promised.keys() | {key for key, holder in rivals.items() if key in holder.pending})
         others, take = {**promised, **rivals}, self._question.ask is not None and self._question.ask.take
         silent = self._question.unanswered(claims, others) if ready else frozenset[str]()
         free = self.wanted - self.held - others.keys()
@@ -409,11 +413,9 @@ class Claims:
     ) -> None:
         """Say what we claim: what we `keep`, and what is `new`, of which we `take` some from those who are silent."""
         ask = self._question.ask
-        mine = self._board.mine(reading.claims)
-        there = ask is not None and mine is not None and mine.ask is not None and mine.ask.nonce == ask.nonce
         await self._board.say(reading, keep, new=new, take=take, ask=ask, answers=answers, left=self._left)
         self._left = {key: told for key, told in self._left.items() if key in keep}
-        if ask is not None and not there:
+        if ask is not None:
             self._question.was_put(ask)
 
     async def _confirm(self, keep: frozenset[str], new: frozenset[str]) -> tuple[Reading, frozenset[str]]:

@@ -45,8 +45,8 @@ class Question:
             self.start(self.ask.channels, take=self.ask.take)
 
     def was_put(self, ask: Ask) -> None:
-        """It stands in the register since now: from now on answers are waited for."""
-        if ask is self.ask and not self._answered:
+        """It stands in the register: from now on answers are waited for."""
+        if ask is self.ask and self.until == float("inf"):
             self.until = self.clock.monotonic() + self.silence
 
     def stands_in(self, claims: Iterable[Claim], keys: Collection[str]) -> bool:
@@ -56,6 +56,15 @@ class Question:
         return (
             asked is not None and self.ask is not None and asked.nonce == self.ask.nonce and asked.channels >= set(keys)
         )
+
+    def is_older(self, claims: Iterable[Claim], holders: Mapping[str, Claim]) -> bool:
+        """Whether one of these has claimed its channel since we asked: we have waited for somebody else.
+
+        It may not be sure of its claim yet. So what we asked still counts, but nothing can be taken with it.
+        """
+        mine = next((claim for claim in claims if self.me.is_same_place(claim)), None)
+        number = 0 if mine is None or mine.ask is None else mine.ask.number
+        return any(holder.numbers.get(key, 0) >= number for key, holder in holders.items())
 
     def is_overtaken(self, said: Claim | None, claims: Iterable[Claim], keys: Collection[str]) -> bool:
         """Whether we have said it, but it does not count any more about all of `keys` that it names."""
@@ -84,6 +93,9 @@ class Question:
         ended = all(self.has_ended(holders[key]) for key in waiting)
         if waiting and not ended and not (self.is_over() and self.stands_in(claims, waiting)):
             return frozenset()
+        if not ended and self.is_older(claims, {key: holders[key] for key in waiting}):
+            self.repeat()
+            return frozenset()
         self.ask = None
         if waiting:
             _log.warning("the other relay does not answer; taking over", holder=str(holders[min(waiting)]))
@@ -93,9 +105,10 @@ class Question:
 
     def answers(self, claims: Sequence[Claim], held: frozenset[str]) -> frozenset[str]:
         """The questions of others that want to know whether we are alive, about what we have `held` or take over."""
-        wanted = self.ask.channels if self.ask is not None and self.ask.take else frozenset()
+        wanted = self.ask.channels if self.ask is not None and self.ask.take else frozenset[str]()
         asks = [claim.ask for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]
-        return frozenset(ask.nonce for ask in asks if not ask.take and ask.channels & (held | wanted))
+        # Also to those that are to be handed what we hold: of two, each would have to be answered again and again.
+        return frozenset(ask.nonce for ask in asks if ask.channels & (held if ask.take else held | wanted))
 
     def open(self, claims: Iterable[Claim], keys: frozenset[str]) -> frozenset[str]:
         """The questions of others about any of these channels."""

@@ -1,0 +1,79 @@
+"""What relays ask each other, and what becomes of the answers."""
+
+import asyncio
+import random
+
+from relay.core.claims.agreement import SILENCE_SECONDS
+from relay.core.claims.board import claims_in, value_name
+from relay.core.claims.register import Ask, Claim
+from tests.support.relays import PAIRS, Account, Relay, play, until
+
+
+def test_a_question_that_was_given_up_on_and_arrived_is_over_some_time() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start(take_over=True)
+        await until(lambda: any(claim.ask for claim in claims_in(account.value)))
+        await second.kill()
+        await until(lambda: not any(claim.channels for claim in claims_in(account.value)))
+        first.line.lateness = 1.0
+        await until(lambda: any(claim.ask and not claim.ask.take for claim in claims_in(account.value)))
+        first.line.lateness = 0.0
+        await until(lambda: first.works == PAIRS, 3 * SILENCE_SECONDS)
+
+    play(story)
+
+
+def test_of_two_that_ask_for_the_same_each_has_its_answer() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start(take_over=True)
+        await until(lambda: any(claim.answers for claim in claims_in(account.value)))
+        # Just after the first one has answered, and before it reads that.
+        late = Claim("c", "c", "c", "", 1, "c 1", "", ask=Ask("n", PAIRS, True, 99), turn=1)
+        await account.replace(value_name(late), late.as_json())
+        await until(lambda: second.works == PAIRS, 20)
+        assert account.writes < 20
+
+    play(story)
+
+
+def test_who_waits_for_one_relay_takes_nothing_from_another_one() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 1_000.0
+        second.start(take_over=True)
+        await asyncio.sleep(1)
+        third.start(take_over=True)
+        await until(lambda: second.works == PAIRS, 250)
+        # It has not said yet that it is sure. Now the third one has waited long enough as well, for the first one.
+        second.line.up = False
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            assert (second.works, third.works) == (PAIRS, frozenset())
+
+    play(story)
+
+
+def test_a_claim_that_nobody_was_ever_sure_of_hinders_nobody_for_ever() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: any(claim.pending for claim in claims_in(account.value)))
+        # The last request of a process that has ended arrives.
+        numbers = dict.fromkeys(PAIRS, 99)
+        late = Claim("b", "b", "b", "", 1, "b 1", "", channels=PAIRS, pending=PAIRS, numbers=numbers, turn=1)
+        await account.replace(value_name(late), late.as_json())
+        await until(lambda: relay.works == PAIRS)
+
+    play(story)
