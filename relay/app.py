@@ -61,7 +61,7 @@ _LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
 _REST_SECONDS, _GIVE_UP_SECONDS = 1.0, 2.0
 """How long the end waits until nothing is half received, and until the register of relays has taken our leave."""
 
-_LAST_WORDS_SECONDS, _LEAST_SECONDS = 6.0, 0.5
+_LAST_WORDS_SECONDS, _LEAST_SECONDS = 5.5, 0.5
 """Until so long after SIGTERM a store that does not answer is waited for, and how long each time at least."""
 
 

@@ -53,7 +53,9 @@ _STARTS_AT_ONCE, _START_SECONDS = 8, 5.0
 """So many tenants start at a time, and each counts as starting for so long at most. A start takes up to a fifth of a
 second of processor: two hundred at once would keep the leases of each other from being renewed in time."""
 
-_SHUTDOWN_SECONDS = 9.0
+_SHUTDOWN_SECONDS, _LEAVE_SECONDS = 9.0, 0.5
+"""How long the tenants may take to end, and then the store to take our leave."""
+
 _HELD_SECONDS = 2.0
 """Until one that another process holds is tried again, where that cannot be looked up."""
 
@@ -193,9 +195,11 @@ class Tenants:
         web = WebServer(status=self, settings=self.web, tenants=self.sources)
         page = asyncio.create_task(serve_when_free(web, self.clock), name="web")
         try:
-            while not self._stopped.is_set():
-                await self._look()
-                await _set_within(self._stopped, _LOOK_SECONDS)
+            with ungrouped(RelayError):
+                async with asyncio.TaskGroup() as group:
+                    looks = group.create_task(self._look_on(), name="who serves what")
+                    await self._stopped.wait()
+                    looks.cancel()  # a server that is silent would keep it waiting
             _log.info("stopping", tenants=len(self._running()))
         finally:
             page.cancel()
@@ -221,9 +225,11 @@ class Tenants:
             if late:
                 await asyncio.wait(late, timeout=1.0)
         try:
-            await self._workers.leave()
-        except StoreError as error:
-            _log.warning("other processes are not told that this one has ended", reason=error.reason)
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self._workers.leave()
+        except (StoreError, TimeoutError) as error:
+            reason = error.reason if isinstance(error, StoreError) else "the store does not answer"
+            _log.warning("other processes are not told that this one has ended", reason=reason)
 
     def _read_again(self) -> None:
         for tenant in self._tenants.values():
@@ -235,6 +241,11 @@ class Tenants:
         return [tenant for tenant in self._tenants.values() if tenant.runs]
 
     # --- Who serves what ----------------------------------------------------------------------------------
+
+    async def _look_on(self) -> None:
+        while True:
+            await self._look()
+            await self.clock.sleep(_LOOK_SECONDS)
 
     async def _look(self) -> None:
         """Look who serves what, begin with what is ours to serve, and give what others have too little of."""

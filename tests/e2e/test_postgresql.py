@@ -95,6 +95,7 @@ async def test_it_stops_in_time_while_the_server_is_silent(homeserver: Homeserve
             # By itself, before a statement is given up: that takes half a minute each time.
             log = place.daemon.log()
             assert '"reason": "the store does not answer"' in log
+            assert "it could not be renewed before" in log
             assert "Traceback" not in log
 
 

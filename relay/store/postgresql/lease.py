@@ -347,7 +347,10 @@ class PostgresqlLease:
         return StoreHeld(self.store.name, f"this daemon has lost its lease; {now}", "run one daemon only")
 
     async def release(self) -> None:
-        """Give it back."""
+        """Give it back. Not where it could not be renewed: the server does not answer, and it runs out by itself."""
+        if not self.valid():
+            _log.warning("lease_not_released", reason="it could not be renewed before")
+            return
         within = _RELEASE_WITHIN if self.store.shared is None else _RELEASE_ALL_WITHIN
         try:
             async with asyncio.timeout(within), self.store.write() as unit:

@@ -5,6 +5,7 @@ Their transactions have `WRITERS` and `READERS`, in which they take turns (`pool
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -25,6 +26,7 @@ _RENEWAL_LOCK, _RENEWAL = 0.5, 5.0
 _GATHER, _TOGETHER = 0.01, 50
 """Seconds in which those come together who ask at the same time, and how many have one statement."""
 
+_LEAVE = 1.0  # seconds that the server has to see that one of them, or all, have ended
 _LOOK_EVERY = 1.0  # seconds
 _PROVE_EVERY = 5  # looks
 
@@ -69,8 +71,7 @@ class Shared:
             del known[self._key]
         await self.together.close()
         await self.session.close()
-        for pool in (self.writers, self.readers, self.renewals):
-            await pool.close()
+        await asyncio.gather(*(pool.close() for pool in (self.writers, self.readers, self.renewals)))
 
 
 def forget_all() -> None:
@@ -104,9 +105,11 @@ class Renewals:
         return await asyncio.shield(answer)
 
     async def close(self) -> None:
-        """Wait until nothing is asked any more."""
+        """Wait until nothing is asked any more, if the server answers."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, silent = await asyncio.wait(self._tasks, timeout=_LEAVE / 2)
+            for task in silent:
+                task.cancel()
 
     async def _next(self) -> None:
         await asyncio.sleep(_GATHER)
@@ -177,19 +180,23 @@ class Session:
     async def hide(self, token: str) -> None:
         """Its process serves it no longer."""
         self._tokens.discard(token)
-        async with self._lock:
-            if self._connection is None or token not in self._shown:
-                return
-            try:
-                with translated(without_password(self.url)):
-                    await self._connection.execute(_GIVE_BACK, token)
-                self._shown.discard(token)
-            except StoreUnavailable as error:
-                _log.warning("the session of all tenants is opened again", reason=error.reason)
-                self._drop()
-            except BaseException:
-                self._drop()
-                raise
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE), self._lock:
+                await self._give_back(token)
+
+    async def _give_back(self, token: str) -> None:
+        if self._connection is None or token not in self._shown:
+            return
+        try:
+            with translated(without_password(self.url)):
+                await self._connection.execute(_GIVE_BACK, token)
+            self._shown.discard(token)
+        except StoreUnavailable as error:
+            _log.warning("the session of all tenants is opened again", reason=error.reason)
+            self._drop()
+        except BaseException:
+            self._drop()
+            raise
 
     async def close(self) -> None:
         """End it."""
