@@ -96,6 +96,16 @@ class Alone:
         """See `Workers.leave`."""
 
 
+def workers_on(store_url: str) -> Workers:
+    """The processes that share the tenants of this store, as this one sees them."""
+    me = secrets.token_hex(8)
+    if not names_postgresql(store_url):
+        return Alone(me)
+    from relay.store.postgresql.workers import Workers
+
+    return Workers(url=store_url, id=me, who=f"process {os.getpid()} on {socket.gethostname()}")
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Which tenants this process begins with, and which it leaves to another one."""
@@ -172,10 +182,9 @@ class Tenants:
     # Told of the secrets of each, which the log must hide, and of what finds the names of channels.
     hide: Callable[[Iterable[str]], None]
     name_channels: Callable[[Callable[[str], str | None], str], None]
-    store_url: str
+    workers: Workers
     web: WebSettings
     clock: Clock = field(default_factory=SystemClock)
-    _workers: Workers = field(init=False)
     _tenants: dict[str, Tenant] = field(init=False, default_factory=dict)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _lost: int = field(init=False, default=0)
@@ -191,7 +200,6 @@ class Tenants:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
-        self._workers = self._open_workers()
         web = WebServer(status=self, settings=self.web, tenants=self.sources)
         page = asyncio.create_task(serve_when_free(web, self.clock), name="web")
         try:
@@ -206,14 +214,6 @@ class Tenants:
             await self._end()
             await asyncio.wait((page,))
 
-    def _open_workers(self) -> Workers:
-        me = secrets.token_hex(8)
-        if not names_postgresql(self.store_url):
-            return Alone(me)
-        from relay.store.postgresql.workers import Workers
-
-        return Workers(url=self.store_url, id=me, who=f"process {os.getpid()} on {socket.gethostname()}")
-
     async def _end(self) -> None:
         for tenant in self._tenants.values():
             tenant.stop()
@@ -226,7 +226,7 @@ class Tenants:
                 await asyncio.wait(late, timeout=1.0)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
-                await self._workers.leave()
+                await self.workers.leave()
         except (StoreError, TimeoutError) as error:
             reason = error.reason if isinstance(error, StoreError) else "the store does not answer"
             _log.warning("other processes are not told that this one has ended", reason=reason)
@@ -253,14 +253,14 @@ class Tenants:
         mine = {tenant.name for tenant in self._running()}
         try:
             # In this order: a tenant that another one has just taken then counts among those that it serves.
-            holders = await self._workers.holders(self._tenants.keys() - mine)
-            workers = {**await self._workers.beat(len(mine)), self._workers.id: len(mine)}
+            holders = await self.workers.holders(self._tenants.keys() - mine)
+            workers = {**await self.workers.beat(len(mine)), self.workers.id: len(mine)}
             now = self.clock.monotonic()
             free = {name: long for name, holder in holders.items() if (long := self._free(name, holder, now)) >= 0}
-            decision = decide(self._workers.id, workers, mine, free)
+            decision = decide(self.workers.id, workers, mine, free)
             if decision.take:
                 # Before the leases say so: who still sees the old number would give up one more of its own.
-                await self._workers.beat(len(mine) + len(decision.take))
+                await self.workers.beat(len(mine) + len(decision.take))
         except StoreError as error:
             self._lost += 1
             _log.warning("it is not known who serves which tenant", reason=error.reason, tries=self._lost)

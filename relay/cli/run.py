@@ -58,7 +58,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
 def _run_tenants(invocation: Invocation, host: "Host") -> None:
     """Serve the tenants of a configuration that has some. `--standby` is not needed: each process takes its share."""
     from relay import logs
-    from relay.tenants import Tenants
+    from relay.tenants import Tenants, workers_on
 
     names = logs.ChannelNames()
     # One for all tenants: each of its lines may be about any of them.
@@ -70,7 +70,7 @@ def _run_tenants(invocation: Invocation, host: "Host") -> None:
         load=host.load,
         hide=hide.learn,
         name_channels=names.use,
-        store_url=host.settings.store.url,
+        workers=workers_on(host.settings.store.url),
         web=host.settings.web,
     )
     asyncio.run(_unhindered(tenants.run()))

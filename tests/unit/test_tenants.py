@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,8 +107,7 @@ async def test_so_many_start_at_a_time_and_one_that_has_ended_lets_the_next_one_
         raise ConfigurationError((Mistake("here", "enough seen", "nothing"),))
 
     loop = asyncio.get_running_loop()
-    tenants = made(tmp_path, load, [str(number) for number in range(20)])
-    tenants._workers = Register()
+    tenants = made(tmp_path, load, [str(number) for number in range(20)], Register())
     await tenants._look()
     tasks = [one.task for one in tenants._running() if one.task is not None]
     assert len(tasks) == 20
@@ -133,9 +133,13 @@ class Register:
 
     id: str = "me"
     calls: list[str] = field(default_factory=list)
+    # It never answers what it is told.
+    silent: bool = False
 
     async def beat(self, held: int) -> Mapping[str, int]:
         self.calls.append(f"I serve {held}")
+        if self.silent:
+            await asyncio.Event().wait()
         return {self.id: held}
 
     async def holders(self, tenants: Collection[str]) -> Mapping[str, Holder | None]:
@@ -144,6 +148,8 @@ class Register:
 
     async def leave(self) -> None:
         self.calls.append("I have ended")
+        if self.silent:
+            await asyncio.Event().wait()
 
 
 async def test_one_says_that_it_has_more_before_it_takes_them(tmp_path: Path) -> None:
@@ -154,21 +160,34 @@ async def test_one_says_that_it_has_more_before_it_takes_them(tmp_path: Path) ->
         register.calls.append(f"begin with {name}")
         raise ConfigurationError((Mistake("here", "enough seen", "nothing"),))
 
-    tenants = made(tmp_path, load, ["a"])
-    tenants._workers = register
+    tenants = made(tmp_path, load, ["a"], register)
     await tenants._look()
     tasks = [one.task for one in tenants._running() if one.task is not None]
     await asyncio.gather(*tasks)
     assert register.calls == ["who serves what", "I serve 0", "I serve 1", "begin with a"]
 
 
-def made(folder: Path, load: Callable[[str], Settings], names: Sequence[str]) -> Tenants:
+async def test_it_ends_where_the_store_tells_nothing(tmp_path: Path) -> None:
+    register = Register(silent=True)
+    running = asyncio.create_task(made(tmp_path, Settings.model_validate, [], register).run())
+
+    async def calls() -> list[str]:
+        return register.calls
+
+    await eventually(calls, lambda they: they == ["who serves what", "I serve 0"])
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        await running
+    assert register.calls == ["who serves what", "I serve 0", "I have ended"]
+
+
+def made(folder: Path, load: Callable[[str], Settings], names: Sequence[str], register: Register) -> Tenants:
     """Tenants of these names."""
     return Tenants(
         files=lambda: {name: folder / f"{name}.toml" for name in names},
         load=load,
         hide=lambda secrets: None,
         name_channels=lambda name_of, tenant: None,
-        store_url="",
-        web=WebSettings(),
+        workers=register,
+        web=WebSettings(listen=""),
     )

@@ -85,9 +85,11 @@ class Workers:
     async def leave(self) -> None:
         """Count no longer."""
         if self._connection is not None:
-            with translated(without_password(self.url)):
-                await self._connection.execute(_FORGET, self.id)
-            self._connection.terminate()
+            try:
+                with translated(without_password(self.url)):
+                    await self._connection.execute(_FORGET, self.id)
+            finally:
+                self._connection.terminate()
 
     async def _open(self) -> asyncpg.Connection:
         if self._connection is None or self._connection.is_closed():
