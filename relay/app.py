@@ -42,8 +42,9 @@ from relay.store.unit_of_work import SqlStore, open_store
 
 _log = get_logger(__name__)
 
-_SHUTDOWN_SECONDS = 5.0
-"""How long messages in flight may take after SIGTERM. The whole shutdown may take ten seconds."""
+_SHUTDOWN_SECONDS, _LEAST_SECONDS = 5.0, 0.5
+"""How long messages in flight may take after SIGTERM, and a store that does not answer; how long that one each time at
+least. The whole shutdown may take ten seconds."""
 
 _BUSY_SECONDS = 1.5
 """How long one statement waits for the transaction of another process. Several such waits must fit into a shutdown."""
@@ -60,9 +61,6 @@ _LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
 
 _REST_SECONDS, _GIVE_UP_SECONDS = 1.0, 2.0
 """How long the end waits until nothing is half received, and until the register of relays has taken our leave."""
-
-_LAST_WORDS_SECONDS, _LEAST_SECONDS = 5.5, 0.5
-"""Until so long after SIGTERM a store that does not answer is waited for, and how long each time at least."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -89,8 +87,8 @@ class Daemon:
     _clock: Clock = field(init=False, default_factory=SystemClock)
     _rng: random.Random = field(init=False, default_factory=random.Random)
     _starting: bool = field(init=False, default=True)
-    # Until when the end waits for the store (monotonic), once the daemon was told to stop.
-    _words_until: float | None = field(init=False, default=None)
+    # Until when the end waits for what is in flight and for the store (monotonic), once the daemon was told to stop.
+    _ends_until: float | None = field(init=False, default=None)
     # Messages that the platforms had accepted when the daemon was told to stop.
     _accepted_before: int = field(init=False, default=0)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -239,7 +237,7 @@ class Daemon:
 
     def _last_words(self) -> asyncio.Timeout:
         """How long the store may take at the end. From a server that cannot be reached no answer ever comes."""
-        until = self._words_until or self._clock.monotonic() + _GIVE_UP_SECONDS
+        until = self._ends_until or self._clock.monotonic() + _GIVE_UP_SECONDS
         return asyncio.timeout(max(_LEAST_SECONDS, until - self._clock.monotonic()))
 
     # --- What runs side by side ---------------------------------------------------------------------------
@@ -276,8 +274,7 @@ class Daemon:
             await self._stopped.wait()
             self._accepted_before = self._accepted(core)
             _log.info("stopping: finishing what is in flight")
-            began = self._clock.monotonic()
-            until, self._words_until = began + _SHUTDOWN_SECONDS, began + _LAST_WORDS_SECONDS
+            until = self._ends_until = self._clock.monotonic() + _SHUTDOWN_SECONDS
             async with parts.handover.resting(_REST_SECONDS) as rests:
                 for task in others:
                     task.cancel()

@@ -53,8 +53,8 @@ _STARTS_AT_ONCE, _START_SECONDS = 8, 5.0
 """So many tenants start at a time, and each counts as starting for so long at most. A start takes up to a fifth of a
 second of processor: two hundred at once would keep the leases of each other from being renewed in time."""
 
-_SHUTDOWN_SECONDS, _LEAVE_SECONDS = 9.0, 0.5
-"""How long the tenants may take to end, and then the store to take our leave."""
+_SHUTDOWN_SECONDS, _LEAVE_SECONDS = 8.5, 0.5
+"""How long the tenants may take to end, and then those that are broken off, and the store to take our leave."""
 
 _HELD_SECONDS = 2.0
 """Until one that another process holds is tried again, where that cannot be looked up."""
@@ -223,7 +223,7 @@ class Tenants:
             for task in late:
                 task.cancel()
             if late:
-                await asyncio.wait(late, timeout=1.0)
+                await asyncio.wait(late, timeout=_LEAVE_SECONDS)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self.workers.leave()

@@ -15,7 +15,7 @@ from relay.config.store_url import without_password
 from relay.errors import StoreUnavailable
 from relay.store.postgresql.connections import ERRORS, connect
 
-_GRACE = 1.0  # seconds that the server has to take our leave
+_GRACE = 0.5  # seconds that the server has to take our leave
 
 
 class Pool:
