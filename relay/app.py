@@ -362,16 +362,18 @@ class Daemon:
                     await declared.changed.wait()
 
 
-async def run(make: Callable[[], Daemon]) -> None:
+async def run(make: Callable[[], Daemon], on_stop: Callable[[], None] = lambda: None) -> None:
     """Run a daemon until SIGTERM or SIGINT; SIGHUP reads its file again. Raises `RelayError` for an error that ends it.
 
-    `make`: makes it, and once more each time that a standby has lost the store to another one.
+    `make`: makes it, and once more each time that a standby has lost the store to another one. `on_stop`: is told that
+    it was told to end.
     """
     loop = asyncio.get_running_loop()
     daemon = make()
 
     # Whichever lives then: between two of them no signal may be lost, or end the process.
     def stop() -> None:
+        on_stop()
         daemon.stop()
 
     def read_again() -> None:

@@ -184,6 +184,8 @@ class Tenants:
     name_channels: Callable[[Callable[[str], str | None], str], None]
     workers: Workers
     web: WebSettings
+    # Told that this was told to end.
+    on_stop: Callable[[], None] = lambda: None
     clock: Clock = field(default_factory=SystemClock)
     _tenants: dict[str, Tenant] = field(init=False, default_factory=dict)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -194,8 +196,8 @@ class Tenants:
         """Serve until SIGTERM or SIGINT. SIGHUP reads all files again."""
         loop = asyncio.get_running_loop()
         handlers = {
-            signal.SIGTERM: self._stopped.set,
-            signal.SIGINT: self._stopped.set,
+            signal.SIGTERM: self._stop,
+            signal.SIGINT: self._stop,
             signal.SIGHUP: self._read_again,
         }
         for number, handler in handlers.items():
@@ -213,6 +215,10 @@ class Tenants:
             page.cancel()
             await self._end()
             await asyncio.wait((page,))
+
+    def _stop(self) -> None:
+        self.on_stop()
+        self._stopped.set()
 
     async def _end(self) -> None:
         for tenant in self._tenants.values():

@@ -11,7 +11,7 @@ from pathlib import Path
 from relay.cli.common import Invocation, print_error
 from relay.errors import RelayError
 
-_BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
+BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = "".join(traceback.format_exception(error))
         sys.stderr.write(invocation.redact(text))
         sys.stderr.write(f"error: {type(error).__name__}: this is a bug in relay; please report the lines above\n")
-        sys.exit(_BUG_STATUS)
+        sys.exit(BUG_STATUS)
 
 
 def without_option(option: str, arguments: Sequence[str]) -> tuple[list[str], str | None]:

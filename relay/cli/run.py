@@ -14,6 +14,9 @@ from relay.memory import settle
 if TYPE_CHECKING:
     from relay.config.tenants import Host
 
+_AT_LAST_SECONDS = 20.0
+"""After SIGTERM. The end takes ten at most, and more only where the processor is busy with other things."""
+
 
 def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool = False) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
@@ -52,7 +55,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         standby=standby,
         log_with=partial(invocation.log_with, daemon=True),
     )
-    asyncio.run(_unhindered(app.run(make)))
+    asyncio.run(_unhindered(app.run(make, on_stop=_end_at_last)))
 
 
 def _run_tenants(invocation: Invocation, host: "Host") -> None:
@@ -72,6 +75,7 @@ def _run_tenants(invocation: Invocation, host: "Host") -> None:
         name_channels=names.use,
         workers=workers_on(host.settings.store.url),
         web=host.settings.web,
+        on_stop=_end_at_last,
     )
     asyncio.run(_unhindered(tenants.run()))
 
@@ -82,3 +86,18 @@ async def _unhindered(work: Coroutine[Any, Any, None]) -> None:
 
     asyncio.get_running_loop().set_default_executor(UnawaitedThreads())
     await work
+
+
+def _end_at_last() -> None:
+    """Let the process end after a while, also where a task does not: one that swallows its cancellation, say."""
+    asyncio.get_running_loop().call_later(_AT_LAST_SECONDS, _end_now)
+
+
+def _end_now() -> None:
+    from relay.cli import BUG_STATUS
+    from relay.logs import get_logger
+
+    names = sorted(task.get_name() for task in asyncio.all_tasks())
+    words = "it is ended while tasks still run: this is a bug in relay; please report this line"
+    get_logger(__name__).error(words, tasks=", ".join(names))
+    os._exit(BUG_STATUS)

@@ -32,6 +32,23 @@ socket.getaddrinfo = never
 from relay.cli import main
 main(["run", "--config", "relay.toml"])
 """
+# The relay with a task that does not end when it is told to.
+STUBBORN = """
+import asyncio
+from contextlib import suppress
+from relay import app
+from relay.cli import main, run
+
+async def memory(*_):
+    print("begun", flush=True)
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+run._AT_LAST_SECONDS = 0.1
+app.Daemon._save_memory = memory
+main(["run", "--config", "relay.toml"])
+"""
 AWAY = """
 [discord]
 token = "abc.def.ghi"
@@ -137,6 +154,24 @@ async def test_while_a_name_server_is_silent(tmp_path: Path) -> None:
             await daemon.stdout.readuntil(b"asked\n")
             daemon.send_signal(signal.SIGTERM)
             assert await daemon.wait() == 0
+    finally:
+        if daemon.returncode is None:
+            daemon.kill()
+
+
+async def test_also_where_a_task_does_not(tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(AWAY)
+    daemon = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STUBBORN), cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert daemon.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await daemon.stdout.readuntil(b"begun\n")
+            daemon.send_signal(signal.SIGTERM)
+            _, log = await daemon.communicate()  # standard error
+        assert daemon.returncode == 70
+        assert "memory" in json.loads(log.splitlines()[-1])["tasks"]
     finally:
         if daemon.returncode is None:
             daemon.kill()
