@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from relay.config.store_url import schema_in, without_password, without_schema
 from relay.errors import StoreError, StoreUnavailable
+from relay.logs import get_logger
 
 try:
     import asyncpg
@@ -26,6 +27,7 @@ _OLDEST = 14
 _OF_THE_LINE = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 ERRORS = (asyncpg.PostgresError, *_OF_THE_LINE, OSError)
 
+_log = get_logger(__name__)
 
 NOW = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
 """The database's time, as it stands in a lease."""
@@ -188,6 +190,10 @@ def failure(name: str, error: BaseException) -> StoreError:
         return StoreUnavailable(
             name, f"the server cannot be reached ({error.strerror or message})", "start it, or correct [store] url"
         )
+    if type(error) in _OF_THE_LINE:
+        # The library tells how it is built: "cannot switch to state 12; another operation (2) is in progress".
+        _log.debug("connection lost", store=name, error=message)
+        return StoreUnavailable(name, *_REASONS["08"])
     if isinstance(error, _OF_THE_LINE):
         code = "08"
     reason, remedy = _REASONS.get(code) or _REASONS.get(code[:2]) or _OTHER

@@ -23,7 +23,7 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.logs import get_logger
 from relay.store.portable import insert
-from relay.store.postgresql.connections import ERRORS, connect, is_lost, quoted, translated, writer_name
+from relay.store.postgresql.connections import ERRORS, connect, failure, is_lost, quoted, translated, writer_name
 from relay.store.postgresql.pools import Place, Pool, close
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
@@ -294,7 +294,7 @@ class Writer:
         try:
             await connection.execute("ROLLBACK")
         except ERRORS as error:
-            _log.warning("store_rollback_failed", reason=str(error))
+            _log.warning("store_rollback_failed", reason=failure(self._name, error).reason)
             self._drop()
         except BaseException:
             self._drop()

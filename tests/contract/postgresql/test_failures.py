@@ -176,3 +176,11 @@ def test_a_full_disk_and_other_codes() -> None:
         error.sqlstate = code
         assert words in str(failure("db", error))
     assert "does not answer in time" in str(failure("db", TimeoutError()))
+
+
+@pytest.mark.parametrize("kind", [asyncpg.InterfaceError, asyncpg.InternalClientError])
+def test_a_lost_connection_is_told_in_words_of_ours(kind: type[Exception]) -> None:
+    said = failure("db", kind("cannot switch to state 12; another operation (2) is in progress"))
+    assert said.reason == "the connection was lost"
+    # What is wrong with the address is in the library's words only.
+    assert "no such key file" in failure("db", asyncpg.ClientConfigurationError("no such key file")).reason
