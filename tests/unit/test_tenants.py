@@ -168,8 +168,10 @@ async def test_one_says_that_it_has_more_before_it_takes_them(tmp_path: Path) ->
 
 
 async def test_it_ends_where_the_store_tells_nothing(tmp_path: Path) -> None:
-    register = Register(silent=True)
-    running = asyncio.create_task(made(tmp_path, Settings.model_validate, [], register).run())
+    register, told = Register(silent=True), asyncio.Event()
+    tenants = made(tmp_path, Settings.model_validate, [], register)
+    tenants.on_stop = told.set
+    running = asyncio.create_task(tenants.run())
 
     async def calls() -> list[str]:
         return register.calls
@@ -179,6 +181,7 @@ async def test_it_ends_where_the_store_tells_nothing(tmp_path: Path) -> None:
     async with asyncio.timeout(PATIENCE):
         await running
     assert register.calls == ["who serves what", "I serve 0", "I have ended"]
+    assert told.is_set()
 
 
 def made(folder: Path, load: Callable[[str], Settings], names: Sequence[str], register: Register) -> Tenants:
