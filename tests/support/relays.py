@@ -225,8 +225,6 @@ class Relay:
         )
 
         async def live() -> None:
-            # So long does a process take to start, at least.
-            await asyncio.sleep(1)
             await self.claims.begin()
             await self.claims.run()
 

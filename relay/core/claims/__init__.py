@@ -6,14 +6,15 @@ The account itself keeps a register that all of them read; nobody can compare an
    answers to theirs, and how far it had read what it has left. With one value for all, who wrote late would
    restore or erase what others had said meanwhile.
 2. *Each process, and each request of unknown end, begins a new turn* in another value; the latest turn of a relay
-   counts. So a request that arrives minutes late changes nothing.
+   counts. So a request that arrives minutes late changes nothing. Nothing is written in a turn before the half second
+   that it is named after: a process has later turns than the one before it in its place, whatever it has seen of that.
 3. *Each claim and question has a number* above all that its relay had read. The highest counts. So who takes a channel
    from a relay that is silent, or has crashed, need not write into that one's value, and it cannot come back with it.
 4. *Who claims writes first and then reads* (`agreement.py`): a new claim is pending until its relay has read that
    nobody else has one. Of two, at least one sees the other, and does not begin.
 5. *Only reading gives the right to mirror*, for 40 seconds, and not while an unanswered question is read. Who holds
    what others want is asked whether it lives (`question.py`); after 45 seconds without an answer it has lost its right
-   by its own clock too, and is replaced.
+   by its own clock too, and is replaced. Who has claimed since the question was asked is asked anew.
 
 `holders.py` tells the operator who holds what, and `handover.py` stops and starts pairs. `register.py` is what is said.
 """

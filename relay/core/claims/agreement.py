@@ -219,6 +219,8 @@ class Claims:
         seconds = self.register.confirmed + _READ_EVERY - now
         if self._question.ask is not None:
             seconds = min(seconds, max(self._question.until - now, _POLL_SECONDS))
+        if not self._board.is_tidy():
+            seconds = min(seconds, _READ_EVERY)
         if self._holders.awaited and not self.switch.is_ready():
             seconds = min(seconds, _POLL_SECONDS)
         news = asyncio.create_task(self.register.changed(), name="register news")

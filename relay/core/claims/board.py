@@ -5,6 +5,8 @@ There is no compare-and-swap, and a request that we gave up on may still arrive.
 - *Each relay writes values of its own*, which nobody else writes. After a request whose end is not known, and in each
   new process, it begins a new *turn*: it writes to another value, and empties those before. The one of the latest turn
   counts, so what arrives late changes nothing.
+- *A turn is named after the half second before which nothing is written in it.* So a process that comes after another
+  one in its place has later turns, also where it has seen nothing of that one.
 - *What is said of a channel has a number*, which is above all that its relay has read. The latest counts: who takes a
   channel from a relay that is silent replaces its claim without touching its value.
 """
@@ -16,11 +18,16 @@ from relay.core.claims.register import Ask, Claim, Positions, Register, Values
 from relay.core.ports import Clock
 from relay.errors import Transient
 
-_VALUES = 128
-"""How many values one relay has. None can be deleted, and none is used again while requests to it may arrive.
+_TURN_SECONDS = 0.5
+_LATE_TURNS = 256
+"""After so many no request arrives any more."""
+_VALUES = 2 * _LATE_TURNS
+"""How many values one relay has, as none can be deleted. None is used again while requests to it may arrive.
 
-A turn is named after the second in which it begins: after so many seconds no request arrives any more.
+It is emptied in that half of the time in which its next use is far away.
 """
+_LONGEST_WAIT = 1.0
+"""Seconds to wait for a turn at most: the clock may have been put back, and then turns are only counted."""
 _FORGOTTEN_AFTER = 3600.0
 """Seconds after which a value of our store in which nothing counts is emptied: each boot of the machine has its own."""
 
@@ -54,9 +61,14 @@ class Board:
     _number: int = field(init=False, default=0)
     # What we are taking from relays that are silent: the claim, and what it had answered before.
     _taking: dict[tuple[str, str, int], frozenset[str]] = field(init=False, default_factory=dict)
+    # The turn of the moment in which this process began: those before it ended earlier.
+    _born: int = field(init=False)
     # 0: this process has not written yet. `_written`: what we have said last has certainly arrived.
     _turn: int = field(init=False, default=0)
     _written: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._born = self._now()
 
     async def read(self, ours: frozenset[str] | None) -> Reading:
         """Read it. `ours`: the channels of which we are sure, as our other claims do not count for us yet.
@@ -106,7 +118,11 @@ class Board:
         said = self.said or self.me
         asked = {"" if one is None else one.nonce for one in (said.ask, ask)}
         done = (said.channels, said.pending, said.answers) == (channels, frozenset(), answers) and len(asked) == 1
-        return done and not self._former(reading) and not self._forgotten(reading)
+        return done and not any(map(self._may_empty, self._former(reading))) and not self._forgotten(reading)
+
+    def is_tidy(self) -> bool:
+        """Whether nothing is left that can be emptied later."""
+        return self.last is None or not self._former(self.last)
 
     def is_taking(self, claim: Claim, key: str, nonce: str) -> bool:
         """Whether we are replacing this claim, and its relay has not answered our question after all."""
@@ -165,17 +181,15 @@ class Board:
             left_numbers={key: left_numbers.get(key, 0) for key in left},
         )
         await self._write(reading, own)
-        for name in self._former(reading) + self._forgotten(reading):
+        for name in [name for name in self._former(reading) if self._may_empty(name)] + self._forgotten(reading):
             await self.register.write(name, {})
 
     async def _write(self, reading: Reading, own: Claim) -> None:
-        if not self._written:
-            # An earlier process may have begun turns of which nothing is seen yet. It began them earlier.
-            latest = max((self._turn, *(claim.turn for claim in _turns(reading.values, self.me.place()))))
-            first = max(latest, int(self.clock.now().timestamp())) + 1
-            # A value that is not empty may be emptied at any moment: by us, or by an earlier process.
-            turns = range(first, first + _VALUES)
-            self._turn = next((turn for turn in turns if not reading.values.get(_value_name(own, turn))), first)
+        latest = max((self._turn, *(claim.turn for claim in _turns(reading.values, self.me.place()))))
+        if not self._written or latest > self._turn:
+            self._written, self._turn = False, max(latest + 1, self._born + 1, self._now())
+            wait = self._turn * _TURN_SECONDS - self.clock.now().timestamp()
+            await self.clock.sleep(max(0.0, min(wait, _LONGEST_WAIT)))
         self._written = False
         own = replace(own, turn=self._turn)
         await self.register.write(value_name(own), own.as_json())
@@ -186,6 +200,16 @@ class Board:
         current = "" if self.said is None else value_name(self.said)
         ours = f"{self.me.place()}."
         return [name for name, value in reading.values.items() if value and name.startswith(ours) and name != current]
+
+    def _may_empty(self, name: str) -> bool:
+        """Whether a value of ours is not used before a request that empties it now has certainly ended."""
+        number = name.partition(".")[2]
+        next_use = (int(number) - max(self._turn, self._now())) % _VALUES if number.isdecimal() else _VALUES
+        return next_use > _LATE_TURNS
+
+    def _now(self) -> int:
+        """The turn of this moment."""
+        return int(self.clock.now().timestamp() / _TURN_SECONDS)
 
     def _forgotten(self, reading: Reading) -> list[str]:
         """Values of our store, in other places, that have stood there for long although nothing in them counts."""
@@ -203,11 +227,7 @@ class Board:
 
 def value_name(claim: Claim) -> str:
     """In which value it stands."""
-    return _value_name(claim, claim.turn)
-
-
-def _value_name(claim: Claim, turn: int) -> str:
-    return f"{claim.place()}.{turn % _VALUES}"
+    return f"{claim.place()}.{claim.turn % _VALUES}"
 
 
 def said_in(values: Values) -> list[Claim]:
@@ -222,7 +242,10 @@ def claims_in(values: Values) -> list[Claim]:
 
 
 def counting(said: Sequence[Claim]) -> list[Claim]:
-    """What of it counts: what was said last of each channel, and questions until somebody else has it for certain."""
+    """What of it counts: what was said last of each channel.
+
+    Questions, and how far it was read, count until somebody else has it for certain.
+    """
     last = _last(said, pending=True)
     surely = _last(said, pending=False)
     return [_counting(claim, last, surely) for claim in said]
@@ -240,7 +263,7 @@ def _last(said: Iterable[Claim], *, pending: bool) -> dict[str, int]:
 
 def _counting(claim: Claim, last: Mapping[str, int], surely: Mapping[str, int]) -> Claim:
     channels = frozenset(key for key in claim.channels if claim.numbers.get(key, 0) >= last.get(key, 0))
-    left = {key: told for key, told in claim.left.items() if claim.left_numbers.get(key, 0) >= last.get(key, 0)}
+    left = {key: told for key, told in claim.left.items() if claim.left_numbers.get(key, 0) >= surely.get(key, 0)}
     ask = claim.ask
     if ask is not None:
         asked = frozenset(key for key in ask.channels if ask.number > surely.get(key, 0))

@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from relay.core.claims.board import claims_in
+from relay.core.claims.board import claims_in, value_name
 from relay.core.claims.register import Ask, Claim
 from tests.support.relays import PAIRS, Account, Relay, play, until
 
@@ -26,7 +26,7 @@ def test_what_stands_in_the_register_may_be_anything() -> None:
     claim = Claim("s", "f", "h", "b", 1, "p", "now", frozenset({"1"}), answers=frozenset({"n"}), left={"2": {"x": "y"}})
     assert claims_in({f"{claim.place()}.0": claim.as_json()}) == []
     ask = Ask("n", frozenset({"3"}), True, 5)
-    own = replace(claim, ask=ask, numbers={"1": 4}, left_numbers={"2": 3}, pending=frozenset({"1"}), turn=129)
+    own = replace(claim, ask=ask, numbers={"1": 4}, left_numbers={"2": 3}, pending=frozenset({"1"}), turn=513)
     assert claims_in({f"{own.place()}.1": own.as_json()}) == [own]
     # A value that is not its relay's own says nothing.
     assert claims_in({f"{own.place()}.2": own.as_json(), "some.1": own.as_json()}) == []
@@ -64,24 +64,55 @@ def test_a_late_request_changes_nothing() -> None:
     play(story)
 
 
-def test_no_turn_begins_in_a_value_that_is_being_emptied() -> None:
+def test_a_value_is_not_emptied_shortly_before_it_is_used_again() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
         relay = Relay("a", account, rng)
         relay.start()
         await until(lambda: relay.works == PAIRS)
         [(name, value)] = values(account).items()
-        await relay.kill()
-        # The next process begins about now: these values stand there from earlier ones, and will be emptied.
         place, _, number = name.partition(".")
-        await asyncio.sleep(128)
-        full = {f"{place}.{(int(number) + ahead) % 128}" for ahead in range(3)}
-        for former in full:
-            await account.replace(former, value)
+        # In 20 seconds a turn may begin in it.
+        former = f"{place}.{(int(number) + 40) % 512}"
+        await account.replace(former, value)
+        await asyncio.sleep(15)
+        assert values(account).keys() == {name, former}
+        await until(lambda: values(account).keys() == {name}, 30)
+
+    play(story)
+
+
+def test_the_last_word_of_a_process_does_not_replace_what_the_next_one_says_although_it_was_not_seen() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng, lateness=1.0)
+        relay.start()
+        await until(lambda: bool(relay.line.late))
+        [late] = relay.line.late
+        await relay.kill()
+        relay.lateness = 0.0
+        relay.start()
+        await until(lambda: relay.works == PAIRS and not any(claim.pending for claim in claims_in(account.value)), 3)
+        assert not late.done()
+        now = claims_in(account.value)
+        await late
+        assert len(values(account)) == 2
+        assert claims_in(account.value) == now
+
+    play(story)
+
+
+def test_who_was_taken_for_dead_and_goes_on_in_our_place_has_not_the_last_word() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
         relay.start()
         await until(lambda: relay.works == PAIRS)
-        await until(lambda: len(values(account)) == 1)
-        assert not full & values(account).keys()
+        [claim] = claims_in(account.value)
+        other = replace(claim, turn=claim.turn + 200, channels=frozenset(), started="a 0")
+        await account.replace(value_name(other), other.as_json())
+        await until(lambda: [claim.started for claim in claims_in(account.value)] == ["a 1"], 60)
+        assert relay.works == PAIRS
 
     play(story)
 

@@ -67,7 +67,10 @@ def test_who_waits_for_one_relay_takes_nothing_from_another_one() -> None:
 def test_a_claim_that_nobody_was_ever_sure_of_hinders_nobody_for_ever() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
-        relay = Relay("a", account, rng)
+        before, relay = Relay("c", account, rng), Relay("a", account, rng)
+        before.start()
+        await until(lambda: before.works == PAIRS)
+        await before.stop()
         relay.start()
         await until(lambda: any(claim.pending for claim in claims_in(account.value)))
         # The last request of a process that has ended arrives.
@@ -75,5 +78,7 @@ def test_a_claim_that_nobody_was_ever_sure_of_hinders_nobody_for_ever() -> None:
         late = Claim("b", "b", "b", "", 1, "b 1", "", channels=PAIRS, pending=PAIRS, numbers=numbers, turn=1)
         await account.replace(value_name(late), late.as_json())
         await until(lambda: relay.works == PAIRS)
+        # And what the one before has read is not forgotten for it.
+        assert relay.switch.started == {key: {"x": f"c {key}"} for key in PAIRS}
 
     play(story)
