@@ -261,7 +261,14 @@ class Claims:
     async def _react(self, reading: Reading) -> None:
         """Act on what the register says. To do it again changes nothing."""
         claims, mine, rivals = reading.claims, self._board.mine(reading.claims), self._rivals(reading.claims)
-        if lost := self.held - (frozenset() if mine is None else mine.channels):
+        lost = self.held - (frozenset() if mine is None else mine.channels)
+        if lost and self.valid() and self._board.is_certain(reading, lost):
+            # Who has claimed them at the same moment withdraws when it sees us; nothing gives a right until then. For
+            # somebody who took us for dead we would have no right any more.
+            await self.clock.sleep(_POLL_SECONDS)
+            await self._react(await self._read())
+            return
+        if lost:
             # Whoever has taken them may have given them up again since.
             holder = next((str(rivals[key]) for key in lost & rivals.keys()), "")
             _log.error("another relay has taken over", holder=holder, pairs=len(lost))

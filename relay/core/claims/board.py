@@ -109,6 +109,13 @@ class Board:
         mine = self.mine(counting(reading.said))
         return frozenset() if mine is None else mine.channels
 
+    def is_certain(self, reading: Reading, keys: frozenset[str]) -> bool:
+        """Whether nobody else is certain to have one of these, which we claim. It may be about to withdraw."""
+        mine, surely = self.mine(reading.said), _last(reading.said, pending=False)
+        if mine is None or not keys <= mine.channels:
+            return False
+        return all(mine.numbers.get(key, 0) >= surely.get(key, 0) for key in keys)
+
     def mine(self, claims: Iterable[Claim]) -> Claim | None:
         """What stands in our place."""
         return next((claim for claim in claims if self.me.is_same_place(claim)), None)

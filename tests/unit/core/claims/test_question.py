@@ -2,8 +2,11 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
-from relay.core.claims.agreement import SILENCE_SECONDS
+import pytest
+
+from relay.core.claims.agreement import RIGHT_SECONDS, SILENCE_SECONDS
 from relay.core.claims.board import claims_in, value_name
 from relay.core.claims.register import Ask, Claim
 from tests.support.relays import PAIRS, Account, Relay, play, until
@@ -60,6 +63,33 @@ def test_who_waits_for_one_relay_takes_nothing_from_another_one() -> None:
         for _ in range(500):
             await asyncio.sleep(0.01)
             assert (second.works, third.works) == (PAIRS, frozenset())
+
+    play(story)
+
+
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_who_holds_pairs_sets_nothing_aside_for_a_claim_that_may_be_withdrawn(withdrawn: bool) -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        await asyncio.sleep(10)
+        numbers = dict.fromkeys(PAIRS, 99)
+        other = Claim("b", "b", "b", "", 1, "b 1", "", channels=PAIRS, pending=PAIRS, numbers=numbers, turn=1)
+        await account.replace(value_name(other), other.as_json())
+        for _ in range(10):
+            await asyncio.sleep(1)
+            assert relay.works == PAIRS
+        if withdrawn:
+            await account.replace(value_name(other), replace(other, channels=frozenset()).as_json())
+            await asyncio.sleep(100)
+            assert relay.works == PAIRS
+            assert not relay.switch.set_aside
+        else:
+            # It may have begun.
+            await until(lambda: relay.works == frozenset(), RIGHT_SECONDS)
+            await until(lambda: relay.works == PAIRS, 3 * SILENCE_SECONDS)
 
     play(story)
 
