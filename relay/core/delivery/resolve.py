@@ -264,9 +264,10 @@ class Resolver:
         written_at = command.edited_at if target.original is None else target.original.created_at
         unseen = 0
         if (page := await self._only_at(target.entry.lane, command.source, written_at)) is not None:
-            # Cut anew: an edit may be, whatever was planned.
             unseen = media_in(command.content)
-            command = replace(command, content=without_media(command.content, page), parts=())
+            # With the parts goes what an earlier try may have posted anew: they are what it is found by.
+            parts = tuple(without_media(part, page) for part in command.parts)
+            command = replace(command, content=without_media(command.content, page), parts=parts)
         content, quotation = await self._words(target, command)
         target = self.lookups.in_gap(target, command.edited_at)
         return Edit(target=target, command=command, content=content, is_new=is_new, unseen=unseen, quotation=quotation)

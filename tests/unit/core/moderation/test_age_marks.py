@@ -137,6 +137,39 @@ async def test_what_becomes_words_is_counted_once_however_often_it_is_tried(tmp_
             assert seen(bridge.matrix, there) == []
 
 
+async def test_what_an_edit_posted_anew_is_found_also_where_its_channel_was_marked_since(tmp_path: Path) -> None:
+    waits = False
+
+    async def before(call: str) -> None:
+        if call == "edit" and waits:
+            raise Transient("away", retry_after=0.01)
+
+    async def after(call: str) -> None:
+        nonlocal waits
+        if call == "send" and bridge.matrix.orphaned:
+            bridge.matrix.orphaned.clear()  # whoever posted it is back
+            bridge.discord.restrict(here)
+            waits = True
+            raise Transient("no answer", retry_after=0.01, ambiguous=True)
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        takes_files(discord, matrix)
+        matrix.before, matrix.after = before, after
+
+    async with world(tmp_path, PERMISSIVE) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay(prepare):
+            said = bridge.discord.say(here, "ann", "one")
+            await bridge.shows(there, "one")
+            bridge.matrix.orphaned.add(bridge.shown(there)[0].ref)
+            bridge.discord.edit(said, "two")
+            await until_marked(bridge, here, restricted=True)
+            waits = False
+            await bridge.shows(there, "two")
+            await bridge.quiet()
+            await bridge.shows(there, "two")
+
+
 async def test_a_late_file_that_stays_words_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = SlowFiles(monkeypatch)
     async with world(tmp_path, PERMISSIVE) as bridge:
