@@ -148,6 +148,7 @@ class Bans:
         pairs = self._followed().get(event.place)
         if not pairs:
             self._missed.add(event.place)
+            self._listed.pop(event.place, None)
             return None
         if event.is_listed:
             if (event.place, event.user) in self._told_live:
@@ -235,9 +236,7 @@ class Bans:
     async def _list(self, place: PlaceRef) -> None:
         """Find out which bans were missed, if any may have been."""
         reader = self.readers[place.platform]
-        if place in self._missed:
-            self._missed.discard(place)
-            self._listed.pop(place, None)
+        self._missed.discard(place)
         version, now = reader.bans_version(place), self.clock.monotonic()
         failed, again_at = self._failed.get(place, (None, 0.0))
         if self._listed.get(place) == version or (failed == version and now < again_at):
@@ -254,6 +253,8 @@ class Bans:
             return
         finally:
             self._listing = False
+        if place in self._missed:
+            return  # its pair was taken out while it was read, and what was read went nowhere
         self._listed[place] = version
         self._problems.pop(place, None)
         _log.info("bans listed", platform=str(place.platform), place=place.id, bans=bans, changes=changes)
@@ -272,7 +273,7 @@ class Bans:
         events += [MemberUnbanned(place, user, is_listed=True) for user in sorted(known - listed)]
         for start in range(0, len(events), _BATCH):
             await self.deliver(EventBatch(tuple(events[start : start + _BATCH])))
-        if is_first:
+        if is_first and place not in self._missed:
             async with self.store.write() as uow:
                 await uow.key_values.put(name, "yes")
         return len(listed), len(events)

@@ -212,6 +212,41 @@ async def test_a_ban_that_was_told_while_nobody_followed_it_is_found_in_the_list
             await banned(bridge, MAL)
 
 
+async def test_bans_of_before_remove_nothing_also_where_the_pair_was_taken_out_while_they_were_read(
+    tmp_path: Path,
+) -> None:
+    begin = asyncio.Event()
+
+    async def before(call: str) -> None:
+        if call == "bans":
+            await begin.wait()
+
+    async def deliver_to_nobody(batch: EventBatch) -> None:
+        core.moderation.bans.deliver = deliver
+        core.inbox.declare(())
+        await deliver(batch)
+        core.inbox.declare(bridge.pairs)
+        for side, channel in zip(bridge.pairs[0].sides, (here, there), strict=True):
+            await core.inbox.opened(side, channel)
+
+    async with world(tmp_path) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay():
+            bridge.discord.say(here, "mal", "from before")
+            await bridge.shows(there, "from before")
+            await bridge.quiet()
+        bridge.discord.ban(here, "mal", live=False)
+        bridge.pairs = (pair(follow_bans=True, ban_removes=3600.0),)
+        async with bridge.relay(lambda discord, _: setattr(discord, "before", before)) as core:
+            deliver, core.moderation.bans.deliver = core.moderation.bans.deliver, deliver_to_nobody
+            begin.set()
+            await banned(bridge, MAL)
+            await bridge.quiet()
+            async with bridge.store.read() as uow:
+                assert not await core.moderation.bans._removals(uow)
+            assert bridge.words(there) == ["from before"]
+
+
 async def test_what_is_told_before_the_list_is_worked_off_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
