@@ -62,6 +62,15 @@ class EventBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class OnRecord:
+    """A message that was received."""
+
+    ref: MessageRef
+    # By its platform's clock.
+    written_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CommandCall:
     """Somebody asks the relay for something."""
 
@@ -91,10 +100,10 @@ class Inbox(Protocol):
         """The position last written for a stream, None before the first."""
         ...
 
-    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
-        """The last message on record that was written in `channel`, and not deleted; None if there is none.
+    async def last_originals(self, channel: ChannelRef, limit: int) -> Sequence[OnRecord]:
+        """The last messages on record that were written in `channel`, and not deleted: at most `limit`, newest first.
 
-        What came before it has been received.
+        What came before the newest has been received.
         """
         ...
 

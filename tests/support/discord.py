@@ -1,7 +1,7 @@
 """The Discord adapter against the sandbox: a server with one channel, and a core that records what it is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from relay.adapters.discord.adapter import DiscordAdapter
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
 from relay.core.files import Files
-from relay.core.ports import CommandCall, Delivery, EventBatch
+from relay.core.ports import CommandCall, Delivery, EventBatch, OnRecord
 from relay.core.storage import Store
 from relay.domain.content import Author, Content
 from relay.domain.events import (
@@ -88,7 +88,7 @@ class RecordingInbox:
     def health_changed(self) -> None:
         pass
 
-    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
+    async def last_originals(self, channel: ChannelRef, limit: int) -> Sequence[OnRecord]:
         raise AssertionError("history is read by the core")
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -18,12 +18,12 @@ from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
 from relay.core.files import Files
-from relay.core.ports import CommandCall, EventBatch
+from relay.core.ports import CommandCall, EventBatch, OnRecord
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import StoreUnavailable
 from tests.support.patience import PATIENCE
@@ -100,9 +100,10 @@ class Inbox:
     def health_changed(self) -> None:
         pass
 
-    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
-        made = [event.ref for event in self.saved.events if isinstance(event, MessageCreated)]
-        return next((ref for ref in reversed(made) if ref.channel == channel), None)
+    async def last_originals(self, channel: ChannelRef, limit: int) -> Sequence[OnRecord]:
+        made = [event for event in self.saved.events if isinstance(event, MessageCreated)]
+        here = [OnRecord(event.ref, event.created_at) for event in reversed(made) if event.ref.channel == channel]
+        return here[:limit]
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         raise AssertionError("the stream of this platform replays by itself")

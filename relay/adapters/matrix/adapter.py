@@ -10,7 +10,7 @@ from functools import partial
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
-from relay.adapters.matrix.cursors import GHOST_PREFIXES, OUTSIDE, SYNC, cursor, room_stream
+from relay.adapters.matrix.cursors import GHOST_PREFIXES, OUTSIDE, SYNC, SyncPosition, cursor, room_stream
 from relay.adapters.matrix.identifiers import OwnAccounts, is_room_id, is_user_id, parse_link, permalink, server_of
 from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
@@ -122,7 +122,7 @@ class MatrixAdapter:
         self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
         self.register = AccountRegister(api=api, clock=clock)
         self._responses = responses = ResponseHandler(
-            api, rooms, Backfiller(api, limit), conversions, ghosts.saw_member
+            api, rooms, Backfiller(api, limit), conversions, ghosts.saw_member, clock.now
         )
         self._loop = SyncLoop(
             api=api,
@@ -188,8 +188,8 @@ class MatrixAdapter:
 
     async def position(self, channel: ChannelRef, uow: UnitOfWork) -> str:
         """See `ReadingPositions.position`: the room, which the other relay may only know by an alias, and a token."""
-        token = await uow.cursors.get(Platform.MATRIX, SYNC)
-        return f"{channel.id} {token}" if token and is_room_id(channel.id) else ""
+        position = SyncPosition.parse(await uow.cursors.get(Platform.MATRIX, SYNC))
+        return f"{channel.id} {position.token}" if position is not None and is_room_id(channel.id) else ""
 
     async def read_from(self, address: ChannelAddress, position: str) -> None:
         """See `ReadingPositions.read_from`: as if we had been out of the room since.
@@ -380,7 +380,7 @@ class MatrixAdapter:
 
     def notes(self, channel: ChannelRef) -> Sequence[str]:
         """See `ChannelNotes`."""
-        notes = [*self._ghosts.notes(channel.id)]
+        notes = [*self._loop.notes(), *self._ghosts.notes(channel.id)]
         at = self._responses.by_hand.get(channel.id)
         if at is not None and self._clock.now() - at < _BY_HAND_FOR:
             me = self._api.user_id

@@ -3,19 +3,34 @@
 A cursor is a stream's name and a position (`core.ports.Cursor`). Both are only of this adapter's making.
 """
 
-from relay.adapters.matrix.identifiers import is_room_id
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+from relay.adapters.matrix.identifiers import is_event_id, is_room_id
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.core.ports import Cursor
 from relay.domain.ids import Platform
 
 SYNC = "sync"
-"""Holds the `next_batch` token of the last sync response that is on disk."""
+"""Holds how far sync has been read: a `SyncPosition`."""
+
+RESTORED = "restored"
+"""Holds when it was noticed last that the homeserver had been restored from a backup."""
 
 GHOST_PREFIXES = "ghosts"
 """Holds the prefixes that ghosts have had, with spaces between them. No position, but to be kept in the same way."""
 
 OUTSIDE = "out "
-"""Stands before the token in a room's cursor while we are out of that room."""
+"""Stands before the token in a room's cursor while we are out of that room. Alone: the token was lost."""
+
+# Synapse, Dendrite and others begin a token with the number of the last event, after a letter or with none.
+_NUMBERED = re.compile(r"([a-z]?)(\d{1,18})(?=[_~]|\Z)", re.ASCII)
+
+# A token, a room, an event in it, and milliseconds.
+_TOLD = re.compile(r"(.+) (\S+) (\S+) (\d{1,14})", re.ASCII)
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 # No room has been upgraded more often than this. Tombstones that lead round in a ring end here, too.
 _LONGEST_CHAIN = 50
@@ -24,6 +39,54 @@ _LONGEST_CHAIN = 50
 def cursor(stream: str, position: str) -> Cursor:
     """A cursor of this platform."""
     return Cursor(Platform.MATRIX, stream, position)
+
+
+@dataclass(frozen=True, slots=True)
+class LastTold:
+    """The newest event that the homeserver has told us of, in a room that we were in then."""
+
+    room_id: str
+    event_id: str
+    # No event that was told until then was written later.
+    latest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SyncPosition:
+    """How far sync has been read. As one value, so that neither is ever on disk without the other."""
+
+    # The `next_batch` of the last response that is on disk.
+    token: str
+    # None: there has been none since the position was lost.
+    told: LastTold | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self | None:
+        """What `str` made; None of nothing."""
+        if not text:
+            return None
+        found = _TOLD.fullmatch(text)
+        if found is None or not (is_room_id(found[2]) and is_event_id(found[3])):
+            return cls(text)
+        return cls(found[1], LastTold(found[2], found[3], _EPOCH + timedelta(milliseconds=int(found[4]))))
+
+    def __str__(self) -> str:
+        """As it is written to the store."""
+        if self.told is None:
+            return self.token
+        milliseconds = (self.told.latest - _EPOCH) // timedelta(milliseconds=1)
+        return f"{self.token} {self.told.room_id} {self.told.event_id} {milliseconds}"
+
+
+def went_back(before: str, now: str) -> bool:
+    """Whether a token counts fewer events than one that the same homeserver gave before. Its own events are numbered.
+
+    What a token says is the homeserver's own affair: False where both do not begin with such a number, of one kind.
+    """
+    one, other = _NUMBERED.match(before), _NUMBERED.match(now)
+    if one is None or other is None or one[1] != other[1]:
+        return False
+    return int(other[2]) < int(one[2])
 
 
 def room_stream(room_id: str) -> str:

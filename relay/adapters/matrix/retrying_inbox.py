@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from relay.core.clock import Backoff
-from relay.core.ports import Clock, Cursor, EventBatch, Inbox
+from relay.core.ports import Clock, Cursor, EventBatch, Inbox, OnRecord
 from relay.domain.events import Event
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.errors import StoreUnavailable
 from relay.logs import get_logger
 
@@ -61,9 +61,9 @@ class RetryingInbox:
         """The position of one of this platform's cursors (see `cursors.py`); None before the first."""
         return await self._retry(lambda: self.inbox.cursor(Platform.MATRIX, stream))
 
-    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
-        """See `Inbox.last_original`."""
-        return await self._retry(lambda: self.inbox.last_original(channel))
+    async def last_originals(self, channel: ChannelRef, limit: int) -> Sequence[OnRecord]:
+        """See `Inbox.last_originals`."""
+        return await self._retry(lambda: self.inbox.last_originals(channel, limit))
 
     async def _retry(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `call`, which is made again for as long as it raises `StoreUnavailable`."""

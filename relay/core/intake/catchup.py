@@ -1,14 +1,14 @@
 """Catching up: messages, edits and deletions from the time that the relay was away, where no stream replays them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import EventBatch, HistoryReader
+from relay.core.ports import EventBatch, HistoryReader, OnRecord
 from relay.core.storage import Original, Store, UnitOfWork
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.ids import ChannelRef, Platform
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -49,9 +49,9 @@ class CatchUp:
     async def _instead(self, uow: UnitOfWork, channel: ChannelRef, position: str) -> str:
         """Where to read on if a position is damaged: behind the last message on record."""
         reader = self.readers[channel.platform]
-        last = await last_original(uow, channel)
-        if last is not None and reader.knows(last.id):
-            after = last.id
+        known = await last_originals(uow, channel, 1)
+        if known and reader.knows(known[0].ref.id):
+            after = known[0].ref.id
         else:
             after = reader.position_at(reader.now() - self.window)
         _log.error("cursor cannot be read", channel=channel.id, position=position[:100], read_after=after)
@@ -95,7 +95,8 @@ def _edit(original: Original | None, seen: MessageCreated) -> MessageEdited | No
     return MessageEdited(seen.ref, seen.author, seen.content, seen.edited_at)
 
 
-async def last_original(uow: UnitOfWork, channel: ChannelRef) -> MessageRef | None:
-    """The last message on record that was written in `channel` and is not deleted."""
-    known = await uow.messages.recent(channel, _EVER, 1)
-    return known[0].ref if known else None
+async def last_originals(uow: UnitOfWork, channel: ChannelRef, limit: int) -> Sequence[OnRecord]:
+    """See `Inbox.last_originals`. In the order in which they were received: anybody may write a date of their own."""
+    known = await uow.messages.recent(channel, _EVER, limit)
+    newest_first = sorted(known, key=lambda original: original.id, reverse=True)
+    return [OnRecord(original.ref, original.created_at) for original in newest_first]

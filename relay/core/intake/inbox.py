@@ -7,13 +7,13 @@ from datetime import datetime, timedelta
 from traceback import extract_tb
 from typing import Protocol
 
-from relay.core.intake.catchup import CatchUp, last_original
+from relay.core.intake.catchup import CatchUp, last_originals
 from relay.core.intake.router import Router
 from relay.core.moderation.age_marks import AgeMarks
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import CommandCall, EventBatch, HistoryReader
+from relay.core.ports import CommandCall, EventBatch, HistoryReader, OnRecord
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
@@ -27,7 +27,7 @@ from relay.domain.events import (
     PictureChanged,
     PolicyListRead,
 )
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 from relay.errors import RelayError, StoreUnavailable
@@ -152,10 +152,10 @@ class CoreInbox:
         """See `Inbox.health_changed`."""
         self.lanes.look_at_sides()
 
-    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
-        """See `Inbox.last_original`."""
+    async def last_originals(self, channel: ChannelRef, limit: int) -> Sequence[OnRecord]:
+        """See `Inbox.last_originals`."""
         async with self.store.read() as uow:
-            return await last_original(uow, channel)
+            return await last_originals(uow, channel, limit)
 
     async def begin(self) -> None:
         """Read from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""

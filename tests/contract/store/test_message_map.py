@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import UTC, timedelta, timezone
 from itertools import pairwise
 
+from relay.core.intake.catchup import last_originals
+from relay.core.ports import OnRecord
 from relay.core.storage import Copy, Original, Store
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from tests.support.store_contract import ANN, DISCORD, NOON, ROOM, add, copy, here, there
@@ -143,3 +145,19 @@ class TestMessageMap:
         async with store.read() as unit:
             assert await unit.messages.counterpart(here("batch"), DISCORD) == there(3)
             assert await unit.messages.counterpart(there(1), ROOM) == here("batch")
+
+    async def test_the_last_originals_come_in_the_order_in_which_they_were_received(self, store: Store) -> None:
+        async with store.read() as unit:
+            assert await last_originals(unit, DISCORD, 9) == []
+        # Anybody may write a date of their own.
+        dates = {number: NOON + timedelta(hours=hours) for number, hours in ((1, 5), (2, -5), (3, 0), (4, 1))}
+        ids = {number: await add(store, number, date) for number, date in dates.items()}
+        async with store.write() as unit:
+            await unit.messages.mark_deleted(ids[3])
+            assert await unit.messages.add(here("elsewhere"), ANN, NOON, None)
+        await copy(store, ids[1], here("copy"))
+        async with store.read() as unit:
+            expected = [OnRecord(there(number), dates[number]) for number in (4, 2, 1)]
+            assert list(await last_originals(unit, DISCORD, 9)) == expected
+            assert list(await last_originals(unit, DISCORD, 2)) == expected[:2]
+            assert [known.ref for known in await last_originals(unit, ROOM, 9)] == [here("elsewhere")]

@@ -13,6 +13,7 @@ from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.cursors import (
     OUTSIDE,
     SYNC,
+    SyncPosition,
     alias_stream,
     cursor,
     predecessor_stream,
@@ -287,7 +288,10 @@ class RoomJoiner:
 
     async def _move_to_successor(self, room: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox) -> None:
         """Store that one room has replaced the other, and from where the new one is read; then sync it."""
-        since = await inbox.position(tombstone_stream(room_id)) or await inbox.position(SYNC) or ""
+        since = await inbox.position(tombstone_stream(room_id))
+        if not since:
+            position = SyncPosition.parse(await inbox.position(SYNC))
+            since = "" if position is None else position.token
         cursors = [cursor(successor_stream(room_id), successor), cursor(predecessor_stream(successor), room_id)]
         if not await inbox.position(room_stream(successor)):
             cursors.append(cursor(room_stream(successor), OUTSIDE + since))

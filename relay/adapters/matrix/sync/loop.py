@@ -8,19 +8,21 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal, TypeVar
 
 from relay.adapters.matrix.api.address import correction
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
-from relay.adapters.matrix.cursors import SYNC
+from relay.adapters.matrix.cursors import RESTORED, SYNC, SyncPosition, cursor, went_back
 from relay.adapters.matrix.register import REGISTER_TYPES, AccountRegister
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
-from relay.adapters.matrix.sync.response import ResponseHandler, RoomsChanged, SyncRequest
+from relay.adapters.matrix.sync.response import ResponseHandler, RoomsChanged
+from relay.adapters.matrix.sync.update import SyncRequest
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, SideState
 from relay.domain.jsontext import Json
@@ -39,6 +41,8 @@ _CATCH_UP_TIMEOUT = 300.0  # After weeks of absence a response takes its time.
 _REFUSALS, _REFUSED_SECONDS = 5, 120.0
 # Seconds without a login after which the address itself is looked at, and from one look to the next.
 _ADDRESS_PATIENCE, _ADDRESS_AGAIN = 5.0, 60.0
+# For so long the status says that the homeserver was restored from a backup.
+_RESTORE_NOTED = timedelta(days=1)
 _TIMELINE = 100  # Synapse sends no more events of a room than that, whatever is asked for.
 
 
@@ -63,6 +67,15 @@ class _PositionRefused(Exception):
     """The homeserver does not know the position to read on from: its row in the store may be damaged."""
 
 
+class _CountedAnew(_PositionRefused):
+    """The homeserver would not refuse the position, but skip what is said until it has counted that far again."""
+
+    def __init__(self, reason: str, *, restored: bool) -> None:
+        super().__init__(f"{reason}: it was restored from a backup" if restored else reason)
+        # From a backup; else nothing is known to be lost.
+        self.restored = restored
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class SyncLoop:
     """Asks, hands the response over, asks again. Backs off while the homeserver does not answer."""
@@ -84,6 +97,10 @@ class SyncLoop:
     # Of the position, in a row.
     _refusals: int = field(init=False, default=0)
     _first_refusal: float = field(init=False, default=0.0)
+    # A request has failed, or there has been none: it may not be the homeserver any more that it was.
+    _unsure: bool = field(init=False, default=True)
+    # When it was noticed last that it was restored from a backup.
+    _restored: datetime | None = field(init=False, default=None)
     # The ID of the filter, and the rooms that it names.
     _filter: str = field(init=False, default="")
     _filtered: frozenset[str] | None = field(init=False, default=None)
@@ -136,7 +153,8 @@ class SyncLoop:
                 self._changed.cancel()
 
     async def _run(self, inbox: RetryingInbox) -> None:
-        since = await inbox.position(SYNC)
+        position = SyncPosition.parse(await inbox.position(SYNC))
+        self._restored = _moment(await inbox.position(RESTORED))
         # The version of the declared rooms for which a full sync has been handed over.
         synced: int | None = None
         while True:
@@ -147,11 +165,13 @@ class SyncLoop:
             await self._receive_visitors()
             version = self.rooms.version
             # The whole state is asked for when it is not known for some room; after that only what changes.
-            request = SyncRequest(since, self.rooms.to_sync, version != synced, self.rooms.declarations)
+            request = self._request(position, full=version != synced)
             try:
-                response = await self._retry(partial(self._sync, request))
+                response = await self._retry(partial(self._sync, request, inbox))
             except _PositionRefused as refused:
-                since, synced = None, None
+                if isinstance(refused, _CountedAnew):
+                    await self._note_restore(refused, inbox)
+                position, synced = None, None
                 _log.error("position of the sync cannot be used, reading behind what is on record", reason=str(refused))
                 continue
             if response is None:
@@ -159,13 +179,30 @@ class SyncLoop:
             if not self.status.caught_up.is_set():
                 self.status.set("catching_up", "Reading what was missed.")
             try:
-                await self._retry(partial(self.responses.handle, response, request, inbox))
+                position = await self._retry(partial(self.responses.handle, response, request, inbox))
             except RoomsChanged:
                 continue
-            since, synced = response["next_batch"], version
+            synced = version
             del response  # the first one has the state of all rooms, and nothing may happen for half a minute
             self.status.set("ready")
             self.status.caught_up.set()
+
+    def _request(self, position: SyncPosition | None, *, full: bool) -> SyncRequest:
+        since, told = (None, None) if position is None else (position.token, position.told)
+        return SyncRequest(since, self.rooms.to_sync, full, self.rooms.declarations, told)
+
+    def notes(self) -> Sequence[str]:
+        """What the operator may want to know of each room: sentences."""
+        if self._restored is None or self.clock.now() - self._restored > _RESTORE_NOTED:
+            return ()
+        noticed = f"{self._restored:%Y-%m-%d %H:%M} UTC"
+        return (f"The homeserver was restored from a backup (noticed {noticed}): the copies that it lost stay lost.",)
+
+    async def _note_restore(self, counted: _CountedAnew, inbox: RetryingInbox) -> None:
+        if counted.restored:
+            self._restored = self.clock.now()
+            await inbox.receive_all((), (cursor(RESTORED, self._restored.isoformat()),))
+        await self.responses.forget_tokens(inbox)
 
     async def at_rest(self, action: Callable[[], Awaitable[None]]) -> None:
         """Call `action` between two responses: all that was received until then is on disk, and nothing else."""
@@ -197,9 +234,12 @@ class SyncLoop:
         """End the request that is waiting and make a new one: its response may never come."""
         self.rooms.changed.set()
 
-    async def _sync(self, request: SyncRequest) -> Json | None:
+    async def _sync(self, request: SyncRequest, inbox: RetryingInbox) -> Json | None:
         """One sync request; None if there were other rooms to ask for before it was answered."""
         since, full = request.since, request.full
+        if self._unsure and await self.responses.was_restored(request, inbox):
+            raise _CountedAnew("it does not know the last event any more that it told", restored=True)
+        self._unsure = False
         if self._asked is None or self._asked[0] != since:
             self._asked = (since, self.clock.monotonic())
         at_once = full or not self.status.caught_up.is_set()
@@ -232,10 +272,14 @@ class SyncLoop:
         if failed is not None:
             raise failed
         response = asked.result()
-        if not isinstance(response.get("next_batch"), str):
+        token = response.get("next_batch")
+        if not isinstance(token, str):
             raise Unreachable("the answer to a sync has no next_batch", sent=True)
+        if since and went_back(since, token):
+            restored = await self.responses.was_restored(request, inbox, counts_anew=True)
+            raise _CountedAnew(f"after {since} it says {token}", restored=restored)
         self.register.synced(response, self._asked[1])
-        if response["next_batch"] == since:
+        if token == since:
             self._asked = None
         return response
 
@@ -280,6 +324,7 @@ class SyncLoop:
                 self._backoff.reset()
                 return result
             self._failed.set()
+            self._unsure = True
             self._report_unconnected(problem)
             self.status.caught_up.clear()
             _log.warning(
@@ -297,6 +342,15 @@ class SyncLoop:
             _log.warning("the access token is refused", code=refused.code)
             await self.session.establish()
             return await call()
+
+
+def _moment(text: str | None) -> datetime | None:
+    """What `isoformat` wrote; None of nothing, and of a damaged row."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return None if found.tzinfo is None else found
 
 
 def _filter(rooms: frozenset[str]) -> Json:

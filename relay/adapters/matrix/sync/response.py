@@ -8,13 +8,20 @@ where it is read.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
-from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, gap_stream, is_inside, room_stream, tombstone_stream
+from relay.adapters.matrix.cursors import (
+    OUTSIDE,
+    SYNC,
+    SyncPosition,
+    cursor,
+    gap_stream,
+    is_inside,
+    room_stream,
+    tombstone_stream,
+)
 from relay.adapters.matrix.identifiers import is_user_id
 from relay.adapters.matrix.inbound.events import (
     ban_event,
@@ -23,13 +30,14 @@ from relay.adapters.matrix.inbound.events import (
     echo,
     ephemeral_events,
     is_by_hand,
-    is_message,
     timestamp,
 )
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
 from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last
+from relay.adapters.matrix.sync.lost import resume_after_record, was_restored
+from relay.adapters.matrix.sync.update import RoomUpdate, SyncRequest, events_of, last_told, sections_of
 from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import (
@@ -42,7 +50,7 @@ from relay.domain.events import (
     MessageEdited,
 )
 from relay.domain.ids import ChannelRef, Platform, UserRef
-from relay.domain.jsontext import Json, as_dict, as_list, as_string
+from relay.domain.jsontext import Json, as_dict, as_string
 from relay.domain.text.rewrite import weight
 from relay.logs import get_logger
 
@@ -54,43 +62,8 @@ _LARGE = 128 * 1024
 _CREATE_REQUESTS_AT_ONCE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class SyncRequest:
-    """What was asked for: everything in `rooms` after the token `since`."""
-
-    since: str | None
-    rooms: frozenset[str]
-    # Asked for all the rooms, with their whole state.
-    full: bool
-    # How often the operator had changed the declared rooms at that time.
-    declarations: int
-
-
 class RoomsChanged(Exception):
     """The operator has declared other rooms meanwhile, so the same has to be asked again."""
-
-
-@dataclass(slots=True)
-class RoomUpdate:
-    """What a response says of one room."""
-
-    room_id: str
-    state: RoomState
-    timeline: list[Json]
-    # State events: with lazy loading, the members who wrote in the timeline.
-    members: list[Json]
-    # Where the timeline begins.
-    prev_batch: str = ""
-    # Where the gap before the timeline begins; None: no gap. "": the token was lost, it begins after `last_on_record`.
-    since: str | None = None
-    # The last message on record, where the token was lost.
-    last_on_record: str = ""
-    # We came into the room only now: nothing counts that was before our own join.
-    first_join: bool = False
-    # Typing, receipts, and what was found out about gaps: goes to the core after the messages.
-    extras: list[Event] = field(default_factory=list)
-    # Written once all of it is on disk.
-    cursors: tuple[Cursor, ...] = ()
 
 
 class ResponseHandler:
@@ -104,8 +77,10 @@ class ResponseHandler:
         conversions: Conversions,
         # Told of each membership, with the ID of its room.
         saw_member: Callable[[str, Json], None],
+        now: Callable[[], datetime],
     ) -> None:
         self._api = api
+        self._now = now
         self._saw_member = saw_member
         self._conversions = conversions
         self._me = api.user_id
@@ -118,26 +93,29 @@ class ResponseHandler:
         # When somebody last wrote in a room with the relay's own account, which does not cross.
         self.by_hand: dict[str, datetime] = {}
 
-    async def handle(self, response: Json, request: SyncRequest, inbox: RetryingInbox) -> None:
-        """Hand over one whole response. To do it again does no harm.
+    async def handle(self, response: Json, request: SyncRequest, inbox: RetryingInbox) -> SyncPosition:
+        """Hand over one whole response, and return the position behind it. To do it again does no harm.
 
         Raises `Refused` or `Unreachable` if a gap could not be read, `RoomsChanged`.
         """
         token = str(response["next_batch"])
+        position = SyncPosition(token, last_told(response, request.rooms, request.told, self._now()))
         sections = as_dict(response.get("rooms"))
         known = request.rooms - self._rooms.awaited
-        joined, left = (_sections(sections.get(kind), known) for kind in ("join", "leave"))
-        invited = _sections(sections.get("invite"), request.rooms)
+        joined, left = (sections_of(sections.get(kind), known) for kind in ("join", "leave"))
+        invited = sections_of(sections.get("invite"), request.rooms)
         await learn_creators(self._api, map(self._rooms.state, joined))
         updates = [await self._joined(room_id, section, request, token, inbox) for room_id, section in joined.items()]
         updates += [await self._left(room_id, section, request.since, inbox) for room_id, section in left.items()]
         for update in updates:
             if update.timeline or update.room_id in joined:
                 await self._rooms.open(update.room_id, inbox)
-        await self._hand_over(updates, token, request, inbox)
+        outside = () if request.since is not None else await self._left_unnoticed(known - joined.keys(), inbox)
+        await self._hand_over(updates, (*outside, cursor(SYNC, str(position))), request, inbox)
         for room_id, section in left.items():
             self._rooms.mark_outside(room_id, self._removed_reason(room_id, section))
-        self._positions |= {made.stream: made.position for update in updates for made in update.cursors}
+        made = (*outside, *(made for update in updates for made in update.cursors))
+        self._positions |= {one.stream: one.position for one in made}
         for room_id, section in invited.items():
             self._rooms.mark_invited(room_id, _inviters(section))
         if request.full:
@@ -145,6 +123,28 @@ class ResponseHandler:
                 self._rooms.mark_outside(room_id)
         for room_id in (*joined, *left):
             await self._rooms.report(room_id, inbox)
+        return position
+
+    async def was_restored(self, request: SyncRequest, inbox: RetryingInbox, *, counts_anew: bool = False) -> bool:
+        """Whether the homeserver goes on from a backup, and does not know any more what it has told us."""
+        if request.told is None or request.since is None:
+            return False
+        read = [room_id for room_id in request.rooms if is_inside(await self._position(room_id, inbox))]
+        return await was_restored(self._api, request.told, request.since, frozenset(read), counts_anew=counts_anew)
+
+    async def forget_tokens(self, inbox: RetryingInbox) -> None:
+        """The homeserver counts its events anew, so where rooms that we are out of are read on from is not known."""
+        rooms = [room.room_id for room in self._rooms.declared if room.room_id is not None]
+        left = [room_id for room_id in rooms if (await self._position(room_id, inbox)).startswith(OUTSIDE)]
+        cursors = tuple(cursor(room_stream(room_id), OUTSIDE) for room_id in left)
+        if cursors:
+            await inbox.receive_all((), cursors)
+        self._positions |= {made.stream: made.position for made in cursors}
+
+    async def _left_unnoticed(self, room_ids: Iterable[str], inbox: RetryingInbox) -> tuple[Cursor, ...]:
+        """Of rooms that we are out of, and were in before the position was lost: they are read on from the record."""
+        inside = [room_id for room_id in room_ids if is_inside(await self._position(room_id, inbox))]
+        return tuple(cursor(room_stream(room_id), OUTSIDE) for room_id in inside)
 
     def forget_position(self, room_id: str) -> None:
         """The cursor of a room has been set to another position, and is read from the store again."""
@@ -166,14 +166,18 @@ class ResponseHandler:
             update.since = since if limited else None
             update.extras = self._ephemeral(room_id, section)
             if since is None:
-                await self._resume_after_last_message(update, limited, inbox)
+                await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
             update.cursors = await self._tombstone_cursor(update, since or token, inbox)
             return update
         update.cursors = (cursor(room_stream(room_id), token),)
+        if position == OUTSIDE:
+            await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
+            return update
         if position:
             update.since = position.removeprefix(OUTSIDE)
             return update
         update.first_join = True
+        update.starts = self._is_own_join
         for event in update.timeline:
             # What is not handed over still changes the room.
             update.state.apply(event)
@@ -185,26 +189,6 @@ class ResponseHandler:
         else:
             update.timeline = []  # We were in the room long before it was declared.
         return update
-
-    async def _resume_after_last_message(self, update: RoomUpdate, limited: bool, inbox: RetryingInbox) -> None:
-        """The sync token was lost: read a room that we are in from its last message on record."""
-        channel = ChannelRef(Platform.MATRIX, update.room_id)
-        last = await inbox.last_original(channel)
-        timeline, found = update.timeline, False
-        if last is None:
-            # Received messages are not on record any more, so nobody can tell them from missed ones.
-            update.timeline = []
-            if any(
-                is_message(event) and not self._rooms.accounts.is_own(str(event.get("sender"))) for event in timeline
-            ):
-                update.extras.append(HistorySkipped(channel, None))
-        else:
-            update.last_on_record = last.id
-            update.timeline, found = after_last(timeline, self._start_of_gap(update))
-        for event in timeline[: len(timeline) - len(update.timeline)]:
-            update.state.apply(event)
-        if limited and last is not None and not found:
-            update.since = ""
 
     async def _tombstone_cursor(self, update: RoomUpdate, since: str, inbox: RetryingInbox) -> tuple[Cursor, ...]:
         """If the room was upgraded in this response: from where the new room is read."""
@@ -229,16 +213,16 @@ class ResponseHandler:
     def _update(self, room_id: str, section: Json) -> tuple[RoomUpdate, bool]:
         """What a section of the response says, and whether the timeline is `limited`."""
         timeline = as_dict(section.get("timeline"))
-        members = _events(section.get("state"))
+        members = events_of(section.get("state"))
         state = self._rooms.state(room_id)
         for event in members:
             state.apply(event)
-        for event in _events(timeline):
+        for event in events_of(timeline):
             # Applied before the room is opened: nothing may be sent into an encrypted or upgraded room.
             if event.get("type") in _STOPS_SENDING:
                 state.apply(event)
         prev_batch = as_string(timeline.get("prev_batch"))
-        update = RoomUpdate(room_id, state, _events(timeline), members, prev_batch)
+        update = RoomUpdate(room_id, state, events_of(timeline), members, prev_batch)
         return update, timeline.get("limited") is True and prev_batch != ""
 
     def _ephemeral(self, room_id: str, section: Json) -> list[Event]:
@@ -267,16 +251,16 @@ class ResponseHandler:
             return None
         if not (room.joined or room.opened or is_inside(self._positions.get(room_stream(room_id), ""))):
             return None
-        events = (*_events(section.get("state")), *_events(section.get("timeline")))
+        events = (*events_of(section.get("state")), *events_of(section.get("timeline")))
         own = [e for e in events if e.get("type") == "m.room.member" and e.get("state_key") == self._me]
         return removal_reason(own[-1] if own else {}, self._me, room.name)
 
     # --- To the core --------------------------------------------------------------------------------------
 
     async def _hand_over(
-        self, updates: list[RoomUpdate], token: str, request: SyncRequest, inbox: RetryingInbox
+        self, updates: list[RoomUpdate], behind: tuple[Cursor, ...], request: SyncRequest, inbox: RetryingInbox
     ) -> None:
-        """First the rooms with few events, then the others in turn, a page each, and at the very end the token.
+        """First the rooms with few events, then the others in turn, a page each, and at the very end what is `behind`.
 
         Rooms with a gap or with long texts come second, so that the others do not wait for them.
         """
@@ -290,7 +274,7 @@ class ResponseHandler:
             await self._hand_over_pages(large, request, inbox)
             self._check(updates, request)
             events = []
-        cursors = (*(made for update in updates for made in update.cursors), cursor(SYNC, token))
+        cursors = (*(made for update in updates for made in update.cursors), *behind)
         await inbox.receive_all([*events, *extras], cursors)
 
     async def _hand_over_pages(self, updates: list[RoomUpdate], request: SyncRequest, inbox: RetryingInbox) -> None:
@@ -324,7 +308,7 @@ class ResponseHandler:
         if gap is not None and (not update.first_join or gap.found_start):
             if gap.skipped:
                 await self._report_skipped(update, gap, since, inbox)
-            async for page in self._backfiller.pages(gap, since, self._start_of_gap(update)):
+            async for page in self._backfiller.pages(gap, since, update.starts):
                 for part in _split(page):
                     yield part
             for part in _split(Page("", update.timeline, update.members)):
@@ -347,7 +331,7 @@ class ResponseHandler:
     async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
         """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
         try:
-            return await self._backfiller.plan(update.room_id, update.prev_batch, since, self._start_of_gap(update))
+            return await self._backfiller.plan(update.room_id, update.prev_batch, since, update.starts)
         except Refused as refused:
             if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
                 raise
@@ -359,21 +343,16 @@ class ResponseHandler:
             _log.warning("missed messages cannot be read", room=update.room_id, reason=str(refused))
             return Gap(update.room_id, skipped=1)
 
-    def _start_of_gap(self, update: RoomUpdate) -> Callable[[Json], bool]:
-        """Tells the event after which the gap begins, where that is not a token."""
-        if update.last_on_record:
-            return lambda event: event.get("event_id") == update.last_on_record
-        return self._is_own_join if update.first_join else _never
-
     async def _report_skipped(self, update: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
         """Say once how many messages are left out. Their edits and deletions are handed over all the same."""
         stream = gap_stream(update.room_id)
-        reported = await inbox.position(stream) == since
+        began = since or update.last_on_record
+        reported = await inbox.position(stream) == began
         channel = ChannelRef(Platform.MATRIX, update.room_id)
         events: list[Event] = [] if reported else [HistorySkipped(channel, gap.skipped)]
         corrections = await self._converted(update, reversed(gap.corrections))
         events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
-        await inbox.receive_all(events, (cursor(stream, since),))
+        await inbox.receive_all(events, (cursor(stream, began),))
 
     async def _converted(self, update: RoomUpdate, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
@@ -466,18 +445,6 @@ def _was_sent_to_us(event: Json) -> bool:
     return membership in {None, "join"} or event.get("type") == "m.room.redaction"
 
 
-def _never(event: Json) -> bool:
-    return False
-
-
-def _sections(value: Any, wanted: frozenset[str]) -> dict[str, Json]:
-    return {room_id: as_dict(section) for room_id, section in as_dict(value).items() if room_id in wanted}
-
-
-def _events(section: Any) -> list[Json]:
-    return [event for event in as_list(as_dict(section).get("events")) if isinstance(event, dict)]
-
-
 def _inviters(section: Json) -> list[str]:
-    events = _events(section.get("invite_state"))
+    events = events_of(section.get("invite_state"))
     return [str(e.get("sender")) for e in events if as_dict(e.get("content")).get("membership") == "invite"]

@@ -101,13 +101,14 @@ async def test_skipped_history_is_told_on_the_other_side(bridge: World) -> None:
 async def test_the_last_original_is_told_to_whom_has_lost_its_position(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
-        assert await core.inbox.last_original(here) is None
-        bridge.discord.say(here, "ann", "first")
+        assert await core.inbox.last_originals(here, 9) == []
+        first = bridge.discord.say(here, "ann", "first")
         last = bridge.discord.say(here, "ann", "last")
         await bridge.shows(there, "first", "last")
         bridge.matrix.say(there, "ben", "elsewhere")
         await bridge.shows(here, "first", "last", "elsewhere")
-        assert await core.inbox.last_original(here) == last
+        assert [known.ref for known in await core.inbox.last_originals(here, 9)] == [last, first]
+        assert [known.ref for known in await core.inbox.last_originals(here, 1)] == [last]
 
 
 async def test_a_replayed_batch_changes_nothing(bridge: World) -> None:

@@ -9,9 +9,11 @@ from relay.adapters.matrix.api.client import Api, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.register import AccountRegister
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
-from relay.adapters.matrix.sync.response import ResponseHandler, SyncRequest
+from relay.adapters.matrix.sync.response import ResponseHandler
+from relay.adapters.matrix.sync.update import SyncRequest
 from relay.core.clock import Backoff, SystemClock
 from relay.domain.jsontext import Json
 
@@ -45,6 +47,13 @@ class Homeserver:
         return answer
 
 
+class Responses:
+    """Knows of no restore."""
+
+    async def was_restored(self, *_: object) -> bool:
+        return False
+
+
 async def test_an_answer_counts_from_the_first_request_with_its_position() -> None:
     clock, rng = Clock(), random.Random(1)
     lost = Unreachable("the connection was lost", sent=True)
@@ -63,7 +72,7 @@ async def test_an_answer_counts_from_the_first_request_with_its_position() -> No
         api=api,
         session=cast(MatrixSession, None),
         rooms=DeclaredRooms(accounts, backoff=lambda: Backoff(rng), now=clock.monotonic),
-        responses=cast(ResponseHandler, None),
+        responses=cast(ResponseHandler, Responses()),
         status=ConnectionStatus(),
         clock=clock,
         rng=rng,
@@ -71,7 +80,7 @@ async def test_an_answer_counts_from_the_first_request_with_its_position() -> No
     )
 
     async def confirmed(since: str | None) -> float:
-        await loop._sync(SyncRequest(since, frozenset(), full=since is None, declarations=0))
+        await loop._sync(SyncRequest(since, frozenset(), full=since is None, declarations=0), cast(RetryingInbox, None))
         return register.confirmed - 1_000
 
     assert await confirmed(None) == 0

@@ -2,20 +2,23 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.cursors import SYNC, cursor
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.backfill import Backfiller
-from relay.adapters.matrix.sync.response import ResponseHandler, RoomUpdate, SyncRequest
+from relay.adapters.matrix.sync.response import ResponseHandler
+from relay.adapters.matrix.sync.update import RoomUpdate, SyncRequest
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
-from relay.core.ports import CommandCall, EventBatch
+from relay.core.ports import CommandCall, EventBatch, OnRecord
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef
+from relay.domain.ids import ChannelAddress, ChannelRef
 from relay.domain.text.nodes import RichText
 
 ME = "@relay:example.org"
@@ -42,7 +45,7 @@ class RecordingInbox:
     def health_changed(self) -> None:
         pass
 
-    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
+    async def last_originals(self, channel: ChannelRef, limit: int) -> Sequence[OnRecord]:
         raise AssertionError
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
@@ -74,7 +77,9 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
         backoff=partial(Backoff, random.Random(0), first=1.0, longest=2.0),
         now=SystemClock().monotonic,
     )
-    handler = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions(), lambda *_: None)
+    handler = ResponseHandler(
+        api, rooms, Backfiller(api, lambda _: 100), Conversions(), lambda *_: None, SystemClock().now
+    )
     recorded = RecordingInbox()
     inbox = RetryingInbox(recorded, SystemClock(), random.Random(0))
     updates = [RoomUpdate(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
@@ -87,7 +92,9 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await handler._hand_over(updates, "t2", SyncRequest("t1", frozenset(timelines), False, rooms.declarations), inbox)
+    await handler._hand_over(
+        updates, (cursor(SYNC, "t2"),), SyncRequest("t1", frozenset(timelines), False, rooms.declarations), inbox
+    )
     counting.cancel()
     await api.close()
     return recorded.batches, turns

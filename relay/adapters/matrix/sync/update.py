@@ -1,0 +1,84 @@
+"""What was asked for with a sync, and what its response says: of one room, and last of all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from relay.adapters.matrix.cursors import LastTold
+from relay.adapters.matrix.identifiers import is_event_id
+from relay.adapters.matrix.inbound.events import timestamp
+from relay.adapters.matrix.rooms.state import RoomState
+from relay.core.ports import Cursor
+from relay.domain.events import Event
+from relay.domain.jsontext import Json, as_dict, as_list, as_string
+
+# So far ahead of ours a homeserver's clock may be.
+_AHEAD = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """What was asked for: everything in `rooms` after the token `since`."""
+
+    since: str | None
+    rooms: frozenset[str]
+    # Asked for all the rooms, with their whole state.
+    full: bool
+    # How often the operator had changed the declared rooms at that time.
+    declarations: int
+    # The newest event that was told before.
+    told: LastTold | None = None
+
+
+@dataclass(slots=True)
+class RoomUpdate:
+    """What a response says of one room."""
+
+    room_id: str
+    state: RoomState
+    timeline: list[Json]
+    # State events: with lazy loading, the members who wrote in the timeline.
+    members: list[Json]
+    # Where the timeline begins.
+    prev_batch: str = ""
+    # The token at which the gap before the timeline begins; None: no gap. "": the token was lost.
+    since: str | None = None
+    # Tells the event after which the gap begins, where that is not a token.
+    starts: Callable[[Json], bool] = field(default=lambda event: False)
+    # The last message on record, where the token was lost.
+    last_on_record: str = ""
+    # We came into the room only now: nothing counts that was before our own join.
+    first_join: bool = False
+    # Typing, receipts, and what was found out about gaps: goes to the core after the messages.
+    extras: list[Event] = field(default_factory=list)
+    # Written once all of it is on disk.
+    cursors: tuple[Cursor, ...] = ()
+
+
+def sections_of(value: Any, wanted: frozenset[str]) -> dict[str, Json]:
+    """What a response says of the rooms `wanted`, by their IDs."""
+    return {room_id: as_dict(section) for room_id, section in as_dict(value).items() if room_id in wanted}
+
+
+def events_of(section: Any) -> list[Json]:
+    """The events of a timeline, or of a room's state."""
+    return [event for event in as_list(as_dict(section).get("events")) if isinstance(event, dict)]
+
+
+def last_told(response: Json, rooms: frozenset[str], before: LastTold | None, now: datetime) -> LastTold | None:
+    """The newest event of a response that can be asked for later: of a room that we are in. `before`: until then."""
+    found = None if before is None else (before.room_id, before.event_id)
+    latest = timestamp(0) if before is None else before.latest
+    newest = None
+    for room_id, section in sections_of(as_dict(response.get("rooms")).get("join"), rooms).items():
+        written = timestamp(0)
+        events = events_of(section.get("timeline"))
+        for event in events:
+            # Any server can write any date, and clocks differ.
+            written = min(timestamp(event.get("origin_server_ts")), now + _AHEAD)
+            latest = max(latest, written)
+        event_id = as_string(events[-1].get("event_id")) if events else ""
+        if is_event_id(event_id) and (newest is None or written > newest):
+            found, newest = (room_id, event_id), written
+    return None if found is None else LastTold(*found, latest)
