@@ -62,6 +62,8 @@ class Holders:
         """Who holds which of these. Not who has ended on what is our store now."""
         others = [claim for claim in claims if not self.me.is_same_place(claim)]
         others = [claim for claim in others if self._is_elsewhere(claim) or not self.has_ended(claim)]
+        # Two may have claimed one channel with one number: who has answered us is not passed over for who is silent.
+        others.sort(key=lambda claim: self.question.nonce in claim.answers)
         return {key: claim for claim in others for key in claim.channels & wanted}
 
     def is_doubtful(self, holder: Claim) -> bool:

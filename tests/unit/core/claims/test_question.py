@@ -112,3 +112,20 @@ def test_a_claim_that_nobody_was_ever_sure_of_hinders_nobody_for_ever() -> None:
         assert relay.switch.started == {key: {"x": f"c {key}"} for key in PAIRS}
 
     play(story)
+
+
+def test_who_answers_loses_nothing_for_another_one_that_claimed_with_the_same_number_and_is_silent() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, third = Relay("a", account, rng), Relay("c", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        [claim] = claims_in(account.value)
+        second = Claim("b", "b", "b", "", 1, "b 1", "", channels=PAIRS, pending=PAIRS, numbers=claim.numbers, turn=1)
+        await account.replace(value_name(second), second.as_json())
+        third.start()
+        for _ in range(100):
+            await asyncio.sleep(1)
+            assert (first.works, third.works) == (PAIRS, frozenset())
+
+    play(story)
