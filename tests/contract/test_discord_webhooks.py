@@ -183,8 +183,12 @@ async def test_a_reply_to_what_the_bot_had_to_post_itself_names_its_author(world
     for _ in range(15):
         world.server.webhooks.create(world.channel, "other", world.owner)
     async with world.running() as adapter:
-        ref = await adapter.send(world.delivery("hello"))
+        ref = await adapter.send(world.delivery("helo"))
+        world.server.faults.add_gateway(GatewayFault("drop", "MESSAGE_UPDATE", count=1))
+        await adapter.edit(ref, world.delivery("hello", key="k2"))
+        edited = await adapter.quote(ref)
     async with world.running() as again:  # remembers nothing of what it posted
         quotation = await again.quote(ref)
-    assert quotation is not None
-    assert (quotation.author, plain_text(quotation.text)) == ("Alice", "hello")
+    for quoted in (edited, quotation):
+        assert quoted is not None
+        assert (quoted.author, plain_text(quoted.text)) == ("Alice", "hello")

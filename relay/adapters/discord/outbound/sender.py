@@ -18,6 +18,7 @@ from relay.adapters.discord.outbound.body import (
     bot_text,
     split_author_name,
     webhook_text,
+    with_author_name,
 )
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.webhooks import Webhooks, is_gone
@@ -79,7 +80,10 @@ class MessageSender:
         async with self._translated_errors(target):
             cached = await self._cached(target)
             await self._reopen_and_retry(target, partial(self._edit, cached, target, delivery))
-        self.cache.put(target.id, CachedMessage(channel, cached.author, cached.user, cached.webhook, delivery.content))
+        said = delivery.content
+        if cached.webhook is None and delivery.author is not None:
+            said = replace(said, text=with_author_name(said.text, delivery.author))  # as it stands there
+        self.cache.put(target.id, CachedMessage(channel, cached.author, cached.user, cached.webhook, said))
 
     async def _edit(self, cached: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
         if cached.webhook is not None:
