@@ -256,7 +256,7 @@ async def test_where_all_on_record_are_lost_only_what_is_newer_crosses(
 
 async def test_a_room_that_we_are_out_of_is_read_on_from_the_record(town: Town) -> None:
     async with town.side() as side:
-        await town.ann.kick(town.other, town.bot_id)
+        await town.shut_out(town.other)
         await side.until(lambda: town.saved.cursors[room_stream(town.other)].startswith(OUTSIDE))
     town.count_ahead()
     town.count_ahead(room_stream(town.other))
