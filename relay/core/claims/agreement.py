@@ -123,14 +123,13 @@ class Claims:
 
     async def _begin(self) -> None:
         reading = await self._board.read(None)
-        rivals, silent, given_up = self._rivals(reading.claims), frozenset[str](), frozenset[str]()
+        rivals, silent, given_up = self._rivals(reading.possible), frozenset[str](), frozenset[str]()
         if doubtful := frozenset(key for key, holder in rivals.items() if self._holders.is_doubtful(holder)):
             reading, silent = await self._ask(reading, doubtful)
-            rivals = self._rivals(reading.claims)
+            rivals = self._rivals(reading.possible)
             given_up = doubtful - silent - rivals.keys()
         silent |= frozenset(key for key, holder in rivals.items() if self.has_ended(holder))
-        taken = {key: rivals[key] for key in silent & rivals.keys()}
-        moved_on = await self._holders.moved_on(self.wanted, reading.claims, taken)
+        moved_on = await self._holders.moved_on(self.wanted, reading.possible, silent & rivals.keys())
         rivals = {key: holder for key, holder in rivals.items() if key not in silent}
         later = (given_up | moved_on) - rivals.keys()
         free = self.wanted - rivals.keys() - later
@@ -145,7 +144,7 @@ class Claims:
         # What we begin with later is taken from the silent now, by leaving it without a word.
         self.held = won & free
         self._left = {key: {} for key in won - free}
-        rivals |= {key: holder for key, holder in self._rivals(reading.claims).items() if key not in self.held}
+        rivals |= {key: holder for key, holder in self._rivals(reading.possible).items() if key not in self.held}
         self._holders.awaited |= rivals.keys() | later
         if rivals and self.take_over and self._question.ask is None:
             self._question.start(frozenset(rivals), take=True)
@@ -165,12 +164,12 @@ class Claims:
             while True:
                 await self.clock.sleep(_POLL_SECONDS)
                 reading = await self._board.read(self.held)
-                rivals = self._rivals(reading.claims)
+                rivals = self._rivals(reading.possible)
                 unanswered = frozenset(key for key in keys & rivals.keys() if ask.nonce not in rivals[key].answers)
                 if not unanswered:
                     return reading, unanswered
-                over, silent = self._question.is_over(), {key: rivals[key] for key in unanswered}
-                overtaken = over and self._question.is_older(reading.claims, silent)
+                over = self._question.is_over()
+                overtaken = over and self._question.is_older(reading.possible, unanswered)
                 overtaken = overtaken or not self._question.stands_in(reading.claims, unanswered)
                 if overtaken or not self._board.stands_in(reading):
                     # Somebody has claimed it since we asked, or it is not known whether what we asked stands there.
@@ -260,7 +259,7 @@ class Claims:
 
     async def _react(self, reading: Reading) -> None:
         """Act on what the register says. To do it again changes nothing."""
-        claims, mine, rivals = reading.claims, self._board.mine(reading.claims), self._rivals(reading.claims)
+        claims, mine, rivals = reading.claims, self._board.mine(reading.claims), self._rivals(reading.possible)
         lost = self.held - (frozenset() if mine is None else mine.channels)
         if lost and self.valid() and self._board.is_certain(reading, lost):
             # Who has claimed them at the same moment withdraws when it sees us; nothing gives a right until then. For
@@ -296,7 +295,7 @@ class Claims:
         # So may those that were never sure of what they claimed.
         self._question.doubt(promised.keys() | {key for key, holder in rivals.items() if key in holder.pending})
         others, take = {**promised, **rivals}, self._question.ask is not None and self._question.ask.take
-        silent = self._question.unanswered(claims, others) if ready else frozenset[str]()
+        silent = self._question.unanswered(reading.possible, others) if ready else frozenset[str]()
         free = self.wanted - self.held - others.keys()
         free -= frozenset[str]() if ready else self._holders.awaited
         await self._leave_alone({key: holder for key, holder in others.items() if key not in silent})
@@ -318,7 +317,7 @@ class Claims:
             return
         confirmed, won = await self._confirm(self._claimed(), new)
         won &= new
-        rivals = self._rivals(confirmed.claims)
+        rivals = self._rivals(confirmed.possible)
         positions: dict[str, Positions] = {}
         for key in won:
             told = [claim.left[key] for claim in claims if key in claim.left]
@@ -436,8 +435,7 @@ class Claims:
         looks, nonce = 0, self._question.nonce
         while True:
             reading = await self._board.read_own(keep)
-            rivals = self._rivals(reading.claims)
-            rivals = {key: claim for key, claim in rivals.items() if not self._board.is_taking(claim, key, nonce)}
+            rivals = self._rivals(self._board.not_taken(reading, nonce))
             looks += 1
             if looks == _MOST_LOOKS or not any(self.me.goes_before(rivals[key]) for key in new & rivals.keys()):
                 break

@@ -42,6 +42,8 @@ class Reading:
     # What each relay has said last, word for word; and what of it counts.
     said: Sequence[Claim]
     claims: Sequence[Claim]
+    # Also what somebody has claimed since who is not sure of it: until then both may mirror it.
+    possible: Sequence[Claim]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,7 +91,7 @@ class Board:
             ]
         else:
             said_surely = list(said)
-        self.last = Reading(asked, values, said, counting(said_surely))
+        self.last = Reading(asked, values, said, counting(said_surely), _possible(said_surely))
         self._first = self._first or self.last
         return self.last
 
@@ -131,8 +133,15 @@ class Board:
         """Whether nothing is left that can be emptied later."""
         return self.last is None or not self._former(self.last)
 
-    def is_taking(self, claim: Claim, key: str, nonce: str) -> bool:
-        """Whether we are replacing this claim, and its relay has not answered our question after all."""
+    def not_taken(self, reading: Reading, nonce: str) -> list[Claim]:
+        """What is possible without what we are replacing, unless its relay has answered our question after all."""
+        found = []
+        for claim in reading.possible:
+            taken = {key for key in claim.channels if self._is_taking(claim, key, nonce)}
+            found.append(replace(claim, channels=claim.channels - taken))
+        return found
+
+    def _is_taking(self, claim: Claim, key: str, nonce: str) -> bool:
         answers = self._taking.get((claim.started, key, claim.numbers.get(key, 0)))
         return answers is not None and (nonce in answers or nonce not in claim.answers)
 
@@ -153,7 +162,7 @@ class Board:
         """
         self._taking = {
             (claim.started, key, claim.numbers.get(key, 0)): claim.answers
-            for claim in reading.claims
+            for claim in reading.possible
             for key in claim.channels & take
         }
         self._number += 1
@@ -256,6 +265,12 @@ def counting(said: Sequence[Claim]) -> list[Claim]:
     last = _last(said, pending=True)
     surely = _last(said, pending=False)
     return [_counting(claim, last, surely) for claim in said]
+
+
+def _possible(said: Sequence[Claim]) -> list[Claim]:
+    """What of it counts, or did before somebody claimed it who is not sure of it yet, and may never be."""
+    surely = _last(said, pending=False)
+    return [_counting(claim, surely, surely) for claim in said]
 
 
 def _last(said: Iterable[Claim], *, pending: bool) -> dict[str, int]:

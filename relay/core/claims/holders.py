@@ -59,11 +59,13 @@ class Holders:
     _known: Mapping[str, Claim] = field(init=False, default_factory=dict)
 
     def of(self, wanted: frozenset[str], claims: Iterable[Claim]) -> dict[str, Claim]:
-        """Who holds which of these. Not who has ended on what is our store now."""
+        """Who holds which of these. Not who has ended on what is our store now.
+
+        Of several that may, it is the one that most certainly lives: where it has ended or is silent, all have or are.
+        """
         others = [claim for claim in claims if not self.me.is_same_place(claim)]
         others = [claim for claim in others if self._is_elsewhere(claim) or not self.has_ended(claim)]
-        # Two may have claimed one channel with one number: who has answered us is not passed over for who is silent.
-        others.sort(key=lambda claim: self.question.nonce in claim.answers)
+        others.sort(key=lambda claim: (not self.has_ended(claim), self.question.nonce in claim.answers))
         return {key: claim for claim in others for key in claim.channels & wanted}
 
     def is_doubtful(self, holder: Claim) -> bool:
@@ -71,9 +73,7 @@ class Holders:
         # What others hold can also be asked for while we run, but with our own store we read on where it ends.
         return not self.has_ended(holder) and (not self.take_over or holder.store == self.me.store)
 
-    async def moved_on(
-        self, wanted: frozenset[str], claims: Sequence[Claim], taken: Mapping[str, Claim]
-    ) -> frozenset[str]:
+    async def moved_on(self, wanted: frozenset[str], claims: Sequence[Claim], taken: Collection[str]) -> frozenset[str]:
         """What another store has read since ours has: free channels, and those that are `taken` from the silent.
 
         Where ours has read nothing yet, it does not matter what a silent one has read: it has told nobody.
@@ -81,7 +81,8 @@ class Holders:
         known = await self.switch.positions(wanted)
         left = {key: told for claim in claims if self._has_read_more(claim) for key, told in claim.left.items()}
         told = {key for key in wanted & left.keys() if left[key] != known.get(key)}
-        untold = {key for key, holder in taken.items() if self._is_elsewhere(holder) and known.get(key)}
+        others = [claim for claim in claims if not self.me.is_same_place(claim) and self._is_elsewhere(claim)]
+        untold = {key for claim in others for key in claim.channels & set(taken) if known.get(key)}
         return frozenset(told | untold)
 
     def _has_read_more(self, claim: Claim) -> bool:

@@ -57,14 +57,15 @@ class Question:
             asked is not None and self.ask is not None and asked.nonce == self.ask.nonce and asked.channels >= set(keys)
         )
 
-    def is_older(self, claims: Iterable[Claim], holders: Mapping[str, Claim]) -> bool:
-        """Whether one of these has claimed its channel since we asked: we have waited for somebody else.
+    def is_older(self, possible: Sequence[Claim], keys: Collection[str]) -> bool:
+        """Whether somebody has claimed one of these since we asked: we have waited for somebody else.
 
         It may not be sure of its claim yet. So what we asked still counts, but nothing can be taken with it.
         """
-        mine = next((claim for claim in claims if self.me.is_same_place(claim)), None)
+        mine = next((claim for claim in possible if self.me.is_same_place(claim)), None)
         number = 0 if mine is None or mine.ask is None else mine.ask.number
-        return any(holder.numbers.get(key, 0) >= number for key, holder in holders.items())
+        others = [claim for claim in possible if claim is not mine]
+        return any(claim.numbers.get(key, 0) >= number for claim in others for key in claim.channels & set(keys))
 
     def is_overtaken(self, said: Claim | None, claims: Iterable[Claim], keys: Collection[str]) -> bool:
         """Whether we have said it, but it does not count any more about all of `keys` that it names."""
@@ -80,7 +81,7 @@ class Question:
         """Whether it asks to hand over this channel."""
         return self.ask is not None and self.ask.take and key in self.ask.channels
 
-    def unanswered(self, claims: Sequence[Claim], holders: Mapping[str, Claim]) -> frozenset[str]:
+    def unanswered(self, possible: Sequence[Claim], holders: Mapping[str, Claim]) -> frozenset[str]:
         """Ends it when that is due; the channels whose `holders` have been silent for too long."""
         if self.ask is None:
             return frozenset()
@@ -91,9 +92,9 @@ class Question:
         elif answered and not self._answered:
             self._answered, self.until = True, self.clock.monotonic() + _HANDED_OVER_WITHIN
         ended = all(self.has_ended(holders[key]) for key in waiting)
-        if waiting and not ended and not (self.is_over() and self.stands_in(claims, waiting)):
+        if waiting and not ended and not (self.is_over() and self.stands_in(possible, waiting)):
             return frozenset()
-        if not ended and self.is_older(claims, {key: holders[key] for key in waiting}):
+        if not ended and self.is_older(possible, waiting):
             self.repeat()
             return frozenset()
         self.ask = None

@@ -129,3 +129,22 @@ def test_who_answers_loses_nothing_for_another_one_that_claimed_with_the_same_nu
             assert (first.works, third.works) == (PAIRS, frozenset())
 
     play(story)
+
+
+@pytest.mark.parametrize("above", [0, 1])
+def test_who_lives_loses_nothing_for_another_one_that_claimed_too_and_has_ended(above: int) -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(1), {"b 1"}
+        first, third = Relay("a1", account, rng, dead), Relay("a2", account, rng, dead)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        # Claimed at the same moment, or by a request that arrives late.
+        numbers = {key: number + above for key, number in claims_in(account.value)[0].numbers.items()}
+        second = Claim("b", "b", "b", "", 1, "b 1", "", channels=PAIRS, pending=PAIRS, numbers=numbers, turn=1)
+        await account.replace(value_name(second), second.as_json())
+        third.start()
+        for _ in range(1_000):
+            await asyncio.sleep(0.1)
+            assert not first.works & third.works
+
+    play(story)
