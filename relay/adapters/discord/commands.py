@@ -50,7 +50,8 @@ _COMPARED = (
 _APPLICATION_COMMAND = 2
 _ANSWER, _THINKING = 4, 5
 _PRIVATE = 1 << 6
-_THREADS = frozenset({10, 11, 12})
+# A tuple: a list, which JSON may hold in its place, cannot be looked up in a set.
+_THREADS = (10, 11, 12)
 # Seconds. Discord gives three, in which the answer has to arrive there.
 _THINKING_AFTER = 1.0
 _FIRST_ANSWER_WITHIN = 3.0

@@ -190,7 +190,7 @@ class RoomState:
 
 def joined_profile(user_id: str, content: Json) -> MemberProfile | None:
     """What an `m.room.member` event says of somebody who is in the room, or invited; None if it is about another."""
-    if content.get("membership") not in {"join", "invite"}:
+    if content.get("membership") not in ("join", "invite"):  # no set: JSON may hold a list
         return None
     name, url = content.get("displayname"), content.get("avatar_url")
     return MemberProfile(

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.adapters.discord.commands import Interaction, definition, read_interaction, same_definition
@@ -101,6 +101,7 @@ def test_what_is_read_of_an_interaction(change: Json, expected: Any) -> None:
 
 
 @given(JSON, st.sampled_from([*GIVEN, "user"]))
+@example({"type": []}, "channel")
 def test_nothing_that_comes_makes_it_fail(value: Any, field: str) -> None:
     found = read_interaction(GIVEN | {field: value})
     assert found is None or (len(found.words) <= 8 and all(len(word) <= 255 for word in found.words))
