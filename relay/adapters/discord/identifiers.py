@@ -25,8 +25,9 @@ _EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
 _MESSAGE = re.compile(
     r"https?://[^\s/]+/channels/(?:[0-9]{1,20}|@me)/([0-9]{1,20})/([0-9]{1,20})/?|([0-9]{15,20})-([0-9]{15,20})"
 )
-# A webhook's token or the hash of a picture: the characters of Base64 in URLs, and dots.
-_TOKEN = re.compile(r"[0-9A-Za-z_.-]{0,199}[0-9A-Za-z_-]")
+# A webhook's or an interaction's token, or the hash of a picture: the characters of Base64 in URLs, and dots. The token
+# of an interaction has 214 of them, and Discord promises no length.
+_TOKEN = re.compile(r"[0-9A-Za-z_.-]{0,999}[0-9A-Za-z_-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def copied_message(written: str) -> tuple[str, str] | None:
 
 
 def is_token(value: object) -> bool:
-    """Whether `value` may be a webhook's token or the hash of a picture."""
+    """Whether `value` may be the token of a webhook or an interaction, or the hash of a picture."""
     return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 

@@ -5,6 +5,7 @@ No modals, autocompletion, buttons, or commands of context menus.
 
 import asyncio
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -158,9 +159,7 @@ class Interactions:
 
     def _make(self, app: Application, channel: Channel, user: User, command: str, data: Json) -> Interaction:
         number = self.state.snowflakes.next()
-        made = Interaction(
-            number, app.id, channel.id, user.id, secrets.token_urlsafe(120), command, data, self.state.clock()
-        )
+        made = Interaction(number, app.id, channel.id, user.id, _new_token(number), command, data, self.state.clock())
         self._by_id[number] = made
         while len(self._by_id) > _KEPT:
             del self._by_id[next(iter(self._by_id))]
@@ -315,3 +314,9 @@ class Interactions:
         message = self.messages.post_as_application(channel, app, draft, finish, may_be_empty=may_be_empty)
         interaction.messages.append(message)
         return message
+
+
+def _new_token(interaction: int) -> str:
+    """An interaction's token in the form of Discord's: the interaction, and 128 characters, in Base64."""
+    words = f"interaction:{interaction}:{secrets.token_urlsafe(96)}"
+    return urlsafe_b64encode(words.encode()).decode().rstrip("=")
