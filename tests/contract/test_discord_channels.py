@@ -31,14 +31,17 @@ async def test_a_channel_that_cannot_be_used_is_closed_with_a_remedy_and_stops_n
 
 
 async def test_a_permission_that_comes_back_brings_what_was_missed(world: World) -> None:
+    thread = world.server.threads.open(world.channel, world.bob, "aside")
+    world.say("before", channel=thread)
     async with world.running():
-        world.say("one")
+        world.say("one", channel=thread)
         await until(lambda: world.inbox.said() == ["one"])
         world.state.set_overwrite(world.channel, Overwrite(world.guild.id, 0, deny=Permission.VIEW_CHANNEL))
         await until(lambda: "View Channel" in world.inbox.channels[str(world.channel.id)])
         world.say("two", author=world.owner)
+        world.say("three", author=world.owner, channel=thread)
         world.state.clear_overwrite(world.channel, world.guild.id)
-        await until(lambda: world.inbox.said() == ["one", "two"])
+        await until(lambda: world.inbox.said() == ["one", "two", "three"])
         assert world.inbox.channels[str(world.channel.id)] == "open"
 
 

@@ -8,6 +8,7 @@ from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.discord.gateway import connection, guild_cache
 from relay.core.clock import SystemClock
 from relay.domain.ids import MessageRef
+from relay.domain.jsontext import Json
 from relay.errors import (
     FatalError,
     Transient,
@@ -81,6 +82,44 @@ async def test_notices_a_dispatch_that_was_lost(world: World) -> None:
         world.say("lost")
         world.say("next")
         await until(lambda: world.inbox.said() == ["lost", "next"])
+
+
+async def test_a_dispatch_that_was_lost_is_read_in_its_thread_too(world: World) -> None:
+    thread = world.server.threads.open(world.channel, world.bob, "aside")
+    world.say("before", channel=thread)
+    async with world.running():
+        world.say("there", channel=thread)
+        await until(lambda: world.inbox.said() == ["there"])
+        world.server.faults.add_gateway(GatewayFault("drop", "MESSAGE_CREATE"))
+        world.say("lost", channel=thread)
+        world.say("next")
+        await until(lambda: {"lost", "next"} <= set(world.inbox.said()))
+
+
+async def test_what_was_said_in_an_outage_of_the_server_is_read_however_short_it_was(world: World) -> None:
+    async with world.running():
+        world.say("one")
+        await until(lambda: world.inbox.said() == ["one"])
+        world.server.control.guild_outage(world.guild.id)
+        listeners, world.state.listeners = world.state.listeners, []
+        world.say("two")
+        world.state.listeners = listeners
+        world.server.control.guild_outage(world.guild.id, down=False)
+        await until(lambda: world.inbox.said() == ["one", "two"])
+
+
+async def test_a_message_of_an_unknown_form_is_not_missing(world: World) -> None:
+    place = {"channel_id": str(world.channel.id), "guild_id": str(world.guild.id), "type": 0, "content": "odd"}
+    async with world.running():
+        odd: tuple[Json, ...] = (
+            {"author": None, "member": {}},
+            {"author": {"id": "5", "username": "bob"}, "member": None},
+        )
+        for more in odd:
+            message = place | {"id": str(world.state.snowflakes.next())} | more
+            for session in world.server.gateway.sessions.by_id.values():
+                session.dispatch("MESSAGE_CREATE", message)
+        await until(lambda: world.inbox.said() == ["A message that the relay could not read.", "odd"])
 
 
 async def test_survives_a_new_session_that_is_not_confirmed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

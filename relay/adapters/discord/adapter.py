@@ -344,6 +344,9 @@ class DiscordAdapter:
             return
         if event == "WEBHOOKS_UPDATE":
             self._webhooks.changed(str(data["channel_id"]))
+        if event == "GUILD_DELETE":
+            # What is said until it comes back is not dispatched, and it may be back before its channels are checked.
+            self._channels.read_again(str(data["id"]).__eq__)
         self._guilds.update(event, data)
         self._buffers.put(event, data)
         is_about_us = event in PERMISSION_EVENTS and not self._is_about_another(event, data)

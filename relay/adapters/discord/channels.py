@@ -108,6 +108,7 @@ class Channels:
     def read_again(self, is_concerned: Callable[[str], bool]) -> None:
         """Read the history of every channel of these servers, because something may have been missed."""
         self.buffers.hold(is_concerned)
+        self.guilds.forget_last_messages(is_concerned)
         self._changed.set()
 
     def check_again(self) -> None:
@@ -260,6 +261,8 @@ class Channels:
         buffer = self.buffers.get(address.value)
         if buffer is not None:
             self.buffers.remove(buffer)
+            # Of what is said while the bot may not see it, nothing is dispatched.
+            self.guilds.forget_last_messages(buffer.access.guild.__eq__)
         if self._problems.get(address) != problem:
             await inbox.closed(address, problem)
             self._problems[address] = problem

@@ -149,8 +149,8 @@ class GuildCache:
             case "THREAD_LIST_SYNC":
                 for thread in data.get("threads") or ():
                     self._remember_thread(thread)
-            case "MESSAGE_CREATE" if "guild_id" in data and "member" in data and "webhook_id" not in data:
-                self.remember_nickname(data["guild_id"], data["author"]["id"], data["member"].get("nick"))
+            case "MESSAGE_CREATE":
+                self._remember_message(data)
 
     def parent_of(self, channel: str) -> str | None:
         """The channel of a thread. None for a private or declared thread, and for what is not a known thread."""
@@ -161,7 +161,10 @@ class GuildCache:
         return None if channel in self._declared else self._private_parents.get(channel)
 
     def threads_of(self, channel: str) -> dict[str, str | None] | None:
-        """The active public threads of a channel, each with its last message; None where there can be no threads."""
+        """The active public threads of a channel, each with its last message, None for an unknown one.
+
+        None where there can be no threads.
+        """
         found = self.channel(channel)
         if not isinstance(found, discord.TextChannel):
             return None
@@ -450,6 +453,24 @@ class GuildCache:
     def _own_id(self) -> int:
         users = (session.client.user for session in self._sessions.values())
         return next((user.id for user in users if user is not None), 0)
+
+    def _remember_message(self, message: Json) -> None:
+        """Remember its author's nickname, and that it is the last one of its thread."""
+        channel, author, member = message.get("channel_id"), message.get("author"), message.get("member")
+        user = author.get("id") if isinstance(author, dict) and "webhook_id" not in message else None
+        if is_snowflake(user) and isinstance(member, dict) and "guild_id" in message:
+            self.remember_nickname(str(message["guild_id"]), str(user), member.get("nick"))
+        if channel in self._parents and is_snowflake(message.get("id")):
+            thread = self.channel(str(channel))
+            if isinstance(thread, discord.Thread) and thread.last_message_id is not None:
+                thread.last_message_id = max(thread.last_message_id, int(message["id"]))
+
+    def forget_last_messages(self, is_concerned: Callable[[str], bool]) -> None:
+        """Forget which message is the last of each thread in these servers: some may not have been dispatched."""
+        for guild in self.guilds():
+            if is_concerned(str(guild.id)):
+                for thread in guild.threads:
+                    thread.last_message_id = None
 
     def _remember_thread(self, thread: Json) -> None:
         parent = thread.get("parent_id")
