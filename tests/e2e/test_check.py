@@ -89,6 +89,27 @@ async def test_a_mistake_in_a_pair(examined: Examined, kind: str) -> None:
     assert wanting(after) == []
 
 
+async def test_a_room_that_the_account_is_not_in_is_called_by_its_name(place: FullStack) -> None:
+    """It was called by its ID alone, which nobody knows, until the relay had joined it."""
+    waiting = await place.mia.create_room("Waiting", public=False, invite=[place.relay_user])
+    left = await place.mia.create_room("Left", public=False, invite=[place.relay_user])
+    async with Person(place.homeserver.url, place.relay_user, place.relay_token) as relay:
+        await relay.join(left)
+        await relay.leave(left)
+    rooms = {"waiting": waiting, "left": left, "open": await place.mia.create_room("Open")}
+    for pair, room in rooms.items():
+        right_channel(place, pair)
+        name_room(place, pair, room)
+    place.write_config()
+    try:
+        subjects = {one.pair: one.subject for one in await look(place) if not one.subject.startswith("#")}
+    finally:
+        for pair in rooms:
+            place.channels.pop(pair)
+        place.write_config()
+    assert subjects.items() >= {pair: f"{pair.title()} ({room})" for pair, room in rooms.items()}.items()
+
+
 # --- The accounts -----------------------------------------------------------------------------------------
 
 

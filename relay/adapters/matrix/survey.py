@@ -320,7 +320,9 @@ class MatrixSurvey:
                 found = await self._room(one, rooms.get(one.room_id), pair.policy)
             else:
                 words = f"it names the same room as {other}, which is in a pair already"
-                found = [Finding(one.name, "wrong", words, "declare the room in one pair only")]
+                room = rooms.get(one.room_id)
+                name = _subject(one, "" if room is None else room.name)
+                found = [Finding(name, "wrong", words, "declare the room in one pair only")]
             for finding in (*found, *await self._lists(pair)):
                 yield replace(finding, pair=pair.name)
 
@@ -385,29 +387,31 @@ class MatrixSurvey:
 
     async def _outside(self, one: _Declared, room: Room | None) -> list[Finding]:
         """The account is not in the room. The daemon joins it by itself, where it is let in."""
-        me = self._api.user_id
+        me, name = self._api.user_id, _subject(one, "" if room is None else room.name)
         if room is not None and room.invited:
-            return [Finding(one.name, "ok", f"{me} is invited: the relay joins when it starts")]
+            return [Finding(name, "ok", f"{me} is invited: the relay joins when it starts")]
         if room is not None and room.removed is not None and "banned" in room.removed:
-            return [Finding(one.name, "wrong", *split(room.removed))]
+            return [Finding(name, "wrong", *split(room.removed))]
         try:
             summary = await self._summary(one.name)
         except Refused as refused:
             if room is not None and room.removed is not None:
-                return [Finding(one.name, "wrong", *split(room.removed))]
+                return [Finding(name, "wrong", *split(room.removed))]
             if refused.code == "M_UNRECOGNIZED":
                 words = f"{me} is not in it, and the homeserver does not tell whether anybody may join"
                 return [Finding(one.name, "note", words, f"invite {me}, unless the room is public")]
             return [Finding(one.name, "wrong", *split(join_problem(one.name, refused, me)))]
         except Unreachable as error:
             return [Finding(one.name, "wrong", str(error), "try again in a moment")]
+        called = as_string(summary.get("name"))
+        name = _subject(one, called) if called else name
         if summary.get("encryption") or summary.get("im.nheko.summary.encryption"):
-            return [Finding(one.name, "wrong", *split(encrypted_problem(one.name)))]
+            return [Finding(name, "wrong", *split(encrypted_problem(called or one.name)))]
         if summary.get("join_rule", "public") == "public" and room is not None and room.removed is not None:
-            return [Finding(one.name, "note", *split(room.removed))]
+            return [Finding(name, "note", *split(room.removed))]
         if summary.get("join_rule", "public") == "public":
-            return [Finding(one.name, "ok", "the room is public: the relay joins when it starts")]
-        return [Finding(one.name, "wrong", f"{me} is not in it, and only who is invited may join", f"invite {me}")]
+            return [Finding(name, "ok", "the room is public: the relay joins when it starts")]
+        return [Finding(name, "wrong", f"{me} is not in it, and only who is invited may join", f"invite {me}")]
 
     async def _summary(self, room: str) -> Json:
         """What a homeserver tells of a room to who is not in it: in the specification since version 1.15."""
@@ -422,7 +426,7 @@ class MatrixSurvey:
 
     def _inside(self, one: _Declared, room: Room, policy: PairPolicy | None) -> Iterator[Finding]:
         me, state = self._api.user_id, room.state
-        name = one.name if one.name == room.name else f"{room.name} ({one.name})"
+        name = _subject(one, room.name)
         if state.encrypted:
             yield Finding(name, "wrong", *split(encrypted_problem(room.name)))
             return
@@ -454,6 +458,11 @@ class MatrixSurvey:
             remedy = 'set who can read the history to "Members only (since the point in time of selecting this option)"'
             yield Finding(name, "note", words, remedy)
         yield from _other_bridges(name, room)
+
+
+def _subject(one: _Declared, called: str) -> str:
+    """A room by its name, with what is declared behind."""
+    return f"{called} ({one.name})" if called not in ("", one.name, one.room_id) else one.name
 
 
 def split(problem: str) -> tuple[str, str]:
