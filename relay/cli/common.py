@@ -4,8 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
-import textwrap
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,13 +72,60 @@ def print_error(error: RelayError, redact: Callable[[str], str] = str) -> None:
     """Print to standard error what is wrong, one line for each mistake."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else (error,)
     for mistake in mistakes:
-        line = f"error: {printable(redact(str(mistake)))}"
-        if sys.stderr.isatty():
-            # As wide as the terminal, but no path or address is broken, so that it can be copied.
-            width = shutil.get_terminal_size().columns
-            lines = textwrap.wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-            line = "\n".join(lines).replace("error:", "\x1b[31merror:\x1b[0m", 1)
-        sys.stderr.write(f"{line}\n")
+        print_problem(redact(str(mistake)))
+
+
+def print_problem(words: str, kind: str = "error") -> None:
+    """Print to standard error something that is wrong or, as a `note`, that could be better."""
+    line = f"{kind}: {printable(words)}"
+    if sys.stderr.isatty():
+        lines = wrapped(line, shutil.get_terminal_size().columns, indent="  ")
+        color = "31" if kind == "error" else "33"
+        line = "\n".join(lines).replace(f"{kind}:", f"\x1b[{color}m{kind}:\x1b[0m", 1)
+    sys.stderr.write(f"{line}\n")
+
+
+def print_line(words: str, *, indent: int = 0, whole: bool = False) -> None:
+    """Print something that other people may have written; on a terminal, in lines that fit.
+
+    `indent`: of the second line and those that follow. `whole`: nothing is broken, so that it can be copied.
+    """
+    text = printable(words)
+    if is_terminal() and not whole:
+        text = "\n".join(wrapped(text, shutil.get_terminal_size((80, 24)).columns, indent=" " * indent))
+    sys.stdout.write(f"{text}\n")
+
+
+def wrapped(text: str, width: int, *, indent: str = "", first: str = "") -> list[str]:
+    """`text` in lines of so many columns; `indent` is before each line, but for the first, which has `first`.
+
+    They are broken between words only, so that paths and addresses can be copied: a longer word has a line to itself.
+    """
+    from rich.cells import cell_len  # a sign may be two columns wide
+
+    lines = [first]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1].strip() else f"{lines[-1]}{word}"
+        if lines[-1].strip() and cell_len(longer) > width:
+            lines.append(f"{indent}{word}")
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def no_such_pair(name: str, known: Iterable[str]) -> tuple[str, str]:
+    """That there is no pair of this name, and what to do: most have it in other letters, or are one letter off."""
+    from difflib import get_close_matches  # only for mistakes
+
+    spelled = {_spelling(one): one for one in known}
+    close = get_close_matches(_spelling(name), spelled, n=1)
+    remedy = f"did you mean {printable(spelled[close[0]])}?" if close else "`relay pairs list` shows them"
+    return f"there is no pair {printable(name)}", remedy
+
+
+def _spelling(name: str) -> str:
+    """A pair's name without what people leave out or add: capitals, the # of a channel, the server of an alias."""
+    return name.casefold().lstrip("#").partition(":")[0].replace("_", "-").replace(" ", "-")
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, printable, way
+from relay.cli.common import existing_store, print_json, print_problem, printable, way
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -129,7 +129,7 @@ async def _letters(settings: "Settings") -> "Sequence[DeadLetter]":
 
 
 def _unknown(entry: int) -> None:
-    typer.echo(f"error: there is no dead letter {entry}; `relay dead list` shows them", err=True)
+    print_problem(f"there is no dead letter {entry}; `relay dead list` shows them")
 
 
 def _text(letter: "DeadLetter") -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, printable
+from relay.cli.common import existing_store, print_json, print_problem
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -51,10 +51,7 @@ def directory(
         case Format.JSON:
             print_json(found.as_json())
     for name in found.left_out:
-        typer.echo(
-            f"note: {printable(name)} is left out: only invited people may enter it; give it a purpose",
-            err=True,
-        )
+        print_problem(f"{name} is left out: only invited people may enter it; give it a purpose", "note")
 
 
 async def _known(settings: "Settings") -> "Known":
@@ -69,5 +66,5 @@ async def _known(settings: "Settings") -> "Known":
         async with existing_store(settings.store.url) as store:
             return await read_known_channels(store, PairDirectory(settings.declared_pairs()))
     except StoreError as error:
-        typer.echo(f"note: names and topics of the rooms are not known: {printable(str(error))}", err=True)
+        print_problem(f"names and topics of the rooms are not known: {error}", "note")
         return {}

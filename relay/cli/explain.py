@@ -1,8 +1,6 @@
 """`relay explain`: the life of one message, from what is on record of it. It works whether the daemon runs or not."""
 
 import asyncio
-import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, is_terminal, print_json, printable
+from relay.cli.common import existing_store, print_json, print_line, printable
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -73,8 +71,8 @@ def explain(
         ]
         print_json({"messages": lives, "reason": None if lives else _reason(answer)})
     elif not answer.lives:
-        _print("Nothing is on record of that message.")
-        _print(_reason(answer))
+        print_line("Nothing is on record of that message.")
+        print_line(_reason(answer))
     for number, life in enumerate(() if as_json else answer.lives):
         if number:
             typer.echo()
@@ -138,31 +136,22 @@ def _print_life(life: "Life", channels: "Mapping[ChannelRef, ChannelInfo]", *, w
     place = life.message.channel.id if info is None else info.label
     pair = f" (pair {life.pair})" if life.pair else " (in no pair now)"
     author = f", by {life.author.id}" if life.author is not None else ""
-    _print(f"Message {life.message.id} in {place}{pair}{author}")
+    print_line(f"Message {life.message.id} in {place}{pair}{author}")
     if (link := _link(life.message, channels)) is not None:
-        _print(link, whole=True)
+        print_line(link, whole=True)
     summary = printable(life.summary)
     typer.echo(summary if life.well else typer.style(summary, fg=typer.colors.RED))
     for step in life.steps:
         _print_step(step, channels)
     if with_text:
-        _print("Text: " + (life.text if life.text is not None else "it is stored only until the message is delivered."))
+        print_line(
+            "Text: " + (life.text if life.text is not None else "it is stored only until the message is delivered.")
+        )
 
 
 def _print_step(step: "Step", channels: "Mapping[ChannelRef, ChannelInfo]") -> None:
     when = "" if step.at is None else f"{step.at.astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
     copy = "" if step.copy is None else f" as {step.copy.id}"
-    _print(f"{when:<{_TIME_WIDTH - 2}}  {step.what}{copy}", indent=_TIME_WIDTH)
+    print_line(f"{when:<{_TIME_WIDTH - 2}}  {step.what}{copy}", indent=_TIME_WIDTH)
     if step.copy is not None and (link := _link(step.copy, channels)) is not None:
-        _print(f"{'':<{_TIME_WIDTH}}{link}", whole=True)
-
-
-def _print(words: str, *, indent: int = 0, whole: bool = False) -> None:
-    """On a terminal, in lines that fit; `whole` lines can be clicked on."""
-    text = printable(words)
-    if is_terminal() and not whole:
-        width = shutil.get_terminal_size((80, 24)).columns
-        text = textwrap.fill(
-            text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-        )
-    typer.echo(text)
+        print_line(f"{'':<{_TIME_WIDTH}}{link}", whole=True)

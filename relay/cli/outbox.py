@@ -1,16 +1,19 @@
 """`relay outbox`: the messages that wait for delivery."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.cli.common import existing_store, printable
+from relay.cli.common import existing_store, no_such_pair, print_line, print_problem
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
+    from relay.core.ports import ChannelInfo
+    from relay.domain.ids import ChannelRef
     from relay.domain.pair import LaneKey
 
 commands = typer.Typer(help="Messages that wait for delivery.", no_args_is_help=True)
@@ -41,33 +44,57 @@ def discard(
         raise typer.BadParameter("give the pair with --pair, or its channels with --channels", ctx=context)
     settings = invocation_of(context).load(config)
     if pair is not None and any(pair == one.name for one in settings.declared_pairs()):
-        typer.echo(
-            f"error: the pair {printable(pair)} is declared: what waits for it may still cross. What another pair of"
-            " that name left behind goes with --channels",
-            err=True,
+        print_problem(
+            f"the pair {pair} is declared: what waits for it may still cross. What another pair of that name left"
+            " behind goes with --channels"
         )
         raise typer.Exit(1)
-    discarded = asyncio.run(_discard(settings, pair, channels))
-    for lane, count in discarded.items():
-        typer.echo(f"{printable(lane.source.id)} -> {printable(lane.destination.id)}: {count} discarded")
-    if not discarded:
-        typer.echo("error: nothing waits for an undeclared pair like that; `relay status` shows what does", err=True)
-    raise typer.Exit(0 if discarded else 1)
+    found = asyncio.run(_discard(settings, pair, channels))
+    for lane, count in found.discarded.items():
+        source, destination = (found.called(channel) for channel in (lane.source, lane.destination))
+        print_line(f"{source} -> {destination}: {count} discarded", indent=2)
+    if not found.discarded:
+        words, remedy = "nothing waits for an undeclared pair like that", "`relay status` shows what does"
+        if pair is not None and (close := no_such_pair(pair, found.left)[1]).startswith("did you mean"):
+            remedy = close
+        print_problem(f"{words}; {remedy}")
+    raise typer.Exit(0 if found.discarded else 1)
 
 
-async def _discard(settings: "Settings", pair: str | None, channels: Sequence[str] | None) -> "dict[LaneKey, int]":
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcome:
+    # How much was discarded from each lane.
+    discarded: "Mapping[LaneKey, int]"
+    # The names of the undeclared pairs for which something waits, or did.
+    left: Sequence[str]
+    # What people know channels by.
+    channels: "Mapping[ChannelRef, ChannelInfo]"
+
+    def called(self, channel: "ChannelRef") -> str:
+        """A channel by its name, with the ID behind."""
+        info = self.channels.get(channel)
+        return channel.id if info is None else f"{info.name} ({channel.id})"
+
+
+async def _discard(settings: "Settings", pair: str | None, channels: Sequence[str] | None) -> _Outcome:
     from relay.core.pairs import PairDirectory
+    from relay.core.status.reading import read_channels
+    from relay.core.status.report import CHANNELS_KEY
 
     async with existing_store(settings.store.url) as store:
         async with store.read() as unit:
             depths = await unit.outbox.depths()
             declared = PairDirectory(settings.declared_pairs(), await unit.channels.known())
+            infos = read_channels(await unit.key_values.get(CHANNELS_KEY))
+        undeclared = {
+            lane: depth.pair
+            for lane, depth in sorted(depths.items())
+            if depth.waiting and declared.pair_for(lane) is None
+        }
         wanted = [
             lane
-            for lane, depth in sorted(depths.items())
-            if depth.waiting
-            and declared.pair_for(lane) is None
-            and (depth.pair == pair if channels is None else {lane.source.id, lane.destination.id} <= set(channels))
+            for lane, name in undeclared.items()
+            if (name == pair if channels is None else {lane.source.id, lane.destination.id} <= set(channels))
         ]
         discarded = dict.fromkeys(wanted, 0)
         for lane in wanted:
@@ -77,4 +104,4 @@ async def _discard(settings: "Settings", pair: str | None, channels: Sequence[st
                 discarded[lane] += count
                 if count < _STEP:
                     break
-        return discarded
+        return _Outcome(discarded=discarded, left=[name for name in undeclared.values() if name], channels=infos)

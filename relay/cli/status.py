@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, is_terminal, print_error, print_json, printable
+from relay.cli.common import (
+    existing_store,
+    is_terminal,
+    no_such_pair,
+    print_error,
+    print_json,
+    print_problem,
+    printable,
+)
 from relay.cli.status_text import Screen
 from relay.errors import ConfigurationError, StoreError
 
@@ -63,9 +71,7 @@ def status(
         raise typer.Exit(_show(invocation, config, screen, as_json=as_json))
     with suppress(KeyboardInterrupt):
         while True:
-            if is_terminal():
-                typer.echo(_CLEAR, nl=False)
-            _show(invocation, config, screen)
+            _show(invocation, config, screen, clear=is_terminal())
             typer.echo()
             time.sleep(_WATCH_SECONDS)
 
@@ -124,20 +130,30 @@ async def _tenants(host: "Host") -> "list[tuple[str, Report | str]]":
     return list(zip(names, await asyncio.gather(*map(look, names)), strict=True))
 
 
-def _show(invocation: "Invocation", config: "Path | None", screen: Screen, *, as_json: bool = False) -> int:
-    """Show it once. Returns the exit status. Raises `RelayError`."""
+def _show(
+    invocation: "Invocation", config: "Path | None", screen: Screen, *, as_json: bool = False, clear: bool = False
+) -> int:
+    """Show it once. Returns the exit status. Raises `RelayError`, and `Exit` where no pair is meant."""
     subject, mistakes = _subject(invocation, config)
     report = asyncio.run(read_status(subject.store, subject.pairs))
     if mistakes is not None and not report.daemon.running and report.daemon.ended is None:
         raise mistakes  # No daemon has left anything to show.
-    unknown = [name for name in screen.wanted if not any(name == pair.name for pair in report.pairs)]
+    names = [pair.name for pair in report.pairs]
+    unknown = [name for name in screen.wanted if name not in names]
     report = _narrowed(report, screen)
+    nothing = bool(unknown) and not report.pairs
+    # What was shown stays until there is something else to show.
+    if clear and not nothing:
+        typer.echo(_CLEAR, nl=False)
     if as_json:
         print_json(report.as_json())
-    else:
+    elif not nothing:
         screen.show(report)
     for name in unknown:
-        typer.echo(f"error: there is no pair {printable(name)}; `relay status` shows them all", err=True)
+        words, remedy = no_such_pair(name, names)
+        print_problem(f"{words}; {remedy}")
+    if nothing and not as_json:
+        raise typer.Exit(1)
     if mistakes is not None:
         print_error(mistakes, invocation.redact)
         typer.echo("This shows the pairs as the daemon knows them.", err=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.cells import cell_len, set_cell_size
 
-from relay.cli.common import is_terminal, printable
+from relay.cli.common import is_terminal, printable, wrapped
 from relay.cli.common import way as in_words
 
 if TYPE_CHECKING:
@@ -398,14 +398,7 @@ def _shortened(text: str, width: int) -> str:
 
 def _wrapped(text: str, width: int, color: str | None = None, indent: str = "") -> Iterator[Line]:
     """Lines between words. A word that is longer than a line (a link) keeps its line to itself, and is not broken."""
-    line = indent
-    for word in text.split(" "):
-        longer = f"{line}{word}" if line.strip() == "" else f"{line} {word}"
-        if cell_len(longer) > width and line.strip():
-            yield Line(line, color)
-            longer = f"{indent}{word}"
-        line = longer
-    yield Line(line, color)
+    yield from (Line(line, color) for line in wrapped(text, width, indent=indent, first=indent))
 
 
 def encodable(text: str, encoding: str) -> str:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config.loading import anchored, checked, refuse_inline_tenants
-from relay.config.mistakes import Location, explain
+from relay.config.mistakes import Location, did_you_mean, explain
 from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings
 from relay.config.sources import Source, gather, locate
 from relay.config.store_url import of_tenant, passwords_of
@@ -72,8 +72,9 @@ class Host:
         """A tenant's file. Raises `ConfigurationError` if there is none."""
         files = self.files()
         if tenant not in files:
-            known = ", ".join(files) or f"there is none in {self.folder} (name.toml, in small letters, digits and _)"
-            raise ConfigurationError((Mistake("--tenant", "there is no such tenant", f"choose one of: {known}"),))
+            none = f"there is none in {self.folder}: write a file for each, like name.toml"
+            remedy = did_you_mean(tenant, files) if files else none
+            raise ConfigurationError((Mistake("--tenant", "there is no such tenant", remedy),))
         return files[tenant]
 
     def load(

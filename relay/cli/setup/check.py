@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import is_terminal, print_json, printable
+from relay.cli.common import is_terminal, no_such_pair, print_json, printable, wrapped
 from relay.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
@@ -68,14 +67,13 @@ def print_finding(finding: "Finding") -> None:
     width = min(shutil.get_terminal_size().columns, 100) if is_terminal() else _PIPED
     pair = "" if finding.pair is None or finding.pair in finding.subject else f" (pair {finding.pair})"
     text = printable(f"{finding.subject}{pair}: {finding.words}")
-    lines = textwrap.wrap(text, width - 2, break_long_words=False, break_on_hyphens=False)
+    lines = wrapped(text, width - 2)
     typer.secho(_SIGNS[finding.state], fg=_COLOURS[finding.state], nl=False)
     typer.echo(f" {lines[0]}")
     for line in lines[1:]:
         typer.echo(f"  {line}")
     if finding.remedy:
-        remedy = textwrap.wrap(printable(finding.remedy), width - 4, break_long_words=False, break_on_hyphens=False)
-        for number, line in enumerate(remedy):
+        for number, line in enumerate(wrapped(printable(finding.remedy), width - 4)):
             typer.echo(f"  {'→' if number == 0 else ' '} {line}")
 
 
@@ -83,10 +81,7 @@ def _chosen(settings: "Settings", names: Sequence[str]) -> "list[Pair]":
     declared = {pair.name: pair for pair in settings.declared_pairs()}
     unknown = [name for name in names if name not in declared]
     if unknown:
-        known = ", ".join(declared) or "none is declared"
-        raise ConfigurationError(
-            tuple(Mistake("--pair", f"there is no pair {name!r}", f"choose one of: {known}") for name in unknown)
-        )
+        raise ConfigurationError(tuple(Mistake("--pair", *no_such_pair(name, declared)) for name in unknown))
     return [declared[name] for name in names]
 
 

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import Invocation, existing_store, print_json, printable
+from relay.cli.common import Invocation, existing_store, no_such_pair, print_json, print_line, print_problem, printable
 from relay.errors import ConfigurationError, Mistake, StoreError
 
 if TYPE_CHECKING:
     from relay.config.editing import Scalar
     from relay.config.mistakes import Location
     from relay.config.settings import PairSettings, Settings
+    from relay.core.ports import ChannelInfo
+    from relay.domain.ids import ChannelAddress
 
 commands = typer.Typer(help="List and change the pairs of relay.toml; a running daemon follows.", no_args_is_help=True)
 
@@ -175,31 +177,36 @@ def _set_paused(context: typer.Context, config: Path | None, names: Sequence[str
     value = paused if paused or editor.settings.defaults.paused else None
     text = editor.text
     numbers = editor.numbers(names)
-    for number in numbers:
-        if editor.settings.pairs[number].paused is not paused:
-            text = editor.changed(partial(set_in_pair, number=number, key="paused", value=value), text)
-    done = "paused" if paused else "resumed"
-    if text == editor.text:
-        for number in numbers:
-            typer.echo(f"{_called(editor.settings.pairs[number])}: {'already' if paused else 'not'} paused.")
-        return
-    _say(editor, numbers, done, editor.save(text))
+    changed = [number for number in numbers if editor.settings.pairs[number].paused is not paused]
+    for number in changed:
+        text = editor.changed(partial(set_in_pair, number=number, key="paused", value=value), text)
+    for called in _called(editor.settings, [number for number in numbers if number not in changed]):
+        print_line(f"{called}: {'already' if paused else 'not'} paused.", indent=2)
+    if changed:
+        _say(editor, changed, "paused" if paused else "resumed", editor.save(text))
 
 
 def _say(editor: "_Editor", numbers: Sequence[int], done: str, settings: "Settings") -> None:
-    for number in numbers:
-        typer.echo(f"{_called(editor.settings.pairs[number])}: {done}.")
+    for called in _called(editor.settings, numbers):
+        print_line(f"{called}: {done}.", indent=2)
     typer.echo(_followed(settings))
 
 
-def _called(pair: "PairSettings") -> str:
-    """By its channels too: names move from pair to pair."""
-    label = printable(pair.label)
-    return (
-        f"{label} ({pair.discord_channel})"
-        if label == pair.matrix_room
-        else (f"{label} ({pair.discord_channel}, {pair.matrix_room})")
-    )
+def _called(settings: "Settings", numbers: Sequence[int]) -> list[str]:
+    """Each pair by its channels too, because names move from pair to pair: the channels' names, and their IDs."""
+    from relay.domain.ids import ChannelAddress, Platform
+
+    known = asyncio.run(_known_channels(settings))
+    found = []
+    for pair in (settings.pairs[number] for number in numbers):
+        sides = ((Platform.DISCORD, pair.discord_channel), (Platform.MATRIX, pair.matrix_room))
+        channels = []
+        for platform, address in sides:
+            info = known.get(ChannelAddress(platform, address))
+            name = "" if info is None or info.name == address else f"{info.name} "
+            channels += [f"{name}{address}"] if name or address != pair.label else []
+        found.append(f"{pair.label} ({', '.join(channels)})")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +240,8 @@ class _Editor:
         missing = [name for name, number in found.items() if number is None]
         if missing:
             for name in missing:
-                typer.echo(f"error: there is no pair {printable(name)}; `relay pairs list` shows them", err=True)
+                words, remedy = no_such_pair(name, (pair.label for pair in self.settings.pairs))
+                print_problem(f"{words}; {remedy}")
             raise typer.Exit(1)
         return sorted({number for number in found.values() if number is not None})
 
@@ -286,6 +294,20 @@ def _followed(settings: "Settings") -> str:
     if asyncio.run(_daemon_runs(settings)):
         return "The running daemon follows within a few seconds."
     return "It takes effect when the daemon is started."
+
+
+async def _known_channels(settings: "Settings") -> "Mapping[ChannelAddress, ChannelInfo]":
+    """What people know the channels by, as the daemon has told last; of new ones nothing."""
+    from relay.core.operations.channel_lookups import read_known_channels
+    from relay.core.pairs import PairDirectory
+
+    if settings.store.is_missing:
+        return {}
+    try:
+        async with existing_store(settings.store.url) as store:
+            return await read_known_channels(store, PairDirectory(settings.declared_pairs()))
+    except StoreError:
+        return {}
 
 
 async def _daemon_runs(settings: "Settings") -> bool:

@@ -331,7 +331,7 @@ class Claims:
         self.held |= won
         self._holders.awaited -= won
         self._look_now.set()
-        _log.info("pairs are ours now", pairs=len(won))
+        _log.info("this relay mirrors these pairs from now on", pairs=len(won))
 
     async def _hand_over_to_askers(self, claims: Sequence[Claim]) -> bool:
         asks = [(claim, claim.ask) for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]

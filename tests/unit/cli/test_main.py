@@ -238,6 +238,9 @@ def test_status_before_the_first_run(cli: Relay, tmp_path: Path) -> None:
     assert status == 1
     assert json.loads(out)["pairs"][0]["to_matrix"]["last_message_at"] is None
     assert not (tmp_path / "relay.db").exists()
+    # That there is no such pair is all that is wrong, and no reason to look again.
+    for watch in ((), ("--watch",)):
+        assert cli("status", "hlep", *watch) == (1, "", "error: there is no pair hlep; did you mean help?\n")
 
 
 def test_status_of_a_stopped_daemon(cli: Relay, url: str) -> None:
@@ -377,6 +380,10 @@ def test_what_waits_for_an_undeclared_pair_is_shown_and_discarded(cli: Relay, ur
     out = cli("status")[1]
     assert "staff is not declared (77 → !gone\\x9b:b): 2 waiting" in out
     assert cli("outbox", "discard", "--pair", "help")[0] == 1
+    assert (
+        "nothing waits for an undeclared pair like that; did you mean staff?"
+        in cli("outbox", "discard", "--pair", "Staff")[2]
+    )
     assert cli("outbox", "discard")[0] == 2
     assert cli("outbox", "discard", "--pair", "staff")[:2] == (0, "77 -> !gone\\x9b:b: 2 discarded\n")
     assert cli("outbox", "discard", "--pair", "staff")[0] == 1

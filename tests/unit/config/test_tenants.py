@@ -63,7 +63,7 @@ def test_a_command_is_about_the_tenant_that_was_named(tmp_path: Path) -> None:
     assert load(found.path_of("one"), {HOST_VARIABLE: str(found.file)}) == found.load("one")
     with pytest.raises(ConfigurationError, match=r"name one with --tenant: one, two"):
         load(found.file, {})
-    with pytest.raises(ConfigurationError, match=r"there is no such tenant; choose one of: one, two"):
+    with pytest.raises(ConfigurationError, match=r"there is no such tenant; write one of one, two"):
         found.path_of("three")
 
 

@@ -1,16 +1,22 @@
 """`relay pairs`: what it prints, what becomes of the file, and what is refused."""
 
+import asyncio
 import itertools
 import json
 import threading
 import tomllib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from relay.cli import main
 from relay.config.editing import alone, read, replace_file
+from relay.core.ports import ChannelInfo
+from relay.core.status.report import CHANNELS_KEY
+from relay.store.unit_of_work import open_store
+from tests.support.store import new_store
 
 CONFIG = """\
 [discord]
@@ -117,7 +123,36 @@ def test_what_would_be_a_mistake_is_refused_and_the_file_stays(pairs: Pairs, fil
     assert pairs("add", "07", "#new:example.org")[0] == 2
     status, _, err = pairs("pause", "help", "nothing")
     assert (status, err) == (1, "error: there is no pair nothing; `relay pairs list` shows them\n")
+    for name in ("Help", "#help", "hlep"):
+        assert pairs("remove", name)[:3:2] == (1, f"error: there is no pair {name}; did you mean help?\n")
     assert file.read_text() == CONFIG
+
+
+def test_channels_are_called_by_their_names_with_their_ids_behind(pairs: Pairs, file: Path) -> None:
+    """Both IDs stood there, and nobody knows whose they are."""
+    url = new_store(file.parent)
+    known = [
+        {"platform": "discord", "id": "1", **asdict(ChannelInfo("#support", "Sandbox"))},
+        {"platform": "matrix", "id": "!room:example.org", **asdict(ChannelInfo("Support\x1b"))},
+    ]
+
+    async def fill() -> None:
+        store = await open_store(url)
+        async with store.write() as unit:
+            await unit.key_values.put(CHANNELS_KEY, json.dumps(known))
+        await store.close()
+
+    asyncio.run(fill())
+    file.write_text(CONFIG.replace("#help:example.org", "!room:example.org"))
+    called = "help (#support 1, Support\\x1b !room:example.org)"
+    assert pairs("pause", "help")[1].splitlines()[0] == f"{called}: paused."
+    assert pairs("pause", "help")[1] == f"{called}: already paused.\n"
+    # Only what has changed is said to have.
+    assert pairs("resume", "help", "2")[1].splitlines()[:2] == [
+        "#news:example.org (2): not paused.",
+        f"{called}: resumed.",
+    ]
+    assert pairs("remove", "help")[1].splitlines()[0] == f"{called}: removed."
 
 
 def test_a_pause_in_the_defaults_is_overruled(pairs: Pairs, file: Path) -> None:
