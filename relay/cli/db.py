@@ -1,6 +1,8 @@
 """`relay db`: create, change and check the tables of the store, back it up, restore it. `relay run` upgrades them."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +11,7 @@ import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
 from relay.config.store_url import names_postgresql
-from relay.errors import ConfigurationError, Mistake, StoreError
+from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from relay.config.settings import StoreSettings
@@ -75,9 +77,11 @@ def backup(
 
     path = Path(target).absolute()
     # Else a folder that is not there would become a file of its name.
-    if target.endswith("/") and not path.is_dir():
-        raise ConfigurationError((Mistake(target, "there is no such folder", f"make it: mkdir -m 0700 {path}"),))
-    typer.echo(back_up(_file(settings.store, "pg_dump"), path, datetime.now(UTC)))
+    folder = path if target.endswith("/") or path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise ConfigurationError((Mistake(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}"),))
+    with _about(path):
+        typer.echo(back_up(_file(settings.store, "pg_dump"), path, datetime.now(UTC)))
 
 
 @commands.command()
@@ -90,7 +94,9 @@ def restore(
     settings = invocation_of(context).load(config)
     from relay.store.backup import restore
 
-    old = restore(file.absolute(), _file(settings.store, "pg_restore"))
+    path = _file(settings.store, "pg_restore")
+    with _about(path):
+        old = restore(file.absolute(), path)
     typer.echo(f"store {settings.store.name}: restored" + (f"; the old one is {old}" if old else ""))
 
 
@@ -111,6 +117,18 @@ def copy(
     counts = asyncio.run(copy_store(old, new, SystemClock()))
     typer.echo(f"copied {sum(counts.values())} rows, {counts['message']} messages among them; both hold the same.")
     typer.echo("The relay uses the new store once [store] url names it.")
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """What keeps a file from being written is said of it: the name that it has until it is complete tells nobody."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        if not str(error).startswith(f"store {path}") or str(error).startswith(f"store {path}:"):
+            raise
+        words = f"{path} cannot be written: {error.reason}"
+        raise RelayError(f"{words}; make room there and let your user write, or name another folder") from error
 
 
 def _url(store: str) -> str:

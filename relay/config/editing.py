@@ -262,7 +262,11 @@ def write_private(path: Path, text: str, *, replace: bool = False) -> None:
 @contextmanager
 def _beside(path: Path, text: str, newline: str = "\n") -> Iterator[Path]:
     """A new private file with this text in the folder of another one; gone afterwards, unless it was moved."""
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the other one
+        raise
     try:
         with os.fdopen(number, "w", encoding="utf-8", newline=newline) as stream:
             stream.write(text)

@@ -44,14 +44,14 @@ def login(
     from relay.config.sources import locate
 
     without_settings()
-    if output is not None and output.exists():
-        raise _mistake("--output", f"{output} is there already", "name a new file, or remove that one")
     given = {"homeserver_url": ("--homeserver", homeserver), "user_id": ("--user", user)}
     settings = load_account(
         locate(config or invocation_of(context).config, os.environ),
         os.environ,
         {key: (option, value) for key, (option, value) in given.items() if value is not None},
     )
+    if output is not None:
+        _try(output)
     kept = settings.password if user is None else None
     password = _password(settings) if kept is None else kept.get_secret_value()
     refused = "write it again, or name another account with --user" if kept is None else "correct [matrix] password"
@@ -65,8 +65,26 @@ def login(
     try:
         write_private(output, f"{made.access_token}\n")
     except OSError as error:
-        raise _mistake(f"--output {output}", f"cannot be written: {error.strerror}", "name another file") from error
+        raise _unwritten(output, error) from error
     typer.echo(f'Its token is in {output}. In [matrix] write access_token_file = "{output.resolve()}".', err=True)
+
+
+def _try(output: Path) -> None:
+    """Raise `ConfigurationError` if the file cannot be written: found out after the login, its token would be lost."""
+    from relay.config.editing import write_private
+
+    try:
+        write_private(output, "")
+        output.unlink()
+    except FileExistsError as error:
+        raise _mistake("--output", f"{output} is there already", "name a new file, or remove that one") from error
+    except OSError as error:
+        raise _unwritten(output, error) from error
+
+
+def _unwritten(output: Path, error: OSError) -> ConfigurationError:
+    reason = (error.strerror or type(error).__name__).lower()
+    return _mistake("--output", f"{output} cannot be written: {reason}", "name a file where your user may write")
 
 
 def _password(settings: "MatrixSettings") -> str:

@@ -23,3 +23,18 @@ def test_a_folder_that_is_not_there_becomes_no_file(tmp_path: Path, capsys: pyte
     (tmp_path / "backups").mkdir()
     assert ended_with("db", "backup", f"{tmp_path}/backups/", "--config", config) == 0
     assert [one.suffix for one in (tmp_path / "backups").iterdir()] == [".db"]
+
+
+def test_what_keeps_a_backup_from_being_written_is_said_of_the_file_that_was_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was said of x.part, which the operator had never heard of."""
+    config = str(write(tmp_path, SIDES))
+    assert ended_with("db", "upgrade", "--config", config) == 0
+    assert ended_with("db", "backup", f"{tmp_path}/backups/x", "--config", config) == 2
+    assert f"error: {tmp_path}/backups: there is no such folder; make it" in capsys.readouterr().err
+    # Not even root may write there.
+    assert ended_with("db", "backup", "/proc/x", "--config", config) == 1
+    told = capsys.readouterr().err
+    assert "error: /proc/x cannot be written: " in told
+    assert ".part" not in told

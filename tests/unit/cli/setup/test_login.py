@@ -19,6 +19,8 @@ password = "secret"
     [
         (("--user", "bot2"), "--user: is not a Matrix user ID; write it in full"),
         (("--homeserver", "matrix.example.org"), "--homeserver: is not a web address; write it with its scheme"),
+        # Found out after the login, the token would be lost.
+        (("--output", "/proc/token"), "--output: /proc/token cannot be written: no such file"),
         (("--homeserver", "http://127.0.0.1:9"), "nothing answers at http://127.0.0.1:9 (connect call failed"),
     ],
 )
