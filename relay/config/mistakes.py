@@ -5,6 +5,7 @@ They never contain a value: it may be a secret under the wrong key.
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -22,6 +23,9 @@ _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*[=.]")
 # A value in quotes that an editor has made curly.
 _CURLY = re.compile(r"^[^#\"']*=\s*\[?\s*([“”„‟‘’«»])")
+# A key and its value, as TOML and as YAML write it.
+_ASSIGNMENT = re.compile(r"\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=(.*)")
+_COLON = re.compile(r"\s*[a-z_]+\s*:(?:\s|$)")
 _LONGEST_KEY = 32
 
 
@@ -67,18 +71,66 @@ def table_header(line: str) -> tuple[tuple[str, ...], bool] | None:
     header = _HEADER.match(line)
     if header is None:
         return None
-    return tuple(part.strip("\"' ") for part in header[2].strip("\"' ").split(".")), header[1] == "[["
+    return _names(header[2]), header[1] == "[["
+
+
+def _names(written: str) -> tuple[str, ...]:
+    return tuple(part.strip("\"' ") for part in written.strip("\"' ").split("."))
 
 
 def instead_of(text: str, lists: Iterable[str]) -> str:
     """What to write in a file that is no TOML, where what people mostly mean is in it; "": that is not known."""
     single = re.compile(rf"\s*\[\s*({'|'.join(lists)})\s*\]")
+    table: Location = ()
+    known: dict[Location, int] = {}
     for number, line in outside_strings(text):
         if header := single.match(line):
             return f"in line {number} write [[{header[1]}]], in double brackets, and so before each of them"
         if curly := _CURLY.search(line):
             return f'in line {number} write straight quotes ("), and not {curly[1]}'
+        if (head := table_header(line)) is not None:
+            table, is_list = head
+            if is_list:  # another one begins, with the same keys and tables in it
+                known = {one: first for one, first in known.items() if one[: len(table)] != table}
+            if (first := known.setdefault(table, number)) != number:
+                return f"line {number} begins the section of line {first} again: move what is below it up there"
+        elif (key := _ASSIGNMENT.match(line)) and (
+            first := known.setdefault((*table, *_names(key[1])), number)
+        ) != number:
+            return f"line {number} gives the key of line {first} again: remove one of the two"
+        if (remedy := _instead_of_line(line)) is not None:
+            return f"in line {number} {remedy}"
     return ""
+
+
+def _instead_of_line(line: str) -> str | None:
+    """What to write in a line that is no TOML; None: it may be some, or nobody knows what is meant."""
+    if line.lstrip().startswith(("//", "--", ";")):
+        return "write # before a comment"
+    if _COLON.match(line):
+        return "write = and not :"
+    if (key := _ASSIGNMENT.match(line)) is None or (value := key[2].strip()).startswith(("[", "{", '"""', "'''")):
+        return None
+    try:
+        tomllib.loads(line)
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError):
+        return _instead_of_value(value)
+    return None
+
+
+def _instead_of_value(value: str) -> str:
+    if not value:
+        return "write a value behind the =, or remove the line"
+    if value.lower() in {"true", "false", "yes", "no", "on", "off"}:
+        return "write true or false, in small letters"
+    quote = value[0]
+    if quote not in "\"'":
+        return 'put the value in quotes (")'
+    if value.count(quote) == 1:
+        return f"close the quotes: there is no {quote} behind the value"
+    if quote == '"' and "\\" in value:
+        return "write single quotes (') around the value: \\ means something else within double ones"
+    return "leave nothing behind the closing quote; a value with quotes in it has the other kind around it"
 
 
 @dataclass(frozen=True, slots=True)

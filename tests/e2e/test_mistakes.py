@@ -116,6 +116,35 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
         ("relay.toml:12", "neither an SQLite file"),
     ),
     "another encoding": (FILE.encode("utf-16").decode("latin-1"), ("is not UTF-8 text", "save it as UTF-8")),
+    "a token without quotes": (
+        instead('"MTk4NjIyNDgz.secret.discord"', "MTk4NjIyNDgz.secret.discord"),
+        ("relay.toml: is not valid TOML", 'in line 2 put the value in quotes (")'),
+    ),
+    "an alias without quotes": (
+        instead('"#help:example.org"', "#help:example.org"),
+        ("relay.toml: is not valid TOML", 'in line 10 put the value in quotes (")'),
+    ),
+    "a quote that is not closed": (
+        instead('"syt_secret_matrix"', '"syt_secret_matrix'),
+        ("relay.toml: is not valid TOML", "in line 6 close the quotes"),
+    ),
+    "a semicolon behind a value": (
+        instead('"syt_secret_matrix"', '"syt_secret_matrix";'),
+        ("relay.toml: is not valid TOML", "in line 6 leave nothing behind the closing quote"),
+    ),
+    "a path of Windows": (
+        instead("[matrix]", '[matrix]\npassword_file = "C:\\Users\\x"'),
+        ("relay.toml: is not valid TOML", "in line 4 write single quotes (')"),
+    ),
+    "no value": (instead('"#help:example.org"', ""), ("in line 10 write a value behind the =",)),
+    "True": (FILE + "nsfw = True\n", ("in line 11 write true or false, in small letters",)),
+    "YAML": (instead("user_id = ", "user_id: "), ("in line 5 write = and not :",)),
+    "a comment of another language": (FILE + "// ours\n", ("in line 11 write # before a comment",)),
+    "a key twice": (
+        instead("[matrix]", 'token = "MTk4NjIyNDgz.secret.discord"\n[matrix]'),
+        ("line 3 gives the key of line 2 again", "remove one of the two"),
+    ),
+    "a section twice": (FILE + "[matrix]\n", ("line 11 begins the section of line 3 again", "move what is below it")),
     "mysql for the store": (
         FILE + '[store]\nurl = "mysql://x/y"\n',
         ("relay.toml:12", "PostgreSQL", "sqlite:///relay.db"),
@@ -384,6 +413,17 @@ MORE = {
     "a key below the pairs",
     "a folder for the store",
     "another encoding",
+    "a token without quotes",
+    "an alias without quotes",
+    "a quote that is not closed",
+    "a semicolon behind a value",
+    "a path of Windows",
+    "no value",
+    "True",
+    "YAML",
+    "a comment of another language",
+    "a key twice",
+    "a section twice",
 }
 """What was not in the list."""
 

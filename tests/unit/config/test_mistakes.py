@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.config.loading import load
 from relay.config.mistakes import positions
 from relay.errors import ConfigurationError, Mistake
-from tests.support.settings import SIDES, mistakes, only, pair, write
+from tests.support.settings import PAIRS, SIDES, mistakes, only, pair, write
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -363,3 +363,12 @@ def test_positions() -> None:
         ("g", 1): 9,
         ("g", 1, "h"): 10,
     }
+
+
+def test_what_is_valid_is_not_blamed_for_what_is_not(tmp_path: Path) -> None:
+    """Dotted keys, lists of several lines and texts of several lines stand before the line that is wrong."""
+    valid = 'a.bans = true\na.deletions = true\nlists = [\n  "#a:b",\n]\npurpose = """\n// x = y\n"""\n'
+    tables = f"[[pairs]]\n{valid}[pairs.more]\n{valid}[[pairs.more.list]]\n{valid}"
+    for text in (SIDES, PAIRS, f"[defaults]\n{valid}{tables}{tables}"):
+        number = text.count("\n") + 1
+        assert f"in line {number} put the value in quotes" in only(tmp_path, f"{text}odd = a b\n")
