@@ -32,7 +32,7 @@ from relay.store.migrate import check as check_schema
 from relay.store.unit_of_work import store_at
 from relay.web.server import listen_problem
 
-_SESSION = "matrix session"  # as `composition` keeps it
+MATRIX_SESSION = "matrix session"  # as `composition` keeps it
 # Bytes that are free on a disk. What Compose gives files on their way is 1 GiB of memory, of which some is in use.
 _TOO_LITTLE, _LITTLE, _LITTLE_ON_THE_WAY = 100 * 1024**2, 1024**3, 512 * 1024**2
 # Seconds by which our clock may differ from a platform's, which tells whole seconds.
@@ -139,7 +139,7 @@ class Doctor:
             store = store_at(self.settings.store.url)
             try:
                 async with store.read() as unit:
-                    self._session = await unit.key_values.get(_SESSION)
+                    self._session = await unit.key_values.get(MATRIX_SESSION)
                 self._running = await is_held(store)
                 if self._running:
                     report = await read_report(store, None, running=True, now=datetime.now(UTC))

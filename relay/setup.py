@@ -1,17 +1,25 @@
-"""What `relay init` and `relay login` ask the platforms, before there is a configuration.
+"""What commands ask the platforms beside the daemon, some of them before there is a configuration.
 
 It knows the concrete surveys of the platforms, as `composition` knows the adapters.
 """
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
+from relay.adapters.discord.api.errors import ApiError
 from relay.adapters.discord.survey import DiscordSurvey
 from relay.adapters.matrix.api import address, session
+from relay.adapters.matrix.api.client import Refused, Unreachable
 from relay.adapters.matrix.survey import MatrixSurvey
-from relay.config.settings import DiscordSettings, MatrixSettings
+from relay.config.settings import DiscordSettings, MatrixSettings, Settings
 from relay.core.operations.findings import Finding, VisibleChannel
-from relay.errors import Transient
+from relay.domain.ids import MessageRef, Platform
+from relay.errors import RelayError, Transient
+
+_MOMENT = 3.0
+"""Seconds to find out a name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,29 @@ async def log_in(
         if (wrong := await address.correction(homeserver_url, user_id, typed=typed)) is not None:
             raise Transient(wrong) from None
         raise
+
+
+async def author_name(settings: Settings, message: MessageRef, user: str, session: str | None) -> str:
+    """What people call the author of a message; "" if their platform does not say so in a moment.
+
+    The store keeps no names. `session`: of the Matrix account, as the daemon keeps it.
+    """
+
+    async def kept() -> str | None:
+        return session
+
+    name = ""
+    with suppress(ApiError, Refused, Unreachable, RelayError, TimeoutError):
+        async with asyncio.timeout(_MOMENT), AsyncExitStack() as stack:
+            if message.platform is Platform.DISCORD:
+                discord = DiscordSurvey(settings=settings.discord)
+                stack.push_async_callback(discord.close)
+                name = await discord.author_name(message, user)
+            elif session or settings.matrix.access_token is not None:
+                matrix = MatrixSurvey(settings=settings.matrix, load=kept, save=None)
+                stack.push_async_callback(matrix.close)
+                name = await matrix.author_name(message.channel.id, user)
+    return name
 
 
 async def _nothing() -> None:

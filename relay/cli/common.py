@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreTooNew
@@ -85,15 +86,32 @@ def print_problem(words: str, kind: str = "error") -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def print_line(words: str, *, indent: int = 0, whole: bool = False) -> None:
+def print_line(words: str, *, indent: int = 0, leads_to: Mapping[str, str | None] = MappingProxyType({})) -> None:
     """Print something that other people may have written; on a terminal, in lines that fit.
 
-    `indent`: of the second line and those that follow. `whole`: nothing is broken, so that it can be copied.
+    `indent`: of the second line and those that follow. `leads_to`: what a click on a word opens, in terminals that do.
     """
     text = printable(words)
-    if is_terminal() and not whole:
+    if is_terminal():
         text = "\n".join(wrapped(text, shutil.get_terminal_size((80, 24)).columns, indent=" " * indent))
+        for word, link in leads_to.items():
+            if link and _knows_links():
+                text = text.replace(
+                    printable(word), f"\x1b]8;;{printable(link)}\x1b\\{printable(word)}\x1b]8;;\x1b\\", 1
+                )
     sys.stdout.write(f"{text}\n")
+
+
+def print_link(link: str | None, *, indent: int = 0) -> None:
+    """Print a link that `print_line` has put behind a word, unless it is wider than the terminal."""
+    line = f"{'':<{indent}}{printable(link or '')}"
+    if link and not (is_terminal() and _knows_links() and len(line) > shutil.get_terminal_size((80, 24)).columns):
+        sys.stdout.write(f"{line}\n")
+
+
+def _knows_links() -> bool:
+    """Whether the terminal can put a link behind a word, or at least leaves it out (OSC 8): nearly all do."""
+    return os.environ.get("TERM", "dumb") not in ("dumb", "linux")
 
 
 def wrapped(text: str, width: int, *, indent: str = "", first: str = "") -> list[str]:

@@ -79,7 +79,9 @@ def backup(
     # Else a folder that is not there would become a file of its name.
     folder = path if target.endswith("/") or path.is_dir() else path.parent
     if not folder.is_dir():
-        raise ConfigurationError((Mistake(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}"),))
+        raise ConfigurationError(
+            (Mistake(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}"),)
+        )
     with _about(path):
         typer.echo(back_up(_file(settings.store, "pg_dump"), path, datetime.now(UTC)))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, print_line, printable
+from relay.cli.common import existing_store, print_json, print_line, print_link, printable
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -45,6 +45,8 @@ class _Answer:
     channels: "Mapping[ChannelRef, ChannelInfo]"
     # The channel that was asked about is in no pair.
     is_undeclared: bool
+    # Of the Matrix account, as the daemon keeps it.
+    session: str | None
 
 
 def explain(
@@ -58,7 +60,7 @@ def explain(
 ) -> None:
     """Tell the life of one message: received, sent, copied where, why not, edited, deleted. Exit status 1 if it failed.
 
-    MESSAGE is the original or a copy of it.
+    MESSAGE is the original or a copy of it. A terminal has long links behind the IDs; a pipe has them whole.
     """
     settings = invocation_of(context).load(config)
     asked = _read(message.strip().removeprefix("<").removesuffix(">"))
@@ -76,7 +78,7 @@ def explain(
     for number, life in enumerate(() if as_json else answer.lives):
         if number:
             typer.echo()
-        _print_life(life, answer.channels, with_text=with_text)
+        _print_life(life, answer.channels, asyncio.run(_author(settings, life, answer)), with_text=with_text)
     raise typer.Exit(0 if answer.lives and all(life.well for life in answer.lives) else 1)
 
 
@@ -98,6 +100,7 @@ async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
     from relay.core.pairs import PairDirectory
     from relay.core.status.reading import read_channels, read_report
     from relay.core.status.report import CHANNELS_KEY
+    from relay.doctor import MATRIX_SESSION
     from relay.store.lease import is_held
 
     declared = settings.declared_pairs()
@@ -105,13 +108,24 @@ async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
     async with existing_store(settings.store.url) as store:
         async with store.read() as unit:
             channels = read_channels(await unit.key_values.get(CHANNELS_KEY))
+            session = await unit.key_values.get(MATRIX_SESSION)
         running = await is_held(store)
         report = await read_report(store, declared, running=running, now=datetime.now(UTC))
         problems = {pair.name: " ".join(pair.problems) for pair in report.pairs}
         if not running:
             problems = {pair.name: "The daemon is not running." for pair in report.pairs}
         lives = await lives_of(store, pairs, asked.message, problems)
-    return _Answer(lives, channels, asked.channel is not None and pairs.pair_of(asked.channel) is None)
+    return _Answer(lives, channels, asked.channel is not None and pairs.pair_of(asked.channel) is None, session)
+
+
+async def _author(settings: "Settings", life: "Life", answer: _Answer) -> str:
+    """Who wrote a message: the name, if their platform tells it now, and the ID; "" if that is not on record."""
+    from relay.setup import author_name
+
+    if life.author is None:
+        return ""
+    name = await author_name(settings, life.message, life.author.id, answer.session)
+    return f"{name} ({life.author.id})" if name else life.author.id
 
 
 def _reason(answer: _Answer) -> str:
@@ -131,27 +145,28 @@ def _link(message: "MessageRef", channels: "Mapping[ChannelRef, ChannelInfo]") -
     return f"{info.link}/{message.id}" if info is not None and info.link else None
 
 
-def _print_life(life: "Life", channels: "Mapping[ChannelRef, ChannelInfo]", *, with_text: bool) -> None:
+def _print_life(life: "Life", channels: "Mapping[ChannelRef, ChannelInfo]", author: str, *, with_text: bool) -> None:
     info = channels.get(life.message.channel)
     place = life.message.channel.id if info is None else info.label
     pair = f" (pair {life.pair})" if life.pair else " (in no pair now)"
-    author = f", by {life.author.id}" if life.author is not None else ""
-    print_line(f"Message {life.message.id} in {place}{pair}{author}")
-    if (link := _link(life.message, channels)) is not None:
-        print_line(link, whole=True)
+    by = f", by {author}" if author else ""
+    link = _link(life.message, channels)
+    print_line(f"Message {life.message.id} in {place}{pair}{by}", leads_to={life.message.id: link})
+    print_link(link)
     summary = printable(life.summary)
     typer.echo(summary if life.well else typer.style(summary, fg=typer.colors.RED))
     for step in life.steps:
         _print_step(step, channels)
     if with_text:
-        print_line(
-            "Text: " + (life.text if life.text is not None else "it is stored only until the message is delivered.")
-        )
+        kept = "it is stored only until the message is delivered."
+        print_line(f"Text: {kept if life.text is None else life.text}")
 
 
 def _print_step(step: "Step", channels: "Mapping[ChannelRef, ChannelInfo]") -> None:
     when = "" if step.at is None else f"{step.at.astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
-    copy = "" if step.copy is None else f" as {step.copy.id}"
-    print_line(f"{when:<{_TIME_WIDTH - 2}}  {step.what}{copy}", indent=_TIME_WIDTH)
-    if step.copy is not None and (link := _link(step.copy, channels)) is not None:
-        print_line(f"{'':<{_TIME_WIDTH}}{link}", whole=True)
+    copy, leads_to = "", {}
+    if step.copy is not None:
+        copy, leads_to = f" as {step.copy.id}", {step.copy.id: _link(step.copy, channels)}
+    print_line(f"{when:<{_TIME_WIDTH - 2}}  {step.what}{copy}", indent=_TIME_WIDTH, leads_to=leads_to)
+    for link in leads_to.values():
+        print_link(link, indent=_TIME_WIDTH)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.stack import FullStack, eventually
+from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -47,3 +48,23 @@ async def test_the_life_of_a_message_from_either_side(help_stack: FullStack) -> 
     assert status == 0, output
     assert f"was sent to Discord as {help_stack.on_discord('help')[1]['id']}" in output
     assert words[1] not in output
+
+
+async def test_what_a_terminal_shows_fits_and_says_who_wrote_it(help_stack: FullStack) -> None:
+    """It called authors by their IDs, and its links were wider than the terminal."""
+    original = help_stack.say("help", "hello from Discord")
+    event = await help_stack.tell("help", "hello from Matrix")
+    await help_stack.until_matrix("help", lambda words: "hello from Discord" in words)
+    await help_stack.until_discord("help", lambda words: "hello from Matrix" in words)
+    config = str(help_stack.daemon.config)
+    for message, author in ((original, "Ada"), (event, "Mia")):
+        async with terminal("explain", message, "--config", config, folder=help_stack.folder) as screen:
+            await screen.ended()
+            told = screen.text
+        assert f"by {author} (" in " ".join(told.split()), told
+        assert max(map(len, told.split("\n"))) <= 80, told
+    # Whole where it is no terminal.
+    assert (
+        f"https://matrix.to/#/{help_stack.rooms['help']}/{event}"
+        in (await help_stack.daemon.relay("explain", event))[1]
+    )

@@ -16,7 +16,8 @@ from tests.support.patience import PATIENCE
 
 # The first terminal that the leader of a session opens is the one that it asks for passwords on.
 _LAUNCH = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# And the links behind words.
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\]8;;[^\x1b]*\x1b\\")
 
 
 class Screen:
@@ -42,7 +43,7 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """All of it, without colours."""
+        """All of it, without colours and links."""
         return _COLOURS.sub("", self._text).replace("\r\n", "\n")
 
     async def until(self, words: str) -> str:

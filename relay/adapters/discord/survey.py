@@ -35,7 +35,7 @@ from relay.core.clock import SystemClock
 from relay.core.moderation.age_marks import mismatch
 from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock
-from relay.domain.ids import Platform
+from relay.domain.ids import MessageRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.pair import Pair
 
@@ -132,6 +132,23 @@ class DiscordSurvey:
     def usable(self) -> bool:
         """See `Survey.usable`."""
         return self._guilds is not None
+
+    async def author_name(self, message: MessageRef, user: str) -> str:
+        """What people call the author of a message there, and how they find them. Raises `ApiError`."""
+        ids = {"channel": message.channel.id, "message": message.id, "user": user}
+        try:
+            channel = await self._ask(Route("GET", "/channels/{channel}", ids))
+            ids["guild"] = str(channel.get("guild_id") or "")
+            member = await self._ask(Route("GET", "/guilds/{guild}/members/{user}", ids))
+            author = as_dict(member.get("user"))
+        except Refused:  # has left, or is a webhook
+            member, author = (
+                {},
+                as_dict((await self._ask(Route("GET", "/channels/{channel}/messages/{message}", ids))).get("author")),
+            )
+        handle = str(author.get("username") or "")
+        name = str(member.get("nick") or author.get("global_name") or handle)
+        return name if name.casefold() == handle.casefold() else f"{name}, {handle}"
 
     # --- The account --------------------------------------------------------------------------------------
 

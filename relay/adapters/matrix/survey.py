@@ -126,6 +126,15 @@ class MatrixSurvey:
         """See `Survey.usable`."""
         return self._established
 
+    async def author_name(self, room_id: str, user: str) -> str:
+        """What people call somebody in a room. Raises `Refused`, `Unreachable`."""
+        await self._establish()
+        try:
+            member = await self._api.call("GET", "rooms", room_id, "state", "m.room.member", user)
+        except Refused:  # we are not in it any more
+            member = await self._api.call("GET", "profile", user)
+        return as_string(member.get("displayname"))
+
     # --- The account --------------------------------------------------------------------------------------
 
     async def account(self) -> Sequence[Finding]:

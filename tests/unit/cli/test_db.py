@@ -18,7 +18,7 @@ def test_a_folder_that_is_not_there_becomes_no_file(tmp_path: Path, capsys: pyte
     config = str(write(tmp_path, SIDES))
     assert ended_with("db", "upgrade", "--config", config) == 0
     assert ended_with("db", "backup", f"{tmp_path}/backups/", "--config", config) == 2
-    assert f"error: {tmp_path}/backups/: there is no such folder" in " ".join(capsys.readouterr().err.split())
+    assert f"error: {tmp_path}/backups: there is no such folder" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "backups").exists()
     (tmp_path / "backups").mkdir()
     assert ended_with("db", "backup", f"{tmp_path}/backups/", "--config", config) == 0
