@@ -181,6 +181,7 @@ def check_on_discord(body: str, mentions: dict[str, Any]) -> None:
 @example("", "x" * 3_000, "Ada", "n" * 3_000, False, "text")
 @example("", "<details><summary>x</summary>" * 100 + "a" * 5_000, "Ada", None, False, "text")
 @example("", "`<pre>` @everyone</pre>", "Ada", None, False, "text")
+@example("", '<a href="https://a.b/`">a</a><pre>`&lt;@1></pre>', "Ada", None, False, "text")
 @example("", "x" * 1_700 + "<br><b>b</b>" * 9, "Ada", None, False, "text")
 # Brackets need no backslash, but for the link in the quoted line above them.
 @example("", "<b>" + "[" * 1_828 + "</b>", "Ada", "", False, "text")

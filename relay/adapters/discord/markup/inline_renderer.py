@@ -35,8 +35,9 @@ _BALANCED_LABEL = re.compile(r"(?>(?:[^\[\]]|\[[^\[\]]*+\])*)")
 _BALANCED_URL = re.compile(r"(?>(?:[^()]|\([^()]*+\))*)")
 _RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
 _LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
-# Discord's server finds mentions in addresses as well.
-_UNSAFE_IN_URL = re.compile(r"[\s<>\\]|@(?=everyone|here)")
+# Discord's server finds mentions in addresses as well. A backtick there would pair up with one in code further below,
+# and show as text what that code holds.
+_UNSAFE_IN_URL = re.compile(r"[\s<>\\`]|@(?=everyone|here)")
 
 
 @dataclass(frozen=True, slots=True)
