@@ -133,8 +133,8 @@ class Claims:
         rivals = {key: holder for key, holder in rivals.items() if key not in silent}
         later = (given_up | moved_on) - rivals.keys()
         free = self.wanted - rivals.keys() - later
-        if rivals and self.take_over:
-            self._question.start(frozenset(rivals), take=True)
+        if self.take_over and (rivals or later):
+            self._question.start(frozenset(rivals) | later, take=True)
         mine = self._board.mine(reading.claims)
         keep = free & mine.channels if mine is not None else frozenset[str]()
         answers = self._question.open(reading.claims, free)
@@ -293,8 +293,8 @@ class Claims:
             return
         promised, ready = self._question.promised(claims, self.wanted - self.held), self.switch.is_ready()
         # So may those that were never sure of what they claimed.
-        self._question.doubt(promised.keys() | {key for key, holder in rivals.items() if key in holder.pending})
-        others, take = {**promised, **rivals}, self._question.ask is not None and self._question.ask.take
+        self._question.doubt(promised | {key: holder for key, holder in rivals.items() if key in holder.pending})
+        others, asked_for = {**promised, **rivals}, self._question.to_take()
         silent = self._question.unanswered(reading.possible, others) if ready else frozenset[str]()
         free = self.wanted - self.held - others.keys()
         free -= frozenset[str]() if ready else self._holders.awaited
@@ -303,11 +303,13 @@ class Claims:
         new = free | silent
         if new or self._left or not self._board.is_done(reading, self.held, self._question.ask, answers):
             answers |= self._question.open(claims, new)
+            missed = asked_for & new
             try:
                 await self._write(reading, self.held, new=new, take=silent, answers=answers)
                 await self._begin_new(claims, new)
+                missed &= silent
             finally:
-                if take and (missed := silent - self.held):
+                if (missed := missed - self.held) and self._question.ask is None:
                     # They have answered after all, or it is not known what has become of our claim.
                     self._question.start(missed, take=True)
 
@@ -347,6 +349,8 @@ class Claims:
                     self._left |= await self._while_answering(self.switch.hand_over(keys), keys, ask.nonce)
                 finally:
                     self._handing = frozenset()
+                # Before anything is written that says so.
+                await self._tell()
                 any_left = True
         return any_left
 

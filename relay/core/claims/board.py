@@ -177,7 +177,7 @@ class Board:
         left = {**before.left, **left}
         # And what we have replaced would count again if we said nothing any more.
         gone = before.channels - before.pending - numbers.keys() - left.keys()
-        for key in gone & frozenset[str]().union(*(claim.channels for claim in others)):
+        for key in gone & frozenset[str]().union(*(claim.channels | claim.left.keys() for claim in others)):
             left[key], left_numbers[key] = {}, before.numbers.get(key, 0)
         since = _last(others, pending=False)
         left = {

@@ -98,7 +98,7 @@ class Holders:
         new = {key: holder for key, holder in holders.items() if str(self._known.get(key)) != str(holder)}
         for key, holder in {str(holder): (key, holder) for key, holder in new.items()}.values():
             pairs = sum(str(other) == str(holder) for other in new.values())
-            if self.question.is_to_take(key):
+            if key in self.question.to_take():
                 _log.info("another relay holds pairs; it is asked to hand them over", holder=str(holder), pairs=pairs)
                 continue
             remedy = "stop that one, or start this one with `relay run --take-over`"
@@ -117,7 +117,7 @@ class Holders:
             return "Another relay held this pair; this one goes on from there once both sides have answered."
         if holder is None:
             return "It is being looked up whether another relay holds this pair."
-        if self.question.is_to_take(key):
+        if key in self.question.to_take():
             return f"Another relay ({holder}) holds this pair; it is asked to hand it over."
         if self.has_ended(holder):
             return (

@@ -30,8 +30,8 @@ class Question:
     _answered: bool = field(init=False, default=False)
     # Of the question that was asked last.
     nonce: str = field(init=False, default="")
-    # Since when somebody is about to take over what nobody holds (monotonic).
-    _promised_since: float | None = field(init=False, default=None)
+    # Since when who is about to take which channel, with which claim (monotonic).
+    _promised: dict[tuple[str, str, int], float] = field(init=False, default_factory=dict)
 
     def start(self, channels: frozenset[str], *, take: bool) -> Ask:
         """It is put with the next writing of our claim."""
@@ -77,9 +77,9 @@ class Question:
         """Whether it has been waited for long enough."""
         return self.clock.monotonic() >= self.until
 
-    def is_to_take(self, key: str) -> bool:
-        """Whether it asks to hand over this channel."""
-        return self.ask is not None and self.ask.take and key in self.ask.channels
+    def to_take(self) -> frozenset[str]:
+        """The channels that it asks to hand over."""
+        return self.ask.channels if self.ask is not None and self.ask.take else frozenset()
 
     def unanswered(self, possible: Sequence[Claim], holders: Mapping[str, Claim]) -> frozenset[str]:
         """Ends it when that is due; the channels whose `holders` have been silent for too long."""
@@ -106,10 +106,9 @@ class Question:
 
     def answers(self, claims: Sequence[Claim], held: frozenset[str]) -> frozenset[str]:
         """The questions of others that want to know whether we are alive, about what we have `held` or take over."""
-        wanted = self.ask.channels if self.ask is not None and self.ask.take else frozenset[str]()
         asks = [claim.ask for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]
         # Also to those that are to be handed what we hold: of two, each would have to be answered again and again.
-        return frozenset(ask.nonce for ask in asks if ask.channels & (held if ask.take else held | wanted))
+        return frozenset(ask.nonce for ask in asks if ask.channels & (held if ask.take else held | self.to_take()))
 
     def open(self, claims: Iterable[Claim], keys: frozenset[str]) -> frozenset[str]:
         """The questions of others about any of these channels."""
@@ -127,13 +126,15 @@ class Question:
                 found |= dict.fromkeys((ask.channels & free) - ours, claim)
         return found
 
-    def doubt(self, promised: Collection[str]) -> None:
-        """Ask whether those live who asked for what they do not take: they may have ended in between."""
+    def doubt(self, promised: Mapping[str, Claim]) -> None:
+        """Ask whether those live who asked for what they do not take: they may have ended in between.
+
+        Each new claim has its time: who is asked just when it claims something cannot begin with it.
+        """
         now = self.clock.monotonic()
-        if not promised:
-            self._promised_since = None
-        elif self._promised_since is None:
-            self._promised_since = now
-        elif now - self._promised_since > self.silence and self.ask is None:
-            self.start(frozenset(promised), take=False)
-            self._promised_since = now
+        since = {(key, claim.started, claim.numbers.get(key, 0)): now for key, claim in promised.items()}
+        self._promised = {name: self._promised.get(name, begun) for name, begun in since.items()}
+        due = {name: now for name, begun in self._promised.items() if now - begun > self.silence}
+        if due and self.ask is None:
+            self.start(frozenset(key for key, *_ in due), take=False)
+            self._promised |= due

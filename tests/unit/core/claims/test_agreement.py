@@ -133,6 +133,44 @@ def test_a_store_that_was_away_does_not_read_again_what_another_one_has_read(end
     play(story)
 
 
+@pytest.mark.parametrize("end", ["removed", "removed while it was away"])
+def test_a_pair_that_somebody_has_had_since_is_not_read_from_where_the_one_before_ended(end: str) -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        await first.stop()
+        second.start()
+        await until(lambda: second.works == PAIRS)
+        await asyncio.sleep(3600)
+        if end == "removed":
+            await second.claims.drop_unwanted(frozenset())
+        else:
+            await second.kill()
+            second.start(wanted=frozenset())
+        third.start()
+        await until(lambda: third.works == PAIRS)
+        assert third.switch.started == {key: {} for key in PAIRS}
+
+    play(story)
+
+
+def test_who_takes_over_has_also_what_it_begins_with_later() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third, fourth = (Relay(name, account, rng) for name in ("a1", "b", "c", "a2"))
+        first.start(wanted=frozenset({"100"}))
+        second.start(wanted=frozenset({"200"}))
+        await until(lambda: (first.works, second.works) == (frozenset({"100"}), frozenset({"200"})))
+        third.start()
+        await until(third.claims.begun.is_set)
+        fourth.start(take_over=True)
+        await until(lambda: fourth.works == PAIRS)
+
+    play(story)
+
+
 def test_who_hands_over_takes_back_what_the_other_one_did_not_live_to_take() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
@@ -169,6 +207,23 @@ def test_while_it_hands_over_it_may_deliver_and_shows_that_it_lives() -> None:
             assert second.works == third.works == frozenset()
         await until(lambda: second.works == PAIRS, 20)
         assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+
+    play(story)
+
+
+def test_what_is_handed_over_is_left_alone_before_the_next_one_is_handed_over() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 30.0
+        second.start(take_over=True, wanted=frozenset({"100"}))
+        await until(lambda: first.works == {"200"})
+        third.start(take_over=True, wanted=frozenset({"200"}))
+        await until(lambda: any("100" in claim.left for claim in claims_in(account.value)))
+        assert "100" in first.switch.reasons
+        await until(lambda: (second.works, third.works) == (frozenset({"100"}), frozenset({"200"})))
 
     play(story)
 

@@ -148,3 +148,19 @@ def test_who_lives_loses_nothing_for_another_one_that_claimed_too_and_has_ended(
             assert not first.works & third.works
 
     play(story)
+
+
+def test_who_takes_over_from_the_dead_is_not_asked_at_every_try_whether_it_lives() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start(take_over=True)
+        await until(lambda: any(claim.ask for claim in claims_in(account.value)))
+        await second.kill()
+        await until(lambda: first.works == frozenset())
+        third.start(take_over=True)
+        await until(lambda: first.works == PAIRS or third.works == PAIRS, 8 * SILENCE_SECONDS)
+
+    play(story)
