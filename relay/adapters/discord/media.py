@@ -52,6 +52,7 @@ STICKER_SUFFIX = "webp"
 _FRESH_SECONDS = 6 * 3600.0
 _MAX_FRESH = 1_000
 
+_NOT_KEPT = re.compile(r"[^0-9A-Za-z_.-]+")
 _LOTTIE_PATH = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
 
 
@@ -201,15 +202,25 @@ def form_of(
 ) -> MultipartWriter:
     """A message with files, as a form. Broken off if this process may not write any more."""
     form = MultipartWriter("form-data")
-    payload = JsonPayload(dict(body) | {"attachments": attachment_fields(attachments, [file.name for file in files])})
+    fields = attachment_fields(attachments, [file.name for file in files])
+    payload = JsonPayload(dict(body) | {"attachments": fields})
     form.append_payload(payload)
     payload.set_content_disposition("form-data", name="payload_json")
     for number, file in enumerate(files):
         part = _SizedStream(file, may_write)
         form.append_payload(part)
-        # The real name, in any script, is in the JSON.
-        part.set_content_disposition("form-data", name=f"files[{number}]", filename=f"file{number}")
+        # The real name, in any script, is in the JSON. Discord does not document which of the two it takes.
+        name = _in_ascii(fields[number]["filename"], f"file{number}")
+        part.set_content_disposition("form-data", name=f"files[{number}]", filename=name)
     return form
+
+
+def _in_ascii(name: str, otherwise: str) -> str:
+    """What Discord keeps of a name, with its ending, by which clients know a picture; `otherwise` for no name."""
+    kept = _NOT_KEPT.sub("", name.replace(" ", "_"))
+    stem, dot, ending = kept.rpartition(".")
+    shown = (stem if dot else kept).lstrip(".") or otherwise
+    return f"{shown}.{ending}" if dot and ending else shown
 
 
 def attachment_fields(attachments: Sequence[Attachment], names: Sequence[str]) -> list[Json]:

@@ -1,10 +1,12 @@
-"""Which files a message shows already."""
+"""Which files a message shows already, and what new ones are called."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from relay.adapters.discord.media import have_same_files
+from relay.adapters.discord.media import form_of, have_same_files
 from relay.adapters.discord.message_cache import CachedMessage, MessageCache
 from relay.core.convert.degrade import degrade
+from relay.core.files import File
 from relay.domain.content import Attachment, Author, Capabilities, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
@@ -66,3 +68,15 @@ def test_a_text_that_crossed_as_a_file_is_known_again_though_it_is_not_kept() ->
     assert [attachment.text for attachment in seen.content.attachments] == [""]
     assert have_same_files(seen.content.attachments, as_file("tide " * 2_000).attachments)
     assert not have_same_files(seen.content.attachments, as_file("ebb. " * 2_000).attachments)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
+async def test_a_file_has_its_ending_wherever_discord_looks_for_the_name() -> None:
+    names = ["my cat.png", "кот.png", "猫", ".png"]
+    files = [File(name, "image/png", 1, _nothing()) for name in names]
+    form = form_of({}, [on_matrix("a"), on_matrix("b", spoiler=True), on_matrix("c"), on_matrix("d")], files, bool)
+    parts = [part.headers["Content-Disposition"].partition("filename=")[2] for part, _, _ in form][1:]
+    assert parts == ['"my_cat.png"', '"SPOILER_.png"', '"file2"', '"file3.png"']
