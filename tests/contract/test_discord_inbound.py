@@ -18,7 +18,7 @@ from relay.errors import (
     Permanent,
 )
 from relay.sandbox.faults import Fault
-from relay.sandbox.messages.drafts import Draft
+from relay.sandbox.messages.drafts import Draft, NewFile, Upload
 from tests.support.discord import World, until
 from tests.support.world import WrongClock
 
@@ -92,6 +92,19 @@ async def test_knows_its_own_messages_and_relays_other_webhooks_and_bots(world: 
     assert [author.is_self for author in authors] == [True, True, False]
     assert authors[2].is_bot
     assert world.inbox.said() == ["push"]
+
+
+async def test_a_bots_file_is_the_same_under_a_new_signature(world: World) -> None:
+    feed = world.server.webhooks.create(world.channel, "Feed", world.owner)
+    picture = NewFile(Upload("cat.png", "image/png", world.server.files.put(b"a cat")), "cat.png")
+    async with world.running():
+        message = world.server.messages.post_as_webhook(world.channel, feed, Draft(files=[picture]), "Feed", None)
+        await until(lambda: world.inbox.of(MessageCreated))
+        world.state.signer.expire_all()
+        world.server.messages.pin(world.channel, message, world.owner)
+        world.say("later")
+        await until(lambda: "later" in world.inbox.said())
+    assert world.inbox.of(MessageEdited) == []
 
 
 async def test_tells_what_it_removed_itself_from_what_a_moderator_removed(world: World) -> None:

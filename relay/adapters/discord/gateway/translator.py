@@ -8,6 +8,7 @@ from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.identifiers import created_at, is_snowflake, messages_stream, snowflake, threads_stream
 from relay.adapters.discord.inbound import messages
+from relay.adapters.discord.inbound.files import unsigned
 from relay.adapters.discord.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.webhooks import Webhooks
 from relay.core.clock import ServerTime
@@ -177,7 +178,7 @@ class Translator:
         if dispatch.data.get("edited_timestamp") is not None:
             return False
         cached = self.cache.get(event.ref.id)
-        return cached is not None and cached.content == event.content
+        return cached is not None and unsigned(cached.content) == unsigned(event.content)
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)

@@ -5,12 +5,13 @@ https://docs.discord.com/developers/resources/message#attachment-object
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from relay.adapters.discord.identifiers import snowflake
 from relay.adapters.discord.media import STICKER_CONTENT_TYPE, STICKER_SUFFIX
-from relay.domain.content import Attachment, MediaKind
+from relay.domain.content import Attachment, Content, MediaKind
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
 
@@ -24,6 +25,8 @@ _ANIMATED_STICKERS = frozenset({2, 3, 4})
 _STICKER_SIDE = 160
 _VOICE = 1 << 13
 _MAX_DEPTH = 8
+# https://docs.discord.com/developers/reference#signed-attachment-cdn-urls
+_SIGNATURE = re.compile(r"(?<=[?&])(?:ex|is|hm)=[0-9a-f]*&?")
 _SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
 
 
@@ -139,6 +142,11 @@ def stickers(message: Json, cdn_url: str) -> Iterator[Attachment]:
 def _sticker_host(cdn_url: str, ending: str) -> str:
     # https://docs.discord.com/developers/reference#image-formatting: GIF stickers are on the media proxy only.
     return _MEDIA_PROXY if ending == "gif" and cdn_url == OFFICIAL_CDN else cdn_url
+
+
+def unsigned(content: Content) -> str:
+    """What a content says, to be compared: its files' addresses without their signatures, which are new each time."""
+    return _SIGNATURE.sub("", repr(content))
 
 
 def objects(message: Json, key: str) -> list[Json]:

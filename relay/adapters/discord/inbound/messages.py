@@ -7,7 +7,7 @@ the same, but those of the history lack `member` and `guild_id`.
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from functools import partial
 from typing import Any
@@ -28,6 +28,8 @@ from relay.domain.text import nodes as n
 _FORWARD = 1
 # A flag: a bot's answer that is not there yet.
 _LOADING = 1 << 7
+# https://docs.discord.com/developers/interactions/receiving-and-responding: within 15 minutes. A preview comes sooner.
+_ANSWERED_WITHIN = timedelta(minutes=20)
 
 
 class _Type(IntEnum):
@@ -172,11 +174,13 @@ def edited(message: Json, context: MessageContext, now: datetime) -> MessageEdit
     they are edits: `now` is used as their date.
     """
     author = message.get("author")
-    if not isinstance(author, dict):
+    if not isinstance(author, dict) or "content" not in message:
         return None
     moment = embeds.moment_of(message.get("edited_timestamp"))
     if moment is None:
-        if not (author.get("bot") or message.get("webhook_id") or embeds.has_ended(message.get("poll"))):
+        by_bot = author.get("bot") or message.get("webhook_id")
+        may_be_answer = by_bot and now - created_at(snowflake(message["id"])) < _ANSWERED_WITHIN
+        if not (may_be_answer or embeds.has_ended(message.get("poll"))):
             return None
         moment = now
     content = content_of(message, context)

@@ -216,6 +216,10 @@ def test_a_preview_or_a_pin_is_no_edit() -> None:
     preview = message(embeds=[{"type": "link", "url": "https://example.org"}])
     assert inbound.edited(preview, VIEW, NOW) is None
     assert inbound.edited({"id": "3", "channel_id": "100", "embeds": []}, VIEW, NOW) is None
+    part = message(edited_timestamp="2016-04-30T11:20:00+00:00", embeds=[])
+    del part["content"]
+    assert inbound.edited(part, VIEW, NOW) is None, "it does not tell what the message says now"
+    assert inbound.edited(message(author=BOT, pinned=True), VIEW, NOW) is None, "years later"
 
 
 def test_an_edit() -> None:
@@ -226,9 +230,10 @@ def test_an_edit() -> None:
 
 
 def test_a_bot_that_fills_in_its_answer_has_edited_it() -> None:
-    event = inbound.edited(message(author=BOT, content="done"), VIEW, NOW)
+    then = datetime(2016, 4, 30, 11, 30, tzinfo=UTC)
+    event = inbound.edited(message(author=BOT, content="done"), VIEW, then)
     assert event is not None
-    assert event.edited_at == NOW
+    assert event.edited_at == then
 
 
 def test_previews_are_not_shown_and_a_bots_own_embeds_are() -> None:
