@@ -19,7 +19,7 @@ from urllib.parse import quote
 import aiohttp
 
 import relay
-from relay.adapters.discord.api.errors import NOT_FOUND, Limited, Refused, Unanswered
+from relay.adapters.discord.api.errors import NOT_FOUND, TOO_LARGE, Limited, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import MAX_WAIT, Bucket, RateLimits, WaitTooLong
 from relay.adapters.discord.identifiers import path_segment
 from relay.core.clock import ServerTime, retry_after_seconds
@@ -236,6 +236,9 @@ class RestClient:
         if not fields and status in NOT_FOUND:
             # Other servers that speak Discord's API may give no reason, and may not have every route.
             raise Refused(status, 0, "no reason given")
+        if not fields and status == TOO_LARGE:
+            # From a proxy in front of it, which has a limit of its own. It will never take that.
+            raise Refused(status, 0, "the request is too large")
         if not fields:
             # Discord always gives a reason, so this came from a proxy in between.
             raise Unanswered(f"HTTP {status} from something that is not Discord's API", sent=True, answered=True)

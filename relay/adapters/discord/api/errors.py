@@ -8,8 +8,11 @@ from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, Ta
 
 # How a server answers a request for something, or for a route, that it does not have.
 NOT_FOUND = frozenset({404, 405})
+TOO_LARGE = 413
 # Auto-moderation and the like refuse a message because of its words.
 _FORBIDDEN_WORDS = frozenset({200000, 200001, 240000, 20009})
+# What Discord has turned off for a while, mostly in trouble of its own.
+_TURNED_OFF = frozenset({40004, 40006})
 _BAN_PAUSE = 60.0
 
 
@@ -126,7 +129,9 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
             return ActionNeeded(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
         case Refused(code=code) if code in _FORBIDDEN_WORDS:
             return Permanent(said)
-        case Refused(status=413) | Refused(code=ErrorCode.TOO_LARGE):
+        case Refused(code=code) if code in _TURNED_OFF:
+            return Transient(said, retry_after=_BAN_PAUSE)
+        case Refused(status=status, code=code) if status == TOO_LARGE or code == ErrorCode.TOO_LARGE:
             return Permanent(f"it is too large for Discord ({said})")
         case Refused(status=401):
             return Transient(said)
