@@ -4,7 +4,9 @@ It knows the concrete surveys of the platforms, as `composition` knows the adapt
 """
 
 import asyncio
+import grp
 import os
+import pwd
 import shutil
 import stat
 import tempfile
@@ -293,14 +295,30 @@ def _holds_secrets(settings: Settings, config: Path) -> bool:
 
 
 def _readers(file: Path) -> str | None:
-    """Who else may read a file; None if nobody, or if we are in the group that its owner lets read it."""
+    """Who else may read a file; None if nobody, or if we are in the group that its owner lets read it.
+
+    A group in which nobody else is tells nobody: in a container it is there for another one, like Prometheus.
+    """
     try:
         found = file.stat()
     except OSError:
         return None
     if found.st_mode & stat.S_IROTH:
         return "everybody on this machine"
-    return "its group" if found.st_mode & stat.S_IRGRP and found.st_uid == os.geteuid() else None
+    if found.st_mode & stat.S_IRGRP and found.st_uid == os.geteuid() and _others_in(found.st_gid):
+        return "its group"
+    return None
+
+
+def _others_in(group: int) -> bool:
+    """Whether anybody but our user is in a group, as far as this machine knows; one without a name may be anybody's."""
+    try:
+        added = grp.getgrgid(group).gr_mem
+    except KeyError:
+        return True
+    users = {user.pw_name: user for user in pwd.getpwall()}
+    members = {*added, *(name for name, user in users.items() if user.pw_gid == group)}
+    return any(name not in users or users[name].pw_uid != os.geteuid() for name in members)
 
 
 def _is_handed_in(file: Path) -> bool:

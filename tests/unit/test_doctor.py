@@ -1,8 +1,11 @@
 """What `relay check` says of relays with other stores on the same accounts, and of files that others may read."""
 
+import os
+import pwd
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,6 +89,16 @@ def test_files_with_secrets_that_others_may_read(tmp_path: Path, monkeypatch: py
     config.chmod(0o644)  # it holds no secret itself
     token.chmod(0o644)
     access.chmod(0o640)
+    # Nobody else is in a group of one's own, as in the container: Compose gives it to Prometheus for this file alone.
+    own = pwd.getpwuid(os.geteuid())
+    for members, others in (([], False), ([own.pw_name], False), (["prometheus"], True)):
+        monkeypatch.setattr("grp.getgrgid", lambda _, members=members: SimpleNamespace(gr_mem=members))
+        monkeypatch.setattr("pwd.getpwall", lambda: [own])
+        assert any(f"{access}: " in one for one in told()) == others, members
+    # Somebody whose first group it is, is not among its members.
+    monkeypatch.setattr("grp.getgrgid", lambda _: SimpleNamespace(gr_mem=[]))
+    colleague = pwd.struct_passwd(("colleague", "x", own.pw_uid + 1, access.stat().st_gid, "", "/", "/bin/sh"))
+    monkeypatch.setattr("pwd.getpwall", lambda: [own, colleague])
     assert told() == [
         f"{token}: it holds a secret, and everybody on this machine may read it; chmod 600 {token}",
         f"{access}: it holds a secret, and its group may read it; chmod 600 {access}",
