@@ -59,6 +59,7 @@ class Reloader:
     async def run(self) -> None:
         """Use the pairs of the file whenever it is saved. A file with mistakes is refused, and the old pairs stay."""
         known = seen = self.saved
+        refused = False
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS if seen == known else SETTLE_SECONDS):
@@ -67,17 +68,19 @@ class Reloader:
             before, seen = seen, stamp(self.config)
             if not self.read_now.is_set() and (seen == known or seen != before):
                 continue
-            asked = self.read_now.is_set()
+            asked = self.read_now.is_set() or refused
             self.read_now.clear()
             known = seen
             try:
                 settings = await asyncio.to_thread(self.read)
             except ConfigurationError as error:
+                refused = True
                 for mistake in error.mistakes:
                     _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
                 continue
+            refused = False
             if asked:
-                # Also where nothing has changed: who asks wants to see that it was heard.
+                # Also where nothing has changed: who asks, or mends a file, wants to see that it was heard.
                 _log.info("configuration read again", pairs=len(settings.pairs))
             await self._use(settings)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from relay import app
-from relay.config.settings import Settings, WebSettings, stamp
+from relay.config.settings import Settings, Stamp, WebSettings, stamp
 from relay.config.store_url import names_postgresql
 from relay.core.clock import Backoff, SystemClock
 from relay.core.operations.findings import Finding
@@ -147,7 +147,7 @@ class Tenant:
     # What is wrong with it; "" if nothing is.
     problem: str = ""
     # Its file as it was when that was found: it is tried again when the file has changed. None: at `again`.
-    refused: tuple[int, int] | None = None
+    refused: Stamp = None
     again: float = 0.0
     # Since when nobody has served it (monotonic).
     free_since: float | None = None

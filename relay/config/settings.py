@@ -400,14 +400,14 @@ def differing_keys(one: BaseModel, other: BaseModel, section: str = "") -> str:
     return ", ".join(found)
 
 
-Stamp = tuple[int, int] | None
-"""When a file was saved, and which one it was; None for one that is not there."""
+Stamp = tuple[int, int, int] | None
+"""When a file and what is known about it were changed, and which one it was; None for one that is not there."""
 
 
 def stamp(path: Path) -> Stamp:
-    """A value that changes when somebody saves the file."""
+    """A value that changes when somebody saves the file, or changes whose it is and who may read it."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -156,6 +156,9 @@ async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeser
         await place.until_matrix("two", lambda words: "still here" in words)
         assert "into the void" not in await place.matrix_words("one")
         assert "into the void, too" not in await place.discord_words("one")
+        # Mended, it says what it said before: nobody could tell whether the daemon had seen that.
+        place.write_config(pairs=["two"])
+        await until_logged(place, "configuration read again", '"pairs": 1')
 
         # Whichever is noticed first, the signal or the file.
         place.write_config()

@@ -1,13 +1,17 @@
 """What is read from `relay.toml` and the environment, and what each pair's settings then are."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from relay.config.loading import load
+from relay.config.settings import stamp
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import ConfigurationError
+from tests.support.patience import PATIENCE
 from tests.support.settings import PAIRS, PASSWORD, SIDES, TOKEN, pair, write
 
 
@@ -151,3 +155,14 @@ def test_an_address_with_a_scheme_is_one_mistake(tmp_path: Path) -> None:
         load(tmp_path / "relay.toml", {})
     (told,) = [str(mistake) for mistake in caught.value.mistakes if "[web]" in str(mistake)]
     assert "is not an address to listen on" in told
+
+
+def test_a_file_that_may_be_read_now_counts_as_saved(tmp_path: Path) -> None:
+    """Refused for its mode or owner, it was mended by chmod or chown, and nobody looked at it again."""
+    file = write(tmp_path, SIDES)
+    os.utime(file, ns=(1, 1))
+    before, deadline = stamp(file), time.monotonic() + PATIENCE
+    while stamp(file) == before:  # the system's clock for files has ticks
+        assert time.monotonic() < deadline
+        file.chmod(0o600)
+    assert file.stat().st_mtime_ns == 1
