@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+import yaml  # type: ignore[import-untyped]
 from prometheus_client import Metric
 from pydantic import BaseModel
 from typer.core import TyperGroup
@@ -122,6 +123,18 @@ def test_compose_shows_the_daemon_a_file_that_an_editor_put_in_the_place_of_the_
     assert "\nsecrets:" not in compose
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert "/config/" in ignored
+
+
+def test_compose_builds_the_relay_and_asks_no_registry_for_it() -> None:
+    """Where the image was not there yet, it looked for that name in Docker's registry first, and would have run it."""
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["relay"]
+    assert service["build"]["dockerfile"] == "deploy/Dockerfile"
+    assert service["pull_policy"] == "never"
+
+
+def test_what_compose_s_guide_has_one_write_stays_out_of_git() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert ("/.env" in ignored, ".env`" in guide()) == (True, True)
 
 
 def test_the_status_page_of_compose_is_reached_from_this_machine_only() -> None:
