@@ -75,8 +75,10 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
     if not (is_event_id(event_id) and is_user_id(sender)):
         return unreadable
     if kind == "m.room.redaction":
-        # Beside the content in rooms up to version 10, inside it from version 11 on.
-        target = as_string(content.get("redacts")) or as_string(event.get("redacts"))
+        # Homeservers should write both, and not all do. The other place may hold anything: whoever redacts a message of
+        # their own could name somebody else's there.
+        outside, inside = as_string(event.get("redacts")), as_string(content.get("redacts"))
+        target = (inside or outside) if state.redactions_name_inside else (outside or inside)
         if target and not is_event_id(target):
             return unreadable
         return MessageDeleted(MessageRef(channel, target), by_self=is_self) if target else None

@@ -13,6 +13,8 @@ TOMBSTONE = "m.room.tombstone"
 # (https://spec.matrix.org/latest/rooms/v12/). Before, in rooms without that event the creator has 100 and others 0.
 _CREATOR_LEVEL = 2**53
 _FIRST_VERSION_WITH_PRIVILEGED_CREATORS = 12
+# https://spec.matrix.org/latest/rooms/v11/#moving-the-redacts-property-of-mroomredaction-events-to-a-content-property
+_FIRST_VERSION_WITH_REDACTS_IN_CONTENT = 11
 MEMBERS = 8 * 1024 * 1024
 """Bytes of what the members of all rooms are called. They are asked for where they are not remembered."""
 
@@ -121,6 +123,13 @@ class RoomState:
     def may_send(self, user_id: str, kind: str = "m.room.message") -> bool:
         """Whether a user may send events of type `kind`."""
         return self.level(user_id) >= self.level_to_send(kind)
+
+    @property
+    def redactions_name_inside(self) -> bool:
+        """Whether what a redaction removes stands in its content, and not beside it: from room version 11 on."""
+        if not self.version.isdecimal():
+            return self.version != ""
+        return int(self.version) >= _FIRST_VERSION_WITH_REDACTS_IN_CONTENT
 
     @property
     def level_to_redact(self) -> int:

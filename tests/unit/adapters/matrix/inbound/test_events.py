@@ -141,6 +141,15 @@ def test_a_redaction_in_old_and_in_new_rooms(content: dict[str, Any], top: dict[
     assert read(content, "m.room.redaction", **top) == MessageDeleted(MessageRef(ROOM, "$0"))
 
 
+@pytest.mark.parametrize(("version", "removed"), [("1", "$beside"), ("10", "$beside"), ("11", "$in"), ("12", "$in")])
+def test_a_redaction_removes_what_its_room_version_says(version: str, removed: str) -> None:
+    """Who redacts a message of their own could name somebody else's in the other place."""
+    state = RoomState("!room")
+    state.apply(event({"room_version": version}, "m.room.create", state_key=""))
+    found = convert(event({"redacts": "$in"}, "m.room.redaction", redacts="$beside"), state, ME)
+    assert found == MessageDeleted(MessageRef(ROOM, removed))
+
+
 def test_a_message_that_is_redacted_already_is_ignored() -> None:
     assert read({}) is None
     assert read(text("x"), unsigned={"redacted_because": {}}) is None
