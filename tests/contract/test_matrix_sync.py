@@ -2,19 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import pytest
 from aiohttp import web
 
 from relay.adapters.matrix.api.client import Api
-from relay.adapters.matrix.sync.backfill import Backfiller
+from relay.adapters.matrix.sync.backfill import Backfiller, Gap
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import plain_text
 from relay.errors import FatalError, StoreHeld, Transient
 from tests.support.matrix import (
@@ -290,6 +291,9 @@ async def test_a_first_start_looks_at_the_room_as_it_is_now(town: Town) -> None:
         await side.until_said("after")
 
 
+IsNew = Callable[[Json], bool] | None
+
+
 async def test_a_gap_is_read_page_by_page_and_ends_where_it_should(town: Town) -> None:
     async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
         await bot.join(town.room)
@@ -300,20 +304,26 @@ async def test_a_gap_is_read_page_by_page_and_ends_where_it_should(town: Town) -
     api = Api(town.homeserver.url, town.bot_id)
     api.use_token(town.token)
 
-    async def read_gap(limit: int, start: str | None = None) -> tuple[list[str], int]:
+    def is_unknown(event: Json) -> bool:
+        # As for one that was told late: its date would say that it was told before.
+        return event["event_id"] in ids and event["event_id"] not in {ids[7], ids[30]}
+
+    async def read_gap(limit: int, is_new: IsNew, start: str | None = None) -> tuple[list[str], int]:
         reader = Backfiller(api, lambda _: limit, page=4)
-        gap = await reader.plan(town.room, newest, since, lambda event: event["event_id"] == start)
+        gap = Gap(room_id=town.room, oldest=since, starts=lambda event: event["event_id"] == start, is_new=is_new)
+        await reader.fill(gap, newest)
         assert gap.found_start == (start is not None)
         # A long gap is not held in memory.
         assert sum(page.events is not None for page in gap.pages) <= 4
-        pages = [page async for page in reader.pages(gap, since, lambda event: event["event_id"] == start)]
+        pages = [page async for page in reader.pages(gap)]
         return [event["event_id"] for page in pages for event in page.events or []], gap.skipped
 
     try:
-        assert await read_gap(1000) == (ids, 0)
-        assert await read_gap(10) == (ids[-10:], 37)
-        assert await read_gap(1000, start=ids[20]) == (ids[21:], 0)
-        assert await read_gap(10, start=ids[20]) == (ids[-10:], 16)
+        for is_new in (None, is_unknown):
+            assert await read_gap(1000, is_new) == (ids, 0)
+            assert await read_gap(10, is_new) == (ids[-10:], 37)
+            assert await read_gap(1000, is_new, start=ids[20]) == (ids[21:], 0)
+            assert await read_gap(10, is_new, start=ids[20]) == (ids[-10:], 16)
     finally:
         await api.close()
 

@@ -2,6 +2,10 @@
 
 https://spec.matrix.org/latest/client-server-api/#syncing: a `limited` timeline begins at its `prev_batch`; what is
 missing is what `/messages` returns from there back to the `since` of the request.
+
+What other homeservers told ours too late, because one of them was down, is missing as well, and ours fetches it when
+somebody reads there. Synapse counts it as older than all that it has told: from a page that ends at `since` it is left
+out. So pages are read without an end, until there is nothing in them that was written after all that we were told.
 """
 
 from collections import deque
@@ -10,11 +14,14 @@ from dataclasses import dataclass, field
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.inbound.events import is_message
-from relay.domain.jsontext import Json, as_list
+from relay.domain.jsontext import Json, as_list, as_string
 
 _PAGES_IN_MEMORY = 4
 _PAGES_COUNTED = 200
 _FILTER = '{"lazy_load_members":true}'
+# Times that the same page is asked for. For each, the homeserver fetches up to a hundred messages from others.
+_FETCHES = 100
+_TIMEOUT = 180.0  # The other homeservers may be slow, or away.
 
 
 @dataclass(slots=True)
@@ -27,13 +34,25 @@ class Page:
     events: list[Json] | None
     # The members who wrote in it.
     state: list[Json]
+    # Where it ended when it was read first, and the next one began; "" for the last.
+    end: str = ""
+    # Read without an end: by now there may be more in it.
+    may_grow: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Gap:
     """What is missing of one room."""
 
     room_id: str
+    # The token of what we were told last; "": everything back to the beginning of the room is missing.
+    oldest: str = ""
+    # Tells the event after which the gap begins, where that is not a token.
+    starts: Callable[[Json], bool] = field(default=lambda event: False)
+    # Tells of an event that we were never told of it, as far as its date says; None: that is not known.
+    is_new: Callable[[Json], bool] | None = None
+    # Nothing new stands further back.
+    passed: bool = False
     # What will be handed over, the oldest first.
     pages: deque[Page] = field(default_factory=deque)
     # Whether the event was found after which the gap begins.
@@ -53,17 +72,13 @@ class Backfiller:
         self._limit = limit
         self._page_size = page
 
-    async def plan(self, room_id: str, newest: str, oldest: str, starts: Callable[[Json], bool]) -> Gap:
-        """Read back from the token `newest` to the token `oldest`, or to the event for which `starts` is true.
-
-        With "" as `oldest`, to the beginning of the room. Raises `Refused` or `Unreachable`.
-        """
-        gap = Gap(room_id)
-        messages, limit = 0, self._limit(room_id)
+    async def fill(self, gap: Gap, newest: str) -> None:
+        """Find the pages of a gap, back from the token `newest`. Raises `Refused` or `Unreachable`."""
+        messages, limit = 0, self._limit(gap.room_id)
         token: str | None = newest
         while token is not None and messages < limit:
-            page, token = await self._page(room_id, token, oldest)
-            page.events, found = after_last(page.events or [], starts)
+            page, token = await self._page(gap, token)
+            page.events, found = after_last(page.events or [], gap.starts)
             if found:
                 gap.found_start = True
                 token = None
@@ -74,17 +89,29 @@ class Backfiller:
         if messages > limit:
             self._trim(gap, messages - limit)
         if token is not None:
-            await self._count(gap, token, oldest, starts)
-        return gap
+            await self._count(gap, token)
 
-    async def pages(self, gap: Gap, oldest: str, starts: Callable[[Json], bool]) -> AsyncIterator[Page]:
-        """The pages of a planned gap, the oldest first."""
+    async def pages(self, gap: Gap) -> AsyncIterator[Page]:
+        """The pages of a gap, the oldest first."""
         while gap.pages:
             page = gap.pages.popleft()
-            if page.events is None:
-                page, _ = await self._page(gap.room_id, page.token, oldest)
-                page.events, _ = after_last(page.events or [], starts)
-            yield page
+            if page.events is not None:
+                yield page
+                continue
+            for part in await self._again(gap, page):
+                part.events, _ = after_last(part.events or [], gap.starts)
+                yield part
+
+    async def _again(self, gap: Gap, page: Page) -> list[Page]:
+        """A page that was not kept, the oldest part first: by now there may be more in it than one answer holds."""
+        if not page.may_grow:
+            return [(await self._read(gap.room_id, page.token, gap.oldest))[0]]
+        parts: list[Page] = []
+        token: str | None = page.token
+        while token is not None:
+            part, token = await self._read(gap.room_id, token, page.end)
+            parts.insert(0, await self._without_known(gap, part))
+        return parts
 
     def _trim(self, gap: Gap, excess: int) -> None:
         # Only the oldest page, the one read last, goes beyond the limit, and that one is in memory.
@@ -103,27 +130,62 @@ class Backfiller:
             gap.corrections.append(event)
         return False
 
-    async def _count(self, gap: Gap, token: str, oldest: str, starts: Callable[[Json], bool]) -> None:
+    async def _count(self, gap: Gap, token: str) -> None:
         following: str | None = token
         for _ in range(_PAGES_COUNTED):
             if following is None:
                 return
-            page, following = await self._page(gap.room_id, following, oldest)
+            page, following = await self._page(gap, following)
             for event in reversed(page.events or []):
-                if starts(event):
+                if gap.starts(event):
                     gap.found_start = True
                     return
                 self._skip(gap, event)
 
-    async def _page(self, room_id: str, token: str, oldest: str) -> tuple[Page, str | None]:
+    async def _page(self, gap: Gap, token: str) -> tuple[Page, str | None]:
+        """What is missing from a token back, and where to read on."""
+        if gap.is_new is not None and gap.oldest and not gap.passed:
+            page, following = await self._settled(gap, token, gap.is_new)
+            if any(map(gap.is_new, page.events or [])):
+                page.may_grow = True
+                return await self._without_known(gap, page), following
+            gap.passed = True
+        return await self._read(gap.room_id, token, gap.oldest)
+
+    async def _settled(self, gap: Gap, token: str, is_new: Callable[[Json], bool]) -> tuple[Page, str | None]:
+        """A page, read again until nothing is added to it: each time the homeserver fetches some messages."""
+        page, following = await self._read(gap.room_id, token, "")
+        for _ in range(_FETCHES):
+            events = page.events or []
+            if len(events) == self._page_size and all(map(is_new, events)):
+                break
+            page, following = await self._read(gap.room_id, token, "")
+            if sum(map(is_new, events)) == sum(map(is_new, page.events or [])):
+                break
+        return page, following
+
+    async def _without_known(self, gap: Gap, page: Page) -> Page:
+        """A page that was read without an end, without what we were told before. What arrived late has any date."""
+        events, is_new = page.events or [], gap.is_new or bool
+        if not all(map(is_new, events)):
+            late = {id_of(event) for event in (await self._read(gap.room_id, page.token, gap.oldest))[0].events or []}
+            page.events = [event for event in events if is_new(event) or id_of(event) in late]
+        return page
+
+    async def _read(self, room_id: str, token: str, oldest: str) -> tuple[Page, str | None]:
         query = {"dir": "b", "from": token, "limit": str(self._page_size), "filter": _FILTER}
         query |= {"to": oldest} if oldest else {}
-        answer = await self._api.call("GET", "rooms", room_id, "messages", query=query)
+        answer = await self._api.call("GET", "rooms", room_id, "messages", query=query, timeout=_TIMEOUT)
         chunk = [event for event in as_list(answer.get("chunk")) if isinstance(event, dict)]
         state = [event for event in as_list(answer.get("state")) if isinstance(event, dict)]
         end = answer.get("end")
         following = end if isinstance(end, str) and end not in {token, oldest} else None
-        return Page(token, chunk[::-1], state), following
+        return Page(token, chunk[::-1], state, following or ""), following
+
+
+def id_of(event: Json) -> str:
+    """The ID of an event."""
+    return as_string(event.get("event_id"))
 
 
 def after_last(events: list[Json], starts: Callable[[Json], bool]) -> tuple[list[Json], bool]:

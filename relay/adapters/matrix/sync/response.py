@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
@@ -37,7 +38,14 @@ from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
 from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last
 from relay.adapters.matrix.sync.lost import resume_after_record, was_restored
-from relay.adapters.matrix.sync.update import RoomUpdate, SyncRequest, events_of, last_told, sections_of
+from relay.adapters.matrix.sync.update import (
+    RoomUpdate,
+    SyncRequest,
+    events_of,
+    is_unknown,
+    last_told,
+    sections_of,
+)
 from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import (
@@ -60,6 +68,8 @@ _STOPS_SENDING = frozenset({TOMBSTONE, "m.room.encryption"})
 # Bytes of a room's events above which they are handed to the core in pieces, in turn with those of other rooms.
 _LARGE = 128 * 1024
 _CREATE_REQUESTS_AT_ONCE = 8
+# More messages than a room gets within the time by which clocks differ.
+_RECENT = 100
 
 
 class RoomsChanged(Exception):
@@ -164,6 +174,10 @@ class ResponseHandler:
         position = await self._position(room_id, inbox)
         if is_inside(position):
             update.since = since if limited else None
+            if limited and request.told is not None:
+                recent = await inbox.last_originals(ChannelRef(Platform.MATRIX, room_id), _RECENT)
+                known = frozenset(one.ref.id for one in recent)
+                update.is_new = partial(is_unknown, request.told, known, self._now)
             update.extras = self._ephemeral(room_id, section)
             if since is None:
                 await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
@@ -308,7 +322,7 @@ class ResponseHandler:
         if gap is not None and (not update.first_join or gap.found_start):
             if gap.skipped:
                 await self._report_skipped(update, gap, since, inbox)
-            async for page in self._backfiller.pages(gap, since, update.starts):
+            async for page in self._backfiller.pages(gap):
                 for part in _split(page):
                     yield part
             for part in _split(Page("", update.timeline, update.members)):
@@ -330,8 +344,9 @@ class ResponseHandler:
 
     async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
         """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
+        gap = Gap(room_id=update.room_id, oldest=since, starts=update.starts, is_new=update.is_new)
         try:
-            return await self._backfiller.plan(update.room_id, update.prev_batch, since, update.starts)
+            await self._backfiller.fill(gap, update.prev_batch)
         except Refused as refused:
             if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
                 raise
@@ -341,7 +356,8 @@ class ResponseHandler:
                 return None
             # The homeserver does not give them to us: at least one message is missing.
             _log.warning("missed messages cannot be read", room=update.room_id, reason=str(refused))
-            return Gap(update.room_id, skipped=1)
+            return Gap(room_id=update.room_id, skipped=1)
+        return gap
 
     async def _report_skipped(self, update: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
         """Say once how many messages are left out. Their edits and deletions are handed over all the same."""
