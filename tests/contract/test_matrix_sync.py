@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
@@ -434,6 +435,18 @@ async def test_a_kept_token_that_is_taken_back_while_it_runs_is_replaced(town: T
             await bot.call("POST", "client/v3/logout")
         await town.ann.text(town.room, "still there?")
         await side.until_said("still there?")
+
+
+async def test_an_answer_that_was_lost_before_a_new_login_makes_no_second_copy(town: Town) -> None:
+    saved, queued_at = SavedState(), datetime.now(UTC)
+    delivery = Delivery(room(town.room), "k1", BOB, words("once"), queued_at=queued_at)
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
+        sent = await side.adapter.send(delivery)
+    # The operator's new token is that of another device.
+    using = matrix_side(town.homeserver, town.bot_id, [town.room], password="rosebud", saved=saved)
+    async with using as side:
+        assert await side.adapter.send(replace(delivery, suspect=True)) == sent
+    assert len(await town.ann.messages(town.room)) == 1
 
 
 async def test_a_wrong_password_is_fatal_and_not_logged(town: Town, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,12 +5,21 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
-from relay.adapters.matrix.cursors import GHOST_PREFIXES, OUTSIDE, SYNC, SyncPosition, cursor, room_stream
+from relay.adapters.matrix.cursors import (
+    GHOST_PREFIXES,
+    LOGIN,
+    OUTSIDE,
+    SYNC,
+    SyncPosition,
+    cursor,
+    moment,
+    room_stream,
+)
 from relay.adapters.matrix.identifiers import OwnAccounts, is_room_id, is_user_id, parse_link, permalink, server_of
 from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
@@ -96,6 +105,8 @@ class MatrixAdapter:
             me=settings.user_id, prefix=None if appservice is None or store is None else appservice.prefix
         )
         self._store = store
+        # A digest of the token, and since when it is in use.
+        self._login: tuple[str, datetime] | None = None
         self._rooms = rooms = DeclaredRooms(
             accounts,
             backoff=partial(Backoff, rng, first=retry_interval, longest=20 * retry_interval),
@@ -130,6 +141,7 @@ class MatrixAdapter:
             rooms=rooms,
             responses=responses,
             register=self.register,
+            logged_in=self._remember_login,
             status=self._status,
             clock=clock,
             rng=rng,
@@ -146,6 +158,7 @@ class MatrixAdapter:
             clock=clock,
             token_refused=self._loop.interrupt,
             conversions=conversions,
+            logged_in_since=self._logged_in_since,
         )
 
     @property
@@ -444,6 +457,22 @@ class MatrixAdapter:
         prefix = self._accounts.prefix
         if prefix is not None and prefix not in known:
             await inbox.receive(EventBatch(cursors=(cursor(GHOST_PREFIXES, " ".join([*known, prefix])),)))
+
+    async def _remember_login(self) -> None:
+        """Note since when this login is in use, also over restarts. See `MessageSender.logged_in_since`."""
+        assert self._inbox is not None  # noqa: S101 - we are running
+        digest = self._api.token_digest
+        known, _, since = (await self._inbox.position(LOGIN) or "").partition(" ")
+        at = moment(since) if known == digest else None
+        if at is None:
+            at = self._clock.now()
+            await self._inbox.receive(EventBatch(cursors=(cursor(LOGIN, f"{digest} {at.isoformat()}"),)))
+        self._login = (digest, at)
+
+    def _logged_in_since(self) -> datetime:
+        if self._login is None or self._login[0] != self._api.token_digest:
+            return self._clock.now()
+        return self._login[1]
 
     async def _reopen(self, inbox: RetryingInbox) -> None:
         """What could not be done without ghosts is tried again when a room is opened."""

@@ -22,6 +22,9 @@ RESTORED = "restored"
 GHOST_PREFIXES = "ghosts"
 """Holds the prefixes that ghosts have had, with spaces between them. No position, but to be kept in the same way."""
 
+LOGIN = "login"
+"""Holds a digest of the access token in use, and since when it is. No position, but to be kept in the same way."""
+
 OUTSIDE = "out "
 """Stands before the token in a room's cursor while we are out of that room. Alone: the token was lost."""
 
@@ -76,6 +79,15 @@ class SyncPosition:
             return self.token
         milliseconds = (self.told.latest - _EPOCH) // timedelta(milliseconds=1)
         return f"{self.token} {self.told.room_id} {self.told.event_id} {milliseconds}"
+
+
+def moment(text: str | None) -> datetime | None:
+    """What `isoformat` wrote; None of nothing, and of a damaged row."""
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return None if found.tzinfo is None else found
 
 
 def went_back(before: str, now: str) -> bool:

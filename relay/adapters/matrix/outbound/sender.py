@@ -96,6 +96,8 @@ class MessageSender:
     # Called when the homeserver refuses the access token.
     token_refused: Callable[[], None]
     conversions: Conversions
+    # Since when every request was made with the login of now: another one's transaction IDs may not be known.
+    logged_in_since: Callable[[], datetime]
     _last_sent: LastSent = field(init=False, default_factory=LastSent)
     # By room: what is there of ours since the backup that the store was restored from, and not on record yet.
     _unrecorded: Recent[str, list["_Unrecorded"]] = field(init=False, default_factory=lambda: Recent(_UNRECORDED))
@@ -132,6 +134,7 @@ class MessageSender:
         for attempt in range(_GHOST_TRIES + 1):
             speaker = BOT if attempt == _GHOST_TRIES else await self._speaker(room_id, wanted, delivery)
             content = await self._compose(delivery, uploaded, images, named=speaker.named)
+            self._check_sendable(delivery.channel)  # a file took its time: the room may be encrypted by now
             try:
                 return await self._put_message(room_id, content, delivery, speaker.identity), content
             except _GhostRefused as error:
@@ -382,13 +385,14 @@ class MessageSender:
         """The event that an earlier attempt made, if the homeserver may not tell that by the transaction ID.
 
         It may have forgotten it; or the attempt was made by a ghost and this one is to be made by the bot, or the other
-        way round: transaction IDs are known per account.
+        way round, or before a new login: transaction IDs are known per account and device.
         """
         if delivery.queued_at is None:
             return None
         ghosts = [] if delivery.author is None else self.ghosts.accounts.ghosts_of(delivery.author.user)
         now = self.clock.now()
         is_young = timedelta() <= now - delivery.queued_at < _TRANSACTION_ID_REMEMBERED
+        is_young = is_young and delivery.queued_at >= self.logged_in_since()
         if is_young and not ghosts and not delivery.last_try:
             return None  # It still knows the ID. A negative age does not count: the clock was set back.
         named = fingerprint(await self._compose(delivery, None, images))

@@ -17,7 +17,7 @@ from typing import Literal, TypeVar
 from relay.adapters.matrix.api.address import correction
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
-from relay.adapters.matrix.cursors import RESTORED, SYNC, SyncPosition, cursor, went_back
+from relay.adapters.matrix.cursors import RESTORED, SYNC, SyncPosition, cursor, moment, went_back
 from relay.adapters.matrix.register import REGISTER_TYPES, AccountRegister
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
@@ -89,6 +89,8 @@ class SyncLoop:
     rng: random.Random
     # Told of each response, for what it says about other relays on the account.
     register: AccountRegister
+    # Awaited after each login, and where an earlier one still holds.
+    logged_in: Callable[[], Awaitable[None]]
 
     # What is to be done between two responses.
     _visitors: list[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = field(
@@ -121,7 +123,7 @@ class SyncLoop:
         """Log in, however long the homeserver takes to answer. Raises `FatalError` if it refuses us."""
         looking = asyncio.create_task(self._look_at_address(), name="matrix address")
         try:
-            await self._retry(self.session.establish)
+            await self._retry(self._log_in)
         finally:
             looking.cancel()
             self._advice = ""
@@ -154,7 +156,7 @@ class SyncLoop:
 
     async def _run(self, inbox: RetryingInbox) -> None:
         position = SyncPosition.parse(await inbox.position(SYNC))
-        self._restored = _moment(await inbox.position(RESTORED))
+        self._restored = moment(await inbox.position(RESTORED))
         # The version of the declared rooms for which a full sync has been handed over.
         synced: int | None = None
         while True:
@@ -340,17 +342,12 @@ class SyncLoop:
                 raise
             # Fatal if the operator gave the token; with a password we log in and get a new one.
             _log.warning("the access token is refused", code=refused.code)
-            await self.session.establish()
+            await self._log_in()
             return await call()
 
-
-def _moment(text: str | None) -> datetime | None:
-    """What `isoformat` wrote; None of nothing, and of a damaged row."""
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return None if found.tzinfo is None else found
+    async def _log_in(self) -> None:
+        await self.session.establish()
+        await self.logged_in()
 
 
 def _filter(rooms: frozenset[str]) -> Json:

@@ -2,10 +2,10 @@
 
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +64,8 @@ def test_each_refusal_becomes_an_error_of_the_core(
 
 ME, ROOM = "@relay:example.org", "!room:example.org"
 ADA_GHOST, BEN_GHOST = "@_discord_42:example.org", "@_discord_7:example.org"
-EARLIER = timedelta(hours=3)
+ROOM_REF = ChannelRef(Platform.MATRIX, ROOM)
+EARLIER, LONG_AGO = timedelta(hours=3), datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -73,6 +74,8 @@ class History:
 
     events: list[Json]
     sent: list[str] = field(default_factory=list)
+    # Called when a ghost comes into the room.
+    on_join: Callable[[], None] = lambda: None
 
     async def answer(self, request: web.Request) -> web.Response:
         path = request.path.removeprefix("/_matrix/client/v3/").split("/")
@@ -82,6 +85,8 @@ class History:
         if "event" in path:
             found = [event for event in self.events if event["event_id"] == path[-1]]
             return web.json_response(found[0] if found else {"errcode": "M_NOT_FOUND"}, status=200 if found else 404)
+        if "m.room.member" in path:
+            self.on_join()
         if request.method == "PUT" and "send" in path:
             self.sent.append((await request.json())["body"])
         return web.json_response({"event_id": "$new"})
@@ -94,7 +99,9 @@ def line(event_id: str, sender: str, body: str, age: timedelta) -> Json:
 
 
 @asynccontextmanager
-async def sender_in(history: History, folder: Path) -> AsyncIterator[MessageSender]:
+async def sender_in(
+    history: History, folder: Path, logged_in_since: datetime = LONG_AGO
+) -> AsyncIterator[MessageSender]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", history.answer)
     runner = web.AppRunner(application)
@@ -117,6 +124,7 @@ async def sender_in(history: History, folder: Path) -> AsyncIterator[MessageSend
             clock=clock,
             token_refused=lambda: None,
             conversions=Conversions(),
+            logged_in_since=lambda: logged_in_since,
         )
     finally:
         await store.close()
@@ -130,16 +138,38 @@ async def test_what_a_ghost_wrote_long_ago_is_no_earlier_try(tmp_path: Path, *, 
     last = line("$last", BEN_GHOST, "last", timedelta(minutes=2))
     old = [line("$same", ADA_GHOST, "ok", EARLIER), line("$other", ADA_GHOST, "something else", EARLIER)]
     history = History([last, *old] if is_there else old)
-    room = ChannelRef(Platform.MATRIX, ROOM)
     delivery = Delivery(
-        room,
+        ROOM_REF,
         "k1",
         Author(UserRef(Platform.DISCORD, "42"), "Ada"),
         Content(RichText.plain("ok")),
         suspect=True,
-        after=MessageRef(room, "$last"),
+        after=MessageRef(ROOM_REF, "$last"),
         queued_at=SystemClock().now() - timedelta(minutes=1),
     )
     async with sender_in(history, tmp_path) as sender:
         assert (await sender.send(delivery)).id == "$new"
     assert history.sent == ["ok"]
+
+
+async def test_nothing_goes_into_a_room_that_was_encrypted_while_a_message_was_made_ready(tmp_path: Path) -> None:
+    history = History([])
+    delivery = Delivery(ROOM_REF, "k1", Author(UserRef(Platform.DISCORD, "42"), "Ada"), Content(RichText.plain("ok")))
+    async with sender_in(history, tmp_path) as sender:
+        encryption = {"type": "m.room.encryption", "state_key": "", "content": {}}
+        history.on_join = partial(sender.rooms.state(ROOM).apply, encryption)
+        with pytest.raises(ActionNeeded, match="encrypted"):
+            await sender.send(delivery)
+    assert history.sent == []
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_after_a_new_login_an_earlier_try_is_looked_for(tmp_path: Path, *, is_new: bool) -> None:
+    """The homeserver does not know the transaction IDs of another device, and would take the message twice."""
+    history = History([line("$earlier", ME, "ok", timedelta(minutes=1))])
+    now = SystemClock().now()
+    delivery = Delivery(
+        ROOM_REF, "k1", None, Content(RichText.plain("ok")), suspect=True, queued_at=now - timedelta(minutes=2)
+    )
+    async with sender_in(history, tmp_path, now - timedelta(minutes=1 if is_new else 3)) as sender:
+        assert (await sender.send(delivery)).id == ("$earlier" if is_new else "$new")

@@ -54,6 +54,10 @@ class Responses:
         return False
 
 
+async def nothing() -> None:
+    pass
+
+
 async def test_an_answer_counts_from_the_first_request_with_its_position() -> None:
     clock, rng = Clock(), random.Random(1)
     lost = Unreachable("the connection was lost", sent=True)
@@ -77,6 +81,7 @@ async def test_an_answer_counts_from_the_first_request_with_its_position() -> No
         clock=clock,
         rng=rng,
         register=register,
+        logged_in=nothing,
     )
 
     async def confirmed(since: str | None) -> float:
