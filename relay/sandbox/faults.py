@@ -13,7 +13,7 @@ from relay.sandbox.world.models import Json
 
 Kind = Literal["rate_limit", "status", "hang", "reset", "delay", "malformed"]
 KINDS: tuple[Kind, ...] = ("rate_limit", "status", "hang", "reset", "delay", "malformed")
-When = Literal["before", "after"]
+When = Literal["before", "after", "late"]
 GatewayKind = Literal["delay", "duplicate", "reorder", "drop"]
 GATEWAY_KINDS: tuple[GatewayKind, ...] = ("delay", "duplicate", "reorder", "drop")
 
@@ -28,15 +28,16 @@ class Fault:
     count: int | None = 1  # how many of these requests fail; None: all
     skip: int = 0  # how many pass first
     probability: float = 1.0
-    when: When = "before"  # or after the request has been carried out
+    when: When = "before"  # or after the request has been carried out; late: it is, so many `seconds` after the failure
     status: int = 500
     code: int = 0  # Discord's error code
     message: str | None = None
-    seconds: float = 1.0  # Retry-After of a rate limit, or how long a delay or a hang lasts
+    seconds: float = 1.0  # Retry-After of a rate limit, or how long a delay or a hang lasts, or how late it is
     scope: Literal["user", "global", "shared"] = "user"  # of a rate limit
     id: int = 0  # given by `Faults.add`, as the next two are counted there
     fired: int = 0
     seen: int = 0
+    carried_out: int = 0  # late
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from relay.core.clock import SystemClock
 from relay.core.convert.degrade import quoted_line
 from relay.core.ports import Delivery
 from relay.domain.content import Content, Quotation
+from relay.domain.events import MessageCreated, MessageDeleted
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.text.nodes import RichText
 from relay.errors import (
@@ -45,6 +46,43 @@ async def test_an_ambiguous_send_is_resolved(world: World, when: str, kind: str,
         found = await adapter.send(suspect)
     assert len(world.words()) == 2
     assert found.id == str(world.channel.order[-1])
+
+
+@pytest.mark.parametrize("deletion_fails", [False, True])
+async def test_what_discord_posts_late_after_we_have_posted_it_again_is_taken_back(
+    world: World, deletion_fails: bool
+) -> None:
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("tea"))
+        late = world.server.faults.add(Fault("status", "POST", "/webhooks/", when="late", status=504, seconds=1))
+        if deletion_fails:
+            world.server.faults.add(Fault("status", "DELETE", "/messages/", status=503))
+        with pytest.raises(Transient):
+            await adapter.send(world.delivery("hello", key="k2"))
+        second = await adapter.send(world.delivery("hello", key="k2", suspect=True, after=last))
+        await until(lambda: late.carried_out and world.inbox.of(MessageDeleted))
+        assert [str(message) for message in world.channel.order] == [last.id, second.id]
+        # Who says the same again has said it twice.
+        third = await adapter.send(world.delivery("hello", key="k3"))
+        assert [event.by_self for event in world.inbox.events if isinstance(event, MessageDeleted)] == [True]
+        world.say("seen")
+        await until(lambda: "seen" in world.inbox.said())
+    assert [str(message) for message in world.channel.order][:3] == [last.id, second.id, third.id]
+
+
+async def test_what_comes_while_a_later_try_is_looked_for_is_left_to_that(world: World) -> None:
+    """The same words, and each time they are posted no answer comes: each is found, and none taken for another's."""
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("tea"))
+        for key in ("k2", "k3", "k4"):
+            world.server.faults.add(Fault("status", "POST", "/webhooks/", when="after", status=504))
+            with pytest.raises(Transient):
+                await adapter.send(world.delivery("hello", key=key, after=last))
+            await until(lambda: len(world.inbox.of(MessageCreated)) == len(world.words()))
+            last = await adapter.send(world.delivery("hello", key=key, suspect=True, after=last))
+            assert last.id == str(world.channel.order[-1])
+    assert world.words() == ["tea", "hello", "hello", "hello"]
+    assert not world.inbox.of(MessageDeleted)
 
 
 @pytest.mark.parametrize(

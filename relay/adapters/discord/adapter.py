@@ -214,6 +214,7 @@ class DiscordAdapter:
                     group.create_task(self._commands.run(inbox), name="discord commands")
                     group.create_task(self._gateway.run(self), name="discord gateway")
                     group.create_task(self._avatars.run(), name="discord avatars")
+                    group.create_task(self._poster.doubles.run(), name="discord doubles")
         except FatalError as error:
             self._set_health(SideHealth("failed", str(error)))
             raise
@@ -349,6 +350,8 @@ class DiscordAdapter:
             self._channels.read_again(str(data["id"]).__eq__)
         self._guilds.update(event, data)
         self._buffers.put(event, data)
+        if event == "MESSAGE_CREATE" and "webhook_id" in data:
+            self._poster.doubles.came(data)
         is_about_us = event in PERMISSION_EVENTS and not self._is_about_another(event, data)
         if is_about_us and self._bans_refused:
             self._bans_may_be_missed()

@@ -63,6 +63,7 @@ class Api:
         self.statistics = Statistics()
         self.routes: set[tuple[str, str]] = set()
         self.offline = False
+        self._later: set[asyncio.Task[None]] = set()
 
     def add(self, router: web.UrlDispatcher, method: str, path: str, handler: Handler, *, bot: bool = True) -> None:
         """A route; `bot`: only with a bot's token. An aiohttp handler is built around it."""
@@ -86,6 +87,9 @@ class Api:
         if self.invalid.banned(now):
             return _banned(self.invalid.banned_until - now)
         fault = self.faults.strike(method, request.path.removeprefix(PREFIX))
+        if fault is not None and fault.when == "late":
+            await request.read()  # kept for then; a form is not
+            self._later.add(asyncio.create_task(self._carry_out_late(request, method, path, handler, fault, bot=bot)))
         early = await self._fault_before(request, fault)
         response = early if early is not None else await self._carry_out(request, method, path, handler, bot=bot)
         if early is None and fault is not None:
@@ -94,6 +98,14 @@ class Api:
         self.statistics.count(f"{method} {path}", status)
         self.invalid.count(response.status, response.headers.get("X-RateLimit-Scope"), self.state.clock())
         return response
+
+    async def _carry_out_late(
+        self, request: web.Request, method: str, path: str, handler: Handler, fault: Fault, *, bot: bool
+    ) -> None:
+        """Do what a proxy in front of Discord has given up waiting for."""
+        await asyncio.sleep(fault.seconds)
+        await self._carry_out(request, method, path, handler, bot=bot)
+        fault.carried_out += 1
 
     async def _carry_out(
         self, request: web.Request, method: str, path: str, handler: Handler, *, bot: bool

@@ -4,11 +4,11 @@ After a request without an answer, the channel's history tells whether the messa
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from relay.adapters.discord.api.client import RestClient, Route
@@ -27,6 +27,7 @@ from relay.adapters.discord.outbound.body import (
     webhook_body,
     webhook_text,
 )
+from relay.adapters.discord.outbound.doubles import Doubles, Doubt, PostedMessages
 from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.webhooks import Webhook, Webhooks, is_gone
 from relay.core.ports import Clock, Delivery
@@ -47,7 +48,6 @@ _WEBHOOKS_TRIED = 3
 _FORBIDDEN_PAUSE, _FULL_PAUSE = 10.0, 300.0
 _MAX_ACCEPTED = 500
 _PAGE = 100
-_MAX_REMEMBERED = 1_000
 # How wrong the time since an entry was queued may be, if our clock was set meanwhile.
 _CLOCKS_DIFFER = timedelta(hours=1)
 _MIN_PAGES = 10
@@ -134,29 +134,6 @@ def _without_heading(text: str) -> str:
     return _HEADING.sub("", text, count=1)
 
 
-@dataclass(slots=True)
-class PostedMessages:
-    """The messages that this process has posted, by the key of their delivery."""
-
-    _by_key: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
-    _messages: dict[str, str] = field(init=False, default_factory=dict)
-
-    def put(self, key: str, message: str) -> None:
-        """Remember the message of a delivery."""
-        self._by_key[key] = message
-        self._messages[message] = key
-        if len(self._by_key) > _MAX_REMEMBERED:
-            _, oldest = self._by_key.popitem(last=False)
-            self._messages.pop(oldest, None)
-
-    def get(self, key: str) -> str | None:
-        """The message of a delivery, if it is remembered."""
-        return self._by_key.get(key)
-
-    def __contains__(self, message: object) -> bool:
-        return message in self._messages
-
-
 async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list[Json]:
     """The messages that may be an earlier try of `delivery`, oldest first. Raises `ApiError`.
 
@@ -228,6 +205,17 @@ class MessagePoster:
     _full: set[str] = field(init=False, default_factory=set)
     # For usernames that Discord refused: those that it accepted instead.
     _accepted: dict[str, str] = field(init=False, default_factory=dict)
+    doubles: Doubles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.doubles = Doubles(
+            rest=self.rest,
+            buffers=self.buffers,
+            webhooks=self.webhooks,
+            cache=self.cache,
+            clock=self.clock,
+            posted=self._posted,
+        )
 
     def posts_as_bot(self, channel: str) -> bool:
         """Whether the bot has to post for everybody in a channel, because it cannot use a webhook there."""
@@ -247,12 +235,20 @@ class MessagePoster:
         channel = self._destination(delivery)
         if delivery.restored_since is None:
             self._unrecorded.pop(channel, None)  # what is in order behind the gap: nothing more is looked for
-        message = await self._find_earlier_try(delivery, channel) if delivery.suspect else None
-        if message is None:
-            if delivery.suspect and delivery.last_try:
+        with self.doubles.posting(channel):
+            if delivery.suspect:
+                self._suspect(delivery, channel, again=False)
+            found = await self._find_earlier_try(delivery, channel) if delivery.suspect else None
+            if found is None and delivery.suspect and delivery.last_try:
                 raise Permanent("Discord fails at it every time, while it takes other messages")
-            message = await self._post(delivery, channel)
-        self._posted.put(delivery.key, message)
+            try:
+                message = found or await self._post(delivery, channel)
+            except Unanswered as error:
+                if error.sent:
+                    self._suspect(delivery, channel, again=True)
+                raise
+            self._posted.put(delivery.key, message)
+            self.doubles.resolve(delivery.key, found=found is not None)
         return message
 
     async def _post(self, delivery: Delivery, channel: str) -> str:
@@ -412,13 +408,7 @@ class MessagePoster:
         """The message that an earlier try of `delivery` has posted, if it has."""
         if (known := self._posted.get(delivery.key)) is not None:
             return known
-        author = delivery.author
-        expected = ExpectedMessage(
-            usernames=frozenset() if author is None else frozenset(usernames(author)),
-            content=webhook_text(delivery.content) if author is not None else "",
-            bot_content=bot_text(delivery),
-            files=len(delivery.content.attachments),
-        )
+        author, expected = delivery.author, _expected(delivery)
         if author is not None:
             # This learns which webhooks are ours.
             await self._webhook(channel)
@@ -492,6 +482,17 @@ class MessagePoster:
                 if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
                     await self._delete_misplaced(webhook_id, where, str(message["id"]))
 
+    def _suspect(self, delivery: Delivery, channel: str, *, again: bool) -> None:
+        """A request to post it was given up. What the bot itself posts has a nonce, and so never comes twice."""
+        if delivery.author is None or delivery.restored_since is not None:
+            return
+
+        async def on_record(message: str) -> bool:
+            return await delivery.on_record(MessageRef(delivery.channel, message))
+
+        is_it = partial(self._is_expected, _expected(delivery), by="name and words")
+        self.doubles.suspect(delivery.key, Doubt(channel=channel, is_it=is_it, on_record=on_record), again=again)
+
     def _is_expected(self, expected: ExpectedMessage, message: Json, by: _Likeness) -> bool:
         return expected.is_met_by(
             message,
@@ -510,6 +511,16 @@ class MessagePoster:
             if cached is not None:
                 return cached.channel
         return delivery.channel.id
+
+
+def _expected(delivery: Delivery) -> ExpectedMessage:
+    author = delivery.author
+    return ExpectedMessage(
+        usernames=frozenset() if author is None else frozenset(usernames(author)),
+        content=webhook_text(delivery.content) if author is not None else "",
+        bot_content=bot_text(delivery),
+        files=len(delivery.content.attachments),
+    )
 
 
 def _message_id(answer: Any) -> str:

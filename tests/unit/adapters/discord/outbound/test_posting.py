@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from relay.adapters.discord.outbound.posting import ExpectedMessage, PostedMessages
+from relay.adapters.discord.outbound.doubles import PostedMessages
+from relay.adapters.discord.outbound.posting import ExpectedMessage
 
 EXPECTED = ExpectedMessage(usernames=frozenset({"Alice"}), content="hello", bot_content="**Alice**: hello")
 OURS = {"id": "5", "content": "hello", "webhook_id": "11", "author": {"id": "11", "username": "Alice"}}
