@@ -1,9 +1,78 @@
-"""What the process gives back to the system. Nearly all of its memory is modules, which stay as long as it runs."""
+"""What the process does without, and gives back to the system. Nearly all of its memory is modules, which stay."""
 
 import ctypes
+import dis
 import gc
+import inspect
 import sys
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
+from types import CodeType
 from typing import clear_overloads
+
+_LOADS = tuple(operation for operation in dis.hasconst if operation < 256)
+_LOAD, _STORE, _EXTENDED = (dis.opmap[name] for name in ("LOAD_CONST", "STORE_NAME", "EXTENDED_ARG"))
+_NO_WORDS = "…"
+"""What a class has in their place: `dataclass` makes words of its own for one that has none."""
+
+
+def import_without_docstrings() -> None:
+    """Whatever is imported from now on has no docstrings: a seventeenth of what the daemon is, most of it libraries'.
+
+    `python -OO` does that, too, but takes every `assert` along.
+    """
+    loaders = (
+        (ExtensionFileLoader, EXTENSION_SUFFIXES),
+        (_WithoutDocstrings, SOURCE_SUFFIXES),
+        (SourcelessFileLoader, BYTECODE_SUFFIXES),
+    )
+    sys.path_hooks.insert(0, FileFinder.path_hook(*loaders))
+    sys.path_importer_cache.clear()
+
+
+class _WithoutDocstrings(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType | None:
+        code = super().get_code(fullname)
+        return None if code is None else without_docstrings(code)
+
+
+def without_docstrings(code: CodeType) -> CodeType:
+    """The same code, of a module, a class or a function, and of all within."""
+    changed: dict[int, object] = {}
+    for number, one in enumerate(code.co_consts):
+        if isinstance(one, CodeType) and (without := without_docstrings(one)) is not one:
+            changed[number] = without
+    if code.co_flags & inspect.CO_OPTIMIZED:
+        # A function's is its first constant, which nothing loads: unless the function says the same words, too.
+        if code.co_consts and isinstance(code.co_consts[0], str) and not _loads(code, 0):
+            changed[0] = None
+    elif "__doc__" in code.co_names:
+        # A module or a class stores its own as a variable.
+        place = code.co_code.find(bytes((_STORE, code.co_names.index("__doc__"))))
+        load, number = code.co_code[place - 2 : place] if place >= 2 and place % 2 == 0 else (_STORE, 0)
+        if load == _LOAD and isinstance(code.co_consts[number], str) and _loads(code, number) == 1:
+            changed[number] = _NO_WORDS
+    if not changed:
+        return code
+    return code.replace(co_consts=tuple(changed.get(number, one) for number, one in enumerate(code.co_consts)))
+
+
+def _loads(code: CodeType, number: int) -> int:
+    """How often the code loads this constant, which is one of the first 256."""
+    raw, found = code.co_code, 0
+    for load in _LOADS:
+        place = raw.find(bytes((load, number)))
+        while place >= 0:
+            found += place % 2 == 0 and (place == 0 or raw[place - 2] != _EXTENDED)
+            place = raw.find(bytes((load, number)), place + 1)
+    return found
 
 
 def settle() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay.cli.common import Invocation
 from relay.errors import ConfigurationError
-from relay.memory import settle
+from relay.memory import import_without_docstrings, settle
 
 if TYPE_CHECKING:
     from relay.config.tenants import Host
@@ -25,6 +25,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    import_without_docstrings()
     from relay.config.loading import load
     from relay.config.settings import stamp
     from relay.config.sources import HOST_VARIABLE, locate

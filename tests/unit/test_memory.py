@@ -2,13 +2,14 @@
 
 import ctypes
 import gc
+import subprocess
 import sys
 from pathlib import Path
-from typing import get_overloads, overload
+from typing import Any, get_overloads, overload
 
 import pytest
 
-from relay.memory import give_back, settle
+from relay.memory import give_back, settle, without_docstrings
 
 _HAS_TRIM = hasattr(ctypes.CDLL(None), "malloc_trim")
 
@@ -16,6 +17,80 @@ _HAS_TRIM = hasattr(ctypes.CDLL(None), "malloc_trim")
 def anonymous_bytes() -> int:
     rollup = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
     return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:")) * 1024
+
+
+_MODULE = '''
+"""Of the module."""
+from dataclasses import dataclass
+
+def plain():
+    """Of the function."""
+    assert plain.__doc__ is None
+    return "words"
+
+def echo():
+    "the same words"
+    return "the same words"
+
+def silent():
+    return "words"
+
+def outer():
+    def inner():
+        """Of the inner one."""
+    return inner
+
+class Thing:
+    """Of the class."""
+    said = "Of the class."
+    def method(self):
+        """Of the method."""
+        return [("x", word) for word in self.said.split()]
+
+@dataclass
+class Data:
+    """Of the data."""
+    number: int = 1
+'''
+
+
+def test_code_without_docstrings_does_the_same() -> None:
+    code = compile(_MODULE, "module", "exec", dont_inherit=True)
+    slim: dict[str, Any] = {"__name__": __name__}
+    exec(without_docstrings(code), slim)
+    documented = ("plain", "silent")
+    assert [slim[name].__doc__ for name in documented] == [None, None]
+    assert [slim[name]() for name in documented] == ["words", "words"]
+    assert slim["echo"]() == "the same words"
+    assert slim["outer"]().__doc__ is None
+    assert (slim["Thing"].said, slim["Thing"].method.__doc__) == ("Of the class.", None)
+    assert slim["Thing"]().method() == [("x", "Of"), ("x", "the"), ("x", "class.")]
+    assert slim["Data"].__doc__ == slim["__doc__"] == "…"
+    assert slim["Data"]() == slim["Data"](number=1)
+    with pytest.raises(AssertionError):
+        exec("plain.__doc__ = 'x'; plain()", slim)
+
+
+def test_what_the_daemon_imports_has_no_docstrings_and_keeps_its_asserts() -> None:
+    # In a process of its own: this one has imported it all.
+    script = """
+from relay.memory import import_without_docstrings
+import_without_docstrings()
+import dis, json.tool, textwrap, discord, nio, sqlalchemy
+from relay.adapters.matrix.adapter import MatrixAdapter
+from relay.store.unit_of_work import SqlStore
+for one in (textwrap.dedent, discord.Client.connect, sqlalchemy.select, MatrixAdapter.run, SqlStore.read):
+    assert one.__doc__ is None, one.__doc__
+for one in (textwrap, discord.Client, nio.RoomMessageText, MatrixAdapter, SqlStore):
+    assert one.__doc__ == "…", one.__doc__
+try:
+    sqlalchemy.select
+    assert False
+except AssertionError:
+    print("asserted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "asserted\n"), done.stderr
 
 
 def test_what_stays_is_not_looked_through_again() -> None:
