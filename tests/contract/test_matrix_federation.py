@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from relay.domain.jsontext import Json
 from tests.support.federation import federating
 from tests.support.matrix import SavedState, matrix_side, person
 
@@ -30,3 +31,36 @@ async def test_what_was_said_elsewhere_while_the_homeserver_was_down_arrives_in_
                 await ann.text(room, "after")
                 await side.until(lambda: "after" in side.said)
                 assert side.said == ["before", *missed, "after"]
+
+
+async def test_what_one_homeserver_told_late_arrives_although_others_went_on_talking(tmp_path: Path) -> None:
+    """It is older than what was told meanwhile."""
+    settings: Json = {}
+    async with federating(tmp_path / "home", settings) as home, federating(tmp_path / "other") as other:
+        token = await home.register("bot")
+        async with person(other, "ann") as ann, person(home, "ben") as ben:
+            room, alias = await ann.create_room(), f"#town:{other.server_name}"
+            await ann.set_alias(alias, room)
+            await ben.join(alias)
+            saved, user = SavedState(), f"@bot:{home.server_name}"
+            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
+                await ann.text(room, "before")
+                await side.until_said("before")
+            settings["federation_domain_whitelist"] = []
+            await home.stop()
+            await home.start()
+            missed = [str(number) for number in range(_MISSED)]
+            for line in missed:
+                await ann.text(room, line)
+            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
+                await ben.text(room, "here")
+                await side.until_said("before", "here")
+            settings["federation_domain_whitelist"] = None
+            await other.stop()
+            await home.stop()
+            await other.start()
+            await home.start()
+            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
+                await ann.text(room, "after")
+                await side.until(lambda: "after" in side.said)
+                assert side.said == ["before", "here", *missed, "after"]

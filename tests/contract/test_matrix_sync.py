@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -16,7 +16,6 @@ from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
-from relay.domain.jsontext import Json
 from relay.domain.text.nodes import plain_text
 from relay.errors import FatalError, StoreHeld, Transient
 from tests.support.matrix import (
@@ -292,26 +291,28 @@ async def test_a_first_start_looks_at_the_room_as_it_is_now(town: Town) -> None:
         await side.until_said("after")
 
 
-IsNew = Callable[[Json], bool] | None
-
-
 async def test_a_gap_is_read_page_by_page_and_ends_where_it_should(town: Town) -> None:
     async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
         await bot.join(town.room)
-        since = (await bot.call("GET", "client/v3/sync", query={"timeout": "0"}))["next_batch"]
+        beginning = (await bot.call("GET", "client/v3/sync", query={"timeout": "0"}))["next_batch"]
+        for number in range(10):
+            await town.ann.text(town.room, f"told {number}")
+        since = (await bot.call("GET", "client/v3/sync", query={"timeout": "2"}))["next_batch"]
         ids = [await town.ann.text(town.room, str(number)) for number in range(47)]
         # Not the same request: Synapse answers that one from its cache for two minutes.
         newest = (await bot.call("GET", "client/v3/sync", query={"timeout": "1"}))["next_batch"]
     api = Api(town.homeserver.url, town.bot_id)
     api.use_token(town.token)
 
-    def is_unknown(event: Json) -> bool:
-        # As for one that was told late: its date would say that it was told before.
-        return event["event_id"] in ids and event["event_id"] not in {ids[7], ids[30]}
-
-    async def read_gap(limit: int, is_new: IsNew, start: str | None = None) -> tuple[list[str], int]:
+    async def read_gap(limit: int, joined: str, start: str | None = None) -> tuple[list[str], int]:
         reader = Backfiller(api, lambda _: limit, page=4)
-        gap = Gap(room_id=town.room, oldest=since, starts=lambda event: event["event_id"] == start, is_new=is_new)
+        gap = Gap(
+            room_id=town.room,
+            oldest=since,
+            starts=lambda event: event["event_id"] == start,
+            joined=joined,
+            is_recent=lambda event: True,
+        )
         await reader.fill(gap, newest)
         assert gap.found_start == (start is not None)
         # A long gap is not held in memory.
@@ -320,11 +321,12 @@ async def test_a_gap_is_read_page_by_page_and_ends_where_it_should(town: Town) -
         return [event["event_id"] for page in pages for event in page.events or []], gap.skipped
 
     try:
-        for is_new in (None, is_unknown):
-            assert await read_gap(1000, is_new) == (ids, 0)
-            assert await read_gap(10, is_new) == (ids[-10:], 37)
-            assert await read_gap(1000, is_new, start=ids[20]) == (ids[21:], 0)
-            assert await read_gap(10, is_new, start=ids[20]) == (ids[-10:], 16)
+        # Whether something is looked for that the homeserver was told late. Here is none.
+        for joined in ("", beginning):
+            assert await read_gap(1000, joined) == (ids, 0)
+            assert await read_gap(10, joined) == (ids[-10:], 37)
+            assert await read_gap(1000, joined, start=ids[20]) == (ids[21:], 0)
+            assert await read_gap(10, joined, start=ids[20]) == (ids[-10:], 16)
     finally:
         await api.close()
 

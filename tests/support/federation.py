@@ -12,12 +12,16 @@ from relay.demo.homeserver import Homeserver, free_port
 from relay.domain.jsontext import Json
 
 
-def federating(directory: Path) -> Homeserver:
-    """A homeserver that others reach under its name, `localhost` and a port of its own. It asks them again at once."""
+def federating(directory: Path, settings: Json | None = None) -> Homeserver:
+    """A homeserver that others reach under its name, `localhost` and a port of its own. It asks them again at once.
+
+    `settings` are filled in; what is changed in them holds from its next start on.
+    """
     directory.mkdir()
     certificate, key = _certificate(directory)
     clients, servers = free_port(), free_port()
-    settings: Json = {
+    settings = {} if settings is None else settings
+    settings |= {
         "listeners": [_listener(clients, "client"), _listener(servers, "federation") | {"tls": True}],
         "tls_certificate_path": str(certificate),
         "tls_private_key_path": str(key),

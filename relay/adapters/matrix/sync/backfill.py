@@ -3,9 +3,9 @@
 https://spec.matrix.org/latest/client-server-api/#syncing: a `limited` timeline begins at its `prev_batch`; what is
 missing is what `/messages` returns from there back to the `since` of the request.
 
-What other homeservers told ours too late, because one of them was down, is missing as well, and ours fetches it when
+What other homeservers told ours too late, because one of them was away, is missing as well, and ours fetches it when
 somebody reads there. Synapse counts it as older than all that it has told: from a page that ends at `since` it is left
-out. So pages are read without an end, until there is nothing in them that was written after all that we were told.
+out. So pages are read without an end, as far as there is something in them that we were not told.
 """
 
 from collections import deque
@@ -21,6 +21,7 @@ _PAGES_COUNTED = 200
 _FILTER = '{"lazy_load_members":true}'
 # Times that the same page is asked for. For each, the homeserver fetches up to a hundred messages from others.
 _FETCHES = 100
+_PAGES_TOLD = 2  # Among so many pages of what we were told, others are looked for.
 _TIMEOUT = 180.0  # The other homeservers may be slow, or away.
 
 
@@ -49,9 +50,14 @@ class Gap:
     oldest: str = ""
     # Tells the event after which the gap begins, where that is not a token.
     starts: Callable[[Json], bool] = field(default=lambda event: False)
-    # Tells of an event that we were never told of it, as far as its date says; None: that is not known.
-    is_new: Callable[[Json], bool] | None = None
-    # Nothing new stands further back.
+    # The token from which on we were told of the room; "": only what stands behind `oldest` is looked for.
+    joined: str = ""
+    # Tells of an event that it is of late.
+    is_recent: Callable[[Json], bool] = field(default=lambda event: False)
+    # IDs of what we were told last, and of the first of them. What stands further back may be anything.
+    told: frozenset[str] = frozenset()
+    first_told: str = ""
+    # A page had the first of them.
     passed: bool = False
     # What will be handed over, the oldest first.
     pages: deque[Page] = field(default_factory=deque)
@@ -74,6 +80,7 @@ class Backfiller:
 
     async def fill(self, gap: Gap, newest: str) -> None:
         """Find the pages of a gap, back from the token `newest`. Raises `Refused` or `Unreachable`."""
+        await self._learn_told(gap)
         messages, limit = 0, self._limit(gap.room_id)
         token: str | None = newest
         while token is not None and messages < limit:
@@ -142,34 +149,45 @@ class Backfiller:
                     return
                 self._skip(gap, event)
 
+    async def _learn_told(self, gap: Gap) -> None:
+        told: list[str] = []
+        token: str | None = gap.oldest if gap.joined else None
+        for _ in range(_PAGES_TOLD):
+            if token is not None:
+                page, token = await self._read(gap.room_id, token, gap.joined)
+                told += map(id_of, reversed(page.events or []))
+        gap.told, gap.first_told = frozenset(told), told[-1] if told else ""
+
     async def _page(self, gap: Gap, token: str) -> tuple[Page, str | None]:
         """What is missing from a token back, and where to read on."""
-        if gap.is_new is not None and gap.oldest and not gap.passed:
-            page, following = await self._settled(gap, token, gap.is_new)
-            if any(map(gap.is_new, page.events or [])):
+        if gap.told and not gap.passed:
+            page, following = await self._settled(gap, token)
+            gap.passed = any(id_of(event) == gap.first_told for event in page.events or [])
+            if _unknown(gap, page):
                 page.may_grow = True
                 return await self._without_known(gap, page), following
             gap.passed = True
         return await self._read(gap.room_id, token, gap.oldest)
 
-    async def _settled(self, gap: Gap, token: str, is_new: Callable[[Json], bool]) -> tuple[Page, str | None]:
+    async def _settled(self, gap: Gap, token: str) -> tuple[Page, str | None]:
         """A page, read again until nothing is added to it: each time the homeserver fetches some messages."""
         page, following = await self._read(gap.room_id, token, "")
         for _ in range(_FETCHES):
-            events = page.events or []
-            if len(events) == self._page_size and all(map(is_new, events)):
+            unknown = _unknown(gap, page)
+            if len(unknown) == self._page_size:
                 break
             page, following = await self._read(gap.room_id, token, "")
-            if sum(map(is_new, events)) == sum(map(is_new, page.events or [])):
+            if _unknown(gap, page) == unknown:
                 break
         return page, following
 
     async def _without_known(self, gap: Gap, page: Page) -> Page:
         """A page that was read without an end, without what we were told before. What arrived late has any date."""
-        events, is_new = page.events or [], gap.is_new or bool
-        if not all(map(is_new, events)):
-            late = {id_of(event) for event in (await self._read(gap.room_id, page.token, gap.oldest))[0].events or []}
-            page.events = [event for event in events if is_new(event) or id_of(event) in late]
+        events, unknown = page.events or [], _unknown(gap, page)
+        if len(unknown) < len(events):
+            late, _ = await self._read(gap.room_id, page.token, gap.oldest)
+            unknown |= set(map(id_of, late.events or []))
+            page.events = [event for event in events if id_of(event) in unknown]
         return page
 
     async def _read(self, room_id: str, token: str, oldest: str) -> tuple[Page, str | None]:
@@ -181,6 +199,12 @@ class Backfiller:
         end = answer.get("end")
         following = end if isinstance(end, str) and end not in {token, oldest} else None
         return Page(token, chunk[::-1], state, following or ""), following
+
+
+def _unknown(gap: Gap, page: Page) -> set[str]:
+    """The IDs of the events in a page that we were not told, as far as that can be known."""
+    events, _ = after_last(page.events or [], lambda event: id_of(event) == gap.first_told)
+    return {id_of(event) for event in events if id_of(event) not in gap.told and gap.is_recent(event)}
 
 
 def id_of(event: Json) -> str:

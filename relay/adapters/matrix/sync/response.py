@@ -42,7 +42,7 @@ from relay.adapters.matrix.sync.update import (
     RoomUpdate,
     SyncRequest,
     events_of,
-    is_unknown,
+    is_recent,
     last_told,
     sections_of,
 )
@@ -68,8 +68,6 @@ _STOPS_SENDING = frozenset({TOMBSTONE, "m.room.encryption"})
 # Bytes of a room's events above which they are handed to the core in pieces, in turn with those of other rooms.
 _LARGE = 128 * 1024
 _CREATE_REQUESTS_AT_ONCE = 8
-# More messages than a room gets within the time by which clocks differ.
-_RECENT = 100
 
 
 class RoomsChanged(Exception):
@@ -175,9 +173,8 @@ class ResponseHandler:
         if is_inside(position):
             update.since = since if limited else None
             if limited and request.told is not None:
-                recent = await inbox.last_originals(ChannelRef(Platform.MATRIX, room_id), _RECENT)
-                known = frozenset(one.ref.id for one in recent)
-                update.is_new = partial(is_unknown, request.told, known, self._now)
+                update.joined = position
+                update.is_recent = partial(is_recent, request.told, self._now)
             update.extras = self._ephemeral(room_id, section)
             if since is None:
                 await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
@@ -344,7 +341,13 @@ class ResponseHandler:
 
     async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
         """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
-        gap = Gap(room_id=update.room_id, oldest=since, starts=update.starts, is_new=update.is_new)
+        gap = Gap(
+            room_id=update.room_id,
+            oldest=since,
+            starts=update.starts,
+            joined=update.joined if since else "",
+            is_recent=update.is_recent,
+        )
         try:
             await self._backfiller.fill(gap, update.prev_batch)
         except Refused as refused:

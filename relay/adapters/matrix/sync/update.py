@@ -13,8 +13,9 @@ from relay.core.ports import Cursor
 from relay.domain.events import Event
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 
-# So far ahead of ours a homeserver's clock may be, and so far apart those of two homeservers.
-_AHEAD, _APART = timedelta(hours=1), timedelta(minutes=1)
+# So far ahead of ours a homeserver's clock may be; and so late it may tell of what others wrote: what crossed is on
+# record for longer.
+_AHEAD, _LATE = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,10 @@ class RoomUpdate:
     since: str | None = None
     # Tells the event after which the gap begins, where that is not a token.
     starts: Callable[[Json], bool] = field(default=lambda event: False)
-    # Tells of an event that we were never told of it, as far as its date says; None: that is not known.
-    is_new: Callable[[Json], bool] | None = None
+    # The token from which on we were told of the room, and which events are of late: among these is looked for what
+    # others told the homeserver late. "": it is not.
+    joined: str = ""
+    is_recent: Callable[[Json], bool] = field(default=lambda event: False)
     # The last message on record, where the token was lost.
     last_on_record: str = ""
     # We came into the room only now: nothing counts that was before our own join.
@@ -58,13 +61,9 @@ class RoomUpdate:
     cursors: tuple[Cursor, ...] = ()
 
 
-def is_unknown(told: LastTold, known: frozenset[str], now: Callable[[], datetime], event: Json) -> bool:
-    """Whether we were never told of an event: it is not `known`, and was written after the newest that we were told.
-
-    As far as dates say: any server can write any.
-    """
-    written = timestamp(event.get("origin_server_ts"))
-    return told.latest - _APART < written <= now() + _AHEAD and event.get("event_id") not in known
+def is_recent(told: LastTold, now: Callable[[], datetime], event: Json) -> bool:
+    """Whether an event was written not long before the newest that we were told. Any server can write any date."""
+    return told.latest - _LATE < timestamp(event.get("origin_server_ts")) <= now() + _AHEAD
 
 
 def sections_of(value: Any, wanted: frozenset[str]) -> dict[str, Json]:
