@@ -142,7 +142,7 @@ class MediaRepository:
             # To upload again does no harm.
             raise file.failure or Transient(str(error), failed=error.answered) from error
         except Refused as refused:
-            raise file.failure or _upload_error(refused, attachment) from refused
+            raise file.failure or upload_error(refused, attachment) from refused
         uri = answer.get("content_uri")
         if not isinstance(uri, str) or parse_mxc(uri) is None:
             raise Transient("the homeserver did not say where it keeps the file", failed=True)
@@ -299,7 +299,7 @@ def _translated_errors() -> Iterator[None]:
         raise FileUnavailable(str(refused)) from None
 
 
-def _upload_error(refused: Refused, attachment: Attachment) -> DeliveryError:
+def upload_error(refused: Refused, attachment: Attachment) -> DeliveryError:
     """Why the homeserver did not take a file, as one of the core's errors."""
     if refused.status == 429:
         return RateLimited("the homeserver limits our requests", retry_after=refused.retry_after)
@@ -307,7 +307,8 @@ def _upload_error(refused: Refused, attachment: Attachment) -> DeliveryError:
         return FileRejected(attachment.id, "too large to cross")
     if is_token_refusal(refused):
         return Transient("the homeserver refuses the access token")
-    if refused.status < 500:
+    if refused.status < 500 or refused.status == 507:
+        # 507: it has no room for files. Words need none, and must not wait until it has.
         return FileRejected(attachment.id, "refused by the homeserver")
     return Transient(str(refused), retry_after=refused.retry_after, failed=True)
 
