@@ -13,8 +13,9 @@ from relay.core.clock import SystemClock
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform
 from relay.domain.text.nodes import plain_text
-from relay.errors import Permanent, RateLimited, TargetGone, Transient
+from relay.errors import CopyNotEditable, Permanent, RateLimited, TargetGone, Transient
 from relay.sandbox.faults import Fault, Kind
+from relay.sandbox.messages.drafts import Draft
 from tests.support.bare import bare
 from tests.support.discord import World, until
 from tests.support.patience import PATIENCE
@@ -34,6 +35,24 @@ async def test_a_deletion_that_is_not_allowed_does_not_hold_up_the_lane(world: W
     async with world.running() as adapter:
         with pytest.raises(Permanent, match="Manage Messages"):
             await adapter.delete(world.message_ref(message), "k1")
+
+
+async def test_without_manage_webhooks_nothing_waits_for_it(world: World) -> None:
+    feed = world.server.webhooks.create(world.channel, "Feed", world.owner)
+    async with world.running() as adapter:
+        copy, other = await adapter.send(world.delivery("one")), await adapter.send(world.delivery("two", key="k2"))
+    world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    async with world.running() as adapter:
+        push = world.server.messages.post_as_webhook(world.channel, feed, Draft(content="push"), "GitHub", None)
+        await until(lambda: world.inbox.said() == ["push"])
+        quoted, ours = await adapter.quote(world.message_ref(push)), await adapter.quote(copy)
+        assert quoted is not None
+        assert ours is not None
+        assert [(quoted.author, quoted.is_self), (ours.author, ours.is_self)] == [("GitHub", False), ("Alice", True)]
+        with pytest.raises(CopyNotEditable):
+            await adapter.edit(copy, world.delivery("changed", key="k3"))
+        with pytest.raises(Permanent, match="Manage Messages"):
+            await adapter.delete(other, "k4")
 
 
 async def test_a_busy_cdn_does_not_look_like_a_limit_of_the_other_side(world: World, rest: RestClient) -> None:

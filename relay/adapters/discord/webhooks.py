@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from relay.adapters.discord.api.client import Method, RestClient, Route
-from relay.adapters.discord.api.errors import ApiError, ErrorCode, Refused, Unanswered
+from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.identifiers import is_snowflake, is_token
 from relay.domain.jsontext import Json
@@ -138,12 +138,20 @@ class Webhooks:
         where = found.get("channel_id") if isinstance(found, dict) else None
         return str(where) if is_snowflake(where) else None
 
-    async def find(self, channel: str, webhook_id: str) -> Webhook | None:
-        """The webhook of that ID, if it is ours and still in the channel. Raises `ApiError`."""
+    async def find(self, channel: str, webhook_id: str, *, may_list: bool = True) -> Webhook | None:
+        """The webhook of that ID, if it is ours and still in the channel. Raises `ApiError`.
+
+        `may_list`: whether the bot may list the webhooks there. Where it may not, only what is known already is found,
+        and it may have been moved: for want of that permission, nothing that can do without must wait.
+        """
         async with self._lock(channel):
-            known = None if channel in self._changed else self._known(channel, webhook_id)
-            if known is None:
-                await self._list_channel(channel)
+            known = None if channel in self._changed and may_list else self._known(channel, webhook_id)
+            if known is None and may_list:
+                try:
+                    await self._list_channel(channel)
+                except Refused as error:
+                    if error.code not in MISSING:
+                        raise
                 known = self._known(channel, webhook_id)
             return known
 

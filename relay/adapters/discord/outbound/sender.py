@@ -21,7 +21,7 @@ from relay.adapters.discord.outbound.body import (
     with_author_name,
 )
 from relay.adapters.discord.outbound.posting import MessagePoster
-from relay.adapters.discord.webhooks import Webhooks, is_gone
+from relay.adapters.discord.webhooks import Webhook, Webhooks, is_gone
 from relay.core.ports import Delivery
 from relay.core.recent import LastSent
 from relay.domain.content import Quotation
@@ -113,7 +113,7 @@ class MessageSender:
         body = {"content": webhook_text(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
         home, thread = self.buffers.webhook_home(target.channel.id), self.buffers.thread(target.channel.id)
         for _ in range(_TOKENS_TRIED):
-            webhook = await self.webhooks.find(home, webhook_id)
+            webhook = await self._webhook(target, webhook_id)
             if webhook is None:
                 break
             try:
@@ -131,7 +131,7 @@ class MessageSender:
                 self.webhooks.gone(home, webhook)
             else:
                 return
-        raise CopyNotEditable("the webhook that posted it was deleted or moved")
+        raise CopyNotEditable("the webhook that posted it was deleted or moved, or may not be used any more")
 
     async def _change(
         self, target: MessageRef, route: Route, body: Json, cached: CachedMessage, delivery: Delivery
@@ -213,7 +213,7 @@ class MessageSender:
             return False
         cached = await self._cached(target)
         home, thread = self.buffers.webhook_home(target.channel.id), self.buffers.thread(target.channel.id)
-        webhook = await self.webhooks.find(home, cached.webhook) if cached.webhook is not None else None
+        webhook = await self._webhook(target, cached.webhook) if cached.webhook is not None else None
         if webhook is None:
             return False
         try:
@@ -267,9 +267,7 @@ class MessageSender:
     async def _is_own(self, target: MessageRef, cached: CachedMessage) -> bool:
         if cached.webhook is None:
             return cached.user == self.identity.user
-        known = cached.webhook in self.webhooks.ids
-        home = self.buffers.webhook_home(target.channel.id)
-        return known or await self.webhooks.find(home, cached.webhook) is not None
+        return cached.webhook in self.webhooks.ids or await self._webhook(target, cached.webhook) is not None
 
     async def mark(self, source: MessageRef, *, done: bool) -> bool:
         """See `Adapter.mark`."""
@@ -288,6 +286,13 @@ class MessageSender:
         return True
 
     # --- Pieces -------------------------------------------------------------------------------------------
+
+    async def _webhook(self, target: MessageRef, webhook_id: str) -> Webhook | None:
+        """A webhook of ours that posted a message; None if it is not, or is not there any more. Raises `ApiError`."""
+        buffer = self.buffers.get(target.channel.id)
+        # In a locked thread webhooks are of no use, whatever the bot may do.
+        may_list = buffer is None or buffer.access.may_use_webhooks or buffer.access.parent is not None
+        return await self.webhooks.find(self.buffers.webhook_home(target.channel.id), webhook_id, may_list=may_list)
 
     async def _cached(self, target: MessageRef) -> CachedMessage:
         """A message from the cache, or from Discord if it is not there. Raises `ApiError`."""
