@@ -119,7 +119,7 @@ class Reloader:
             "defaults": self.started_with.defaults,
             "directory": self.started_with.directory,
         }
-        before, now = (one.replace(**followed) for one in (self.started_with, settings))
+        before, now = (one.model_copy(update=followed) for one in (self.started_with, settings))
         return differing_keys(before, now)
 
 

@@ -8,14 +8,18 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from relay.config.mistakes import Origin, explain
-from relay.config.section import Invalid, Location
+from pydantic import ValidationError
+
+from relay.config.mistakes import (
+    Location,
+    Origin,
+    explain,
+)
 from relay.config.settings import (
     DEFAULT_PREFIX,
     MatrixSettings,
@@ -70,6 +74,7 @@ def checked(source: Source) -> Settings:
     settings, mistakes = _validate(source)
     found = [*source.mistakes, *mistakes, *_contradictions(source)]
     if settings is None or found:
+        # Not raised inside the handler of pydantic's error, because that error contains the values.
         raise ConfigurationError(tuple(dict.fromkeys(found)))
     return settings
 
@@ -88,9 +93,9 @@ def store_settings(file: Path, environ: Mapping[str, str]) -> StoreSettings | No
         url = _store_url(read_file(file)[0])
     try:
         store = StoreSettings() if url is None else StoreSettings(url=url)
-    except Invalid:
+    except ValidationError:
         return None
-    return store.replace(url=anchored(store.url, source.folder))
+    return store.model_copy(update={"url": anchored(store.url, source.folder)})
 
 
 def _store_url(text: str) -> str | None:
@@ -123,28 +128,34 @@ def load_account(path: Path, environ: Mapping[str, str], given: Mapping[str, tup
     table = source.values.get("matrix")
     found = {**(table if isinstance(table, dict) else {}), **{name: value for name, (_, value) in given.items()}}
     try:
-        return MatrixSettings.of({name: found[name] for name in names if name in found})
-    except Invalid as error:
-        problems = [replace(one, location=("matrix", *one.location)) for one in error.problems]
-    raise ConfigurationError(tuple(explain(one, Settings, source.origin) for one in problems))
+        return MatrixSettings.model_validate({name: found[name] for name in names if name in found})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    for detail in details:
+        detail["loc"] = ("matrix", *detail["loc"])
+    raise ConfigurationError(tuple(explain(detail, Settings, source.origin) for detail in details))
 
 
 def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
     if source.broken:
         return None, []
-    # A missing section becomes an empty table, so that its missing keys are named.
-    tables: dict[str, Any] = {name: {} for name in Settings.keys if name not in LISTS} | source.values
+    # A missing section becomes an empty table, so that its missing keys are named. Keys that begin with an underscore
+    # would be taken for arguments of pydantic-settings.
+    tables = {name: {} for name in Settings.model_fields if name not in LISTS} | source.values
+    odd = [name for name in tables if name.startswith("_")]
+    mistakes = [Mistake(source.origin.where((name,)), "there is no such section", "remove it") for name in odd]
     try:
-        settings = Settings.of(tables)
-    except Invalid as error:
-        return None, [explain(one, Settings, source.origin) for one in error.problems]
-    pairs = tuple(PairSettings.of(_merged(tables["defaults"], pair)) for pair in tables.get("pairs", ()))
+        settings = Settings(**{name: table for name, table in tables.items() if name not in odd})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        return None, [*mistakes, *(explain(detail, Settings, source.origin) for detail in details)]
+    common = settings.defaults.model_dump(exclude_unset=True)
+    pairs = tuple(PairSettings(**_merged(common, pair.model_dump(exclude_unset=True))) for pair in settings.pairs)
     _mark_lines("pairs", pairs, source.origin)
     _mark_lines("rooms", settings.rooms, source.origin)
-    store = settings.store.replace(url=anchored(settings.store.url, source.folder))
-    settings = settings.replace(pairs=pairs, store=store)
+    store = settings.store.model_copy(update={"url": anchored(settings.store.url, source.folder)})
     settings._overridden = source.overridden
-    return settings, []
+    return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
 
 
 def _mark_lines(name: str, tables: Iterable[PairSettings | RoomSettings], origin: Origin) -> None:

@@ -1,4 +1,4 @@
-"""The line of each key in a TOML file, and what is wrong with values as sentences for the operator.
+"""The line of each key in a TOML file, and pydantic's errors as sentences for the operator.
 
 They never contain a value: it may be a secret under the wrong key.
 """
@@ -8,9 +8,16 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, get_args
 
-from relay.config.section import Invalid, Key, Location, Problem, Section, Wrong
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
 from relay.errors import Mistake
+
+# The path to a value: `("discord", "token")`, `("pairs", 0, "name")`.
+Location = tuple[str | int, ...]
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*[=.]")
@@ -22,9 +29,9 @@ _COLON = re.compile(r"\s*[a-z_]+\s*:(?:\s|$)")
 _LONGEST_KEY = 32
 
 
-def wrong(what: str, remedy: str) -> Wrong:
-    """The error that a check raises. It becomes a `Mistake`, and does not contain the value."""
-    return Wrong("told", what, remedy)
+def wrong(what: str, remedy: str) -> PydanticCustomError:
+    """The error that a validator raises. It becomes a `Mistake`, and does not contain the value."""
+    return PydanticCustomError("relay", "{what}; {remedy}", {"what": what, "remedy": remedy})
 
 
 def positions(text: str) -> dict[Location, int]:
@@ -180,79 +187,88 @@ def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] =
     return f"did you mean {written(close[0])}?" if close else f"write one of {', '.join(map(written, names))}"
 
 
-def _sections_with(key: str, model: type[Section]) -> list[str]:
+def _sections_with(key: str, model: type[BaseModel]) -> list[str]:
     """The sections that know a key. In TOML a line belongs to the header above it, wherever it is meant for."""
-    tables = [(name, one.table) for name, one in model.keys.items() if one.annotation is one.table]
-    return [name for name, table in tables if table is not None and key in table.keys]
+    tables = [(name, info.annotation) for name, info in model.model_fields.items()]
+    return [name for name, table in tables if table in _models(table) and key in table.model_fields]
 
 
-def explain(problem: Problem, model: type[Section], origin: Origin) -> Mistake:
-    """What is wrong with a value of `model`, as a mistake."""
-    return Mistake(origin.where(problem.location), *_words(problem, model))
+def explain(error: ErrorDetails, model: type[BaseModel], origin: Origin) -> Mistake:
+    """One of pydantic's errors about `model`, as a mistake."""
+    location: Location = tuple(error["loc"])
+    what, remedy = _words(error, model, location)
+    return Mistake(origin.where(location), what, remedy)
 
 
-def problem_with(model: type[Section], values: Mapping[str, str]) -> str | None:
+def problem_with(model: type[BaseModel], values: Mapping[str, str]) -> str | None:
     """The first thing that is wrong with an answer, as a sentence that does not contain it; None if nothing is."""
     try:
-        model.of(values)
-    except Invalid as error:
-        first = error.problems[0]
-        what, remedy = first.said if first.kind == "told" else ("is not valid", "write it again")
-        return f"That {what}: {remedy}."
+        model.model_validate(values)
+    except ValidationError as error:
+        context = error.errors(include_url=False, include_input=False)[0].get("ctx", {})
+        return f"That {context.get('what', 'is not valid')}: {context.get('remedy', 'write it again')}."
     return None
 
 
-def find_key(model: type[Section], location: Location) -> tuple[type[Section], Key | None]:
-    """The table at `location`, and its key. None for an unknown key."""
-    found: Key | None = None
+def find_field(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:
+    """The model at `location`, and its field. None for an unknown key."""
+    info: FieldInfo | None = None
     for part in location:
         if isinstance(part, int):
             continue
-        if found is not None and found.table is not None:
-            model = found.table
-        found = model.keys.get(part)
-        if found is None:
+        if info is not None:
+            model = next(kind for kind in _models(info.annotation))
+        info = model.model_fields.get(part)
+        if info is None:
             break
-    return model, found
+    return model, info
 
 
-def _words(problem: Problem, model: type[Section]) -> tuple[str, str]:
-    location = problem.location
+def holds_keys(info: FieldInfo) -> bool:
+    """Whether a field is itself a table."""
+    return bool(_models(info.annotation))
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    candidates = (annotation, *get_args(annotation))
+    return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> tuple[str, str]:
+    context = error.get("ctx", {})
     key = str(location[-1])
-    inner, found = find_key(model, location)
-    write = (
-        f"write, for example, {key} = {found.example}" if found and found.example else "see deploy/relay.example.toml"
-    )
-    match problem.kind:
-        case "told":
-            what, remedy = problem.said
-            return what, remedy
-        case "missing" if f"{key}_file" in inner.keys:
+    inner, info = find_field(model, location)
+    example = info.examples[0] if info is not None and info.examples else None
+    write = f"write, for example, {key} = {example}" if example else "see deploy/relay.example.toml"
+    match error["type"]:
+        case "relay":
+            return context["what"], context["remedy"]
+        case "missing" if f"{key}_file" in inner.model_fields:
             variable = f"RELAY_{'__'.join(map(str, location))}".upper()
             return "is missing", f'write {key} = "…" or {key}_file = "/run/secrets/{key}", or set {variable}'
         case "missing":
             return "is missing", write
-        case "unknown key" if len(location) == 1:
-            return "there is no such section", did_you_mean(key, model.keys, "[{}]".format)
-        case "unknown key" if len(sections := _sections_with(key, model)) == 1:
+        case "extra_forbidden" if len(location) == 1:
+            return "there is no such section", did_you_mean(key, model.model_fields, "[{}]".format)
+        case "extra_forbidden" if len(sections := _sections_with(key, model)) == 1:
             return "there is no such key here", f"move it into [{sections[0]}], above the first [[pairs]]"
-        case "unknown key":
-            return "there is no such key", did_you_mean(key, inner.keys)
-        case "text":
+        case "extra_forbidden":
+            return "there is no such key", did_you_mean(key, inner.model_fields)
+        case "string_type":
             return "must be text", f"put it in quotes; {write}"
-        case "switch":
+        case "bool_type" | "bool_parsing":
             return "must be true or false", f"write {key} = true or {key} = false, without quotes"
-        case "whole number":
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
             return "must be a whole number", write
-        case "choice":
-            return "is not an allowed value", f"write {problem.said[0]}"
-        case "too small":
-            return "is too small", f"write at least {problem.said[0]}"
-        case "too large":
-            return "is too large", f"write at most {problem.said[0]}"
-        case "list" if len(location) == 1:
+        case "literal_error":
+            return "is not an allowed value", f"write {context['expected']}"
+        case "greater_than_equal":
+            return "is too small", f"write at least {context['ge']}"
+        case "less_than_equal":
+            return "is too large", f"write at most {context['le']}"
+        case "tuple_type" if len(location) == 1:
             return f"must be a list of {key}", f"start each of them with [[{key}]], in double brackets"
-        case "table":
+        case "model_type" | "model_attributes_type" | "dict_type":
             head = f"[{key}]" if len(location) == 1 else f"[[{location[0]}]]"
             return "must be a table", f"start it with {head} and write its keys below, one per line"
     return "is not valid", write

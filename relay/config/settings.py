@@ -1,14 +1,16 @@
 """Everything that the operator can set, as frozen values. `loading` makes them from the file and the environment.
 
 An adapter is given its own section (`DiscordSettings`, `MatrixSettings`) as one value. `deploy/relay.example.toml` says
-the same to the operator. Each `example` is quoted in error messages.
+the same to the operator. `examples` are quoted in error messages.
 """
 
 import sys
 from pathlib import Path
 from typing import Literal
 
-from relay.config.section import Section, key
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
 from relay.config.store_url import names_postgresql, passwords_of, without_password
 from relay.config.values import (
     AccountList,
@@ -44,16 +46,22 @@ DEFAULT_PREFIX = "_discord_"
 """Of the names of ghosts."""
 
 
+class Section(BaseModel):
+    """A table of the file. It is frozen, refuses unknown keys, and shows no values in errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
 class DiscordSettings(Section):
     """`[discord]`: how to reach Discord."""
 
     # The bot's token. Always set: it is read from `token_file` if that is given instead.
-    token: Token = key(example='"…"')
-    token_file: Path | None = key(default=None, example='"/run/secrets/discord_token"')
+    token: Token = Field(examples=['"…"'])
+    token_file: Path | None = Field(default=None, examples=['"/run/secrets/discord_token"'])
     # Ask Discord to tell who leaves a server, so that their ghosts leave, too. It needs the Server Members Intent.
-    members_intent: bool = key(default=False, example="false")
+    members_intent: bool = Field(default=False, examples=["false"])
     # The REST API. The gateway's address is asked for there.
-    api_url: Url = key(default="https://discord.com/api/v10", example='"https://discord.com/api/v10"')
+    api_url: Url = Field(default="https://discord.com/api/v10", examples=['"https://discord.com/api/v10"'])
 
 
 class AppserviceSettings(Section):
@@ -63,29 +71,29 @@ class AppserviceSettings(Section):
     """
 
     # The token of the registration. Always set: it is read from `as_token_file` if that is given instead.
-    as_token: Token = key(example='"…"')
-    as_token_file: Path | None = key(default=None, example='"/run/secrets/matrix_as_token"')
+    as_token: Token = Field(examples=['"…"'])
+    as_token_file: Path | None = Field(default=None, examples=['"/run/secrets/matrix_as_token"'])
     # The registration's name on the homeserver. Two relays on one homeserver need two.
-    id: RegistrationId = key(default="relay", example='"relay"')
+    id: RegistrationId = Field(default="relay", examples=['"relay"'])
     # What the names of its ghosts begin with: `@_discord_<ID>:server`. Two relays on one homeserver need two.
-    prefix: GhostPrefix = key(default=DEFAULT_PREFIX, example='"_discord_"')
+    prefix: GhostPrefix = Field(default=DEFAULT_PREFIX, examples=['"_discord_"'])
     # Whether a ghost joins a room when it first has something to say there, or all who may read the channel have one
     # there. That needs the Server Members Intent.
-    ghost_membership: Literal["on_speak", "all"] = key(default="on_speak", example='"on_speak"')
+    ghost_membership: Literal["on_speak", "all"] = Field(default="on_speak", examples=['"on_speak"'])
 
 
 class MatrixSettings(Section):
     """`[matrix]`: how to reach the homeserver. At least one of `access_token` and `password` is set."""
 
-    homeserver_url: HomeserverUrl = key(example='"https://matrix.example.org"')
+    homeserver_url: HomeserverUrl = Field(examples=['"https://matrix.example.org"'])
     # The relay's own account, in full.
-    user_id: UserId = key(example='"@relay:example.org"')
+    user_id: UserId = Field(examples=['"@relay:example.org"'])
     # Used rather than the password if both are set. Read from its file if that is given instead.
-    access_token: Token | None = key(default=None, example='"syt_…"')
-    access_token_file: Path | None = key(default=None, example='"/run/secrets/matrix_access_token"')
+    access_token: Token | None = Field(default=None, examples=['"syt_…"'])
+    access_token_file: Path | None = Field(default=None, examples=['"/run/secrets/matrix_access_token"'])
     # The relay logs in with it once, and keeps the token that it gets in its store.
-    password: Password | None = key(default=None, example='"…"')
-    password_file: Path | None = key(default=None, example='"/run/secrets/matrix_password"')
+    password: Password | None = Field(default=None, examples=['"…"'])
+    password_file: Path | None = Field(default=None, examples=['"/run/secrets/matrix_password"'])
     # None: the relay's own account says everything.
     appservice: AppserviceSettings | None = None
 
@@ -95,14 +103,14 @@ class StoreSettings(Section):
 
     # `sqlite:///` and a path, which is absolute after loading; or `postgresql://` as libpq reads it. It may have a
     # password in it: it is read from `url_file` if that is given instead.
-    url: StoreUrl = key(default="sqlite:///relay.db", example='"sqlite:///relay.db"')
-    url_file: Path | None = key(default=None, example='"/run/secrets/store_url"')
+    url: StoreUrl = Field(default="sqlite:///relay.db", examples=['"sqlite:///relay.db"'])
+    url_file: Path | None = Field(default=None, examples=['"/run/secrets/store_url"'])
     # After an absence, Discord's messages up to this age are read again, to find edits and deletions that were missed.
-    reconcile_window: Seconds = key(default=48 * 3600.0, example='"48h"')
+    reconcile_window: Seconds = Field(default=48 * 3600.0, examples=['"48h"'])
     # How long the message map keeps a message, counted from its last edit or answer.
-    retention: KeptFor = key(default=90 * 86400.0, example='"90d"')
+    retention: KeptFor = Field(default=90 * 86400.0, examples=['"90d"'])
     # How long dead letters are kept, and the backlog of a pair that is no longer declared.
-    dead_letter_retention: KeptFor = key(default=30 * 86400.0, example='"30d"')
+    dead_letter_retention: KeptFor = Field(default=30 * 86400.0, examples=['"30d"'])
 
     @property
     def path(self) -> Path | None:
@@ -124,46 +132,46 @@ class WebSettings(Section):
     """`[web]`: the status page, the metrics, the health checks, and files for those who have a link."""
 
     # `host:port`, or "" for no web server.
-    listen: ListenAddress = key(default="127.0.0.1:9464", example='"127.0.0.1:9464"')
+    listen: ListenAddress = Field(default="127.0.0.1:9464", examples=['"127.0.0.1:9464"'])
     # What a browser signs in with, and programs send as `Authorization: Bearer`. Without one, everybody who reaches the
     # page may see it and nobody may act on it, so that only this machine may reach it. Read from `token_file` if given.
-    token: WebToken | None = key(default=None, example='"…"')
-    token_file: Path | None = key(default=None, example='"/run/secrets/web_token"')
+    token: WebToken | None = Field(default=None, examples=['"…"'])
+    token_file: Path | None = Field(default=None, examples=['"/run/secrets/web_token"'])
     # Host names that requests may be for, besides localhost and the one in `listen`. Text with commas in the file.
-    hosts: HostNames = key(default=(), example='"relay, status.example.org"')
+    hosts: HostNames = Field(default=(), examples=['"relay, status.example.org"'])
     # Where the world reaches `/media/` of this server, "" for nowhere. Files that cannot cross get links there.
-    public_url: PublicUrl = key(default="", example='"https://relay.example.org"')
+    public_url: PublicUrl = Field(default="", examples=['"https://relay.example.org"'])
     # The pictures of people of Matrix, too, are shown on Discord from there, not as emoji of the bot's application.
-    avatars: bool = key(default=False, example="true")
+    avatars: bool = Field(default=False, examples=["true"])
     # How long a link to a file works, in seconds; None is for ever.
-    link_lifetime: KeptFor = key(default=90 * 86400.0, example='"90d"')
+    link_lifetime: KeptFor = Field(default=90 * 86400.0, examples=['"90d"'])
     # Who may read the directory of rooms at `/directory`: nobody ("off"), those who may see the status page ("local",
     # or true in the file), or everybody who reaches `public_url`, too ("public").
-    directory: DirectoryAccess = key(default="off", example='"local"')
+    directory: DirectoryAccess = Field(default="off", examples=['"local"'])
 
 
 class DirectorySettings(Section):
     """`[directory]`: what the directory of rooms says around the rooms."""
 
     # The heading of the page.
-    title: Name = key(default="Rooms", example='"Rooms of the Example community"')
+    title: Name = Field(default="Rooms", examples=['"Rooms of the Example community"'])
     # What the community is, for newcomers.
-    description: str = key(default="", example='"We make things together."')
+    description: str = Field(default="", examples=['"We make things together."'])
     # The link that lets newcomers into the Discord server.
-    discord_invite: PublicUrl = key(default="", example='"https://discord.gg/abc"')
+    discord_invite: PublicUrl = Field(default="", examples=['"https://discord.gg/abc"'])
     # The space that the rooms are in: an alias or an ID. "" for none.
-    matrix_space: OptionalRoom = key(default="", example='"#community:example.org"')
+    matrix_space: OptionalRoom = Field(default="", examples=['"#community:example.org"'])
     # Other aliases of the space. Text with commas in the file.
-    matrix_space_alternatives: RoomList = key(default=(), example='"#community:example.net"')
+    matrix_space_alternatives: RoomList = Field(default=(), examples=['"#community:example.net"'])
 
 
 class OperatorsSettings(Section):
     """`[operators]`: where the relay says what is wrong, once, and once more when it is over. No pair is needed."""
 
     # A room alias, or a room ID; a room without encryption.
-    matrix_room: Room | None = key(default=None, example='"#relay-operators:example.org"')
+    matrix_room: Room | None = Field(default=None, examples=['"#relay-operators:example.org"'])
     # The ID of a channel.
-    discord_channel: Snowflake | None = key(default=None, example="1234567890123456789")
+    discord_channel: Snowflake | None = Field(default=None, examples=["1234567890123456789"])
 
     def places(self) -> tuple[ChannelAddress, ...]:
         """Both as the core knows them."""
@@ -175,76 +183,76 @@ class LogSettings(Section):
     """`[log]`: how much is logged, and in which form."""
 
     # What is less important than this is not logged.
-    level: Literal["debug", "info", "warning", "error"] = key(default="info", example='"info"')
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", examples=['"info"'])
     # "console" is for people, "json" for programs; "auto" is readable on a terminal and JSON elsewhere.
-    format: Literal["auto", "console", "json"] = key(default="auto", example='"auto"')
+    format: Literal["auto", "console", "json"] = Field(default="auto", examples=['"auto"'])
 
 
 class ModerationSettings(Section):
     """`moderation`: what is kept from crossing, and what moderators of one side may do to messages of the other."""
 
     # A moderator who removes a copy removes its original too, if the bot may do that there.
-    deletions: bool = key(default=False, example="false")
+    deletions: bool = Field(default=False, examples=["false"])
     # Whoever moderators ban on one side does not cross, nor do the accounts that are linked with theirs.
-    bans: bool = key(default=False, example="true")
+    bans: bool = Field(default=False, examples=["true"])
     # What they wrote in so many seconds before is removed from the other side, too. 0: nothing.
-    ban_removes: Seconds = key(default=0.0, example='"24h"')
+    ban_removes: Seconds = Field(default=0.0, examples=['"24h"'])
     # Accounts whose messages do not cross. Text with commas in the file.
-    blocked: AccountList = key(default=(), example='"123456789012345678, @spam*:example.org"')
+    blocked: AccountList = Field(default=(), examples=['"123456789012345678, @spam*:example.org"'])
     # Rooms of Matrix in which moderators keep rules about accounts: who is on one does not cross. Text with commas.
-    policy_lists: RoomList = key(default=(), example='"#bans:example.org"')
+    policy_lists: RoomList = Field(default=(), examples=['"#bans:example.org"'])
     # A pair of which one side is for adults and the other is not: nothing crosses, or words do, without files.
-    nsfw_mismatch: Literal["refuse", "mirror"] = key(default="refuse", example='"refuse"')
+    nsfw_mismatch: Literal["refuse", "mirror"] = Field(default="refuse", examples=['"refuse"'])
 
 
 class DefaultSettings(Section):
     """`[defaults]`: the values for every pair that does not set its own."""
 
     # Which way messages cross.
-    direction: Literal["both", "to_matrix", "to_discord"] = key(default="both", example='"both"')
+    direction: Literal["both", "to_matrix", "to_discord"] = Field(default="both", examples=['"both"'])
     # For the directory of rooms: what the room is for, and the heading that it is listed under.
-    purpose: str = key(default="", example='"Help with the software"')
-    section: str = key(default="", example='"Support rooms"')
+    purpose: str = Field(default="", examples=['"Help with the software"'])
+    section: str = Field(default="", examples=['"Support rooms"'])
     # The room is for adults. Matrix has no mark for that, Discord does; the directory shows either.
-    nsfw: bool = key(default=False, example="false")
+    nsfw: bool = Field(default=False, examples=["false"])
     # The pair is listed in the directory, and nothing is mirrored.
-    archived: bool = key(default=False, example="false")
+    archived: bool = Field(default=False, examples=["false"])
     # Nothing crosses for now (`relay pairs pause`). What waits is kept.
-    paused: bool = key(default=False, example="false")
+    paused: bool = Field(default=False, examples=["false"])
     # Whether the directory may show the pair at all.
-    listed: bool = key(default=True, example="true")
+    listed: bool = Field(default=True, examples=["true"])
     # Whether messages inside threads are dropped, or cross as replies to the first message of the thread.
-    thread_messages: ThreadPolicy = key(default="drop", example='"drop"')
+    thread_messages: ThreadPolicy = Field(default="drop", examples=['"drop"'])
     # @everyone, @here and @room notify everybody on the other side too, if their author may do that on this side.
-    allow_broadcast: bool = key(default=False, example="false")
+    allow_broadcast: bool = Field(default=False, examples=["false"])
     # A text that is too long is split into at most so many messages. A longer one crosses as a file.
-    max_parts: Number = key(default=5, at_least=1, at_most=50, example="5")
+    max_parts: Number = Field(default=5, ge=1, le=50, examples=["5"])
     # Seconds. If a rate limit delays messages by more than this, several of them cross as one. 0: never.
-    batch_when_behind: Seconds = key(default=20.0, example='"20s"')
+    batch_when_behind: Seconds = Field(default=20.0, examples=['"20s"'])
     # After an absence, at most so many missed messages of a channel cross. If there are more, a notice counts them.
-    catchup_limit: Number = key(default=5000, at_least=0, example="5000")
+    catchup_limit: Number = Field(default=5000, ge=0, examples=["5000"])
     # Which of Discord's own messages about people cross. Text with commas in the file.
-    system_messages: SystemMessages = key(default=SYSTEM_MESSAGES, example='"join, pin, boost, other"')
+    system_messages: SystemMessages = Field(default=SYSTEM_MESSAGES, examples=['"join, pin, boost, other"'])
     # The other side is told, at most every five minutes, that somebody writes who has opted out.
-    show_opted_out: bool = key(default=False, example="false")
+    show_opted_out: bool = Field(default=False, examples=["false"])
     # How people of the Matrix side are named on Discord: `{name}`, and `{handle}`, the user name, if wanted.
-    name_template: NameTemplate = key(default=BARE_NAME, example='"{name} (Matrix)"')
-    moderation: ModerationSettings = key(default=ModerationSettings(), example="{ deletions = false }")
+    name_template: NameTemplate = Field(default=BARE_NAME, examples=['"{name} (Matrix)"'])
+    moderation: ModerationSettings = Field(default=ModerationSettings(), examples=["{ deletions = false }"])
     # With `[matrix.appservice]`: people of Discord have accounts of their own in the room.
-    ghosts: bool = key(default=True, example="true")
+    ghosts: bool = Field(default=True, examples=["true"])
 
 
 class PairSettings(DefaultSettings):
     """`[[pairs]]`. After loading, it includes the values of `[defaults]`."""
 
     # Its name in logs, metrics and `relay status`. None: the room's alias or ID is used.
-    name: Name | None = key(default=None, example='"help"')
+    name: Name | None = Field(default=None, examples=['"help"'])
     # The ID of a channel, a thread, or a post in a forum.
-    discord_channel: Snowflake = key(example="1234567890123456789")
+    discord_channel: Snowflake = Field(examples=["1234567890123456789"])
     # A room alias, or a room ID.
-    matrix_room: Room = key(example='"#help:example.org"')
+    matrix_room: Room = Field(examples=['"#help:example.org"'])
     # The line of the file in which it begins; 0 if it is not in the file. The directory keeps this order.
-    _line = 0
+    _line: int = PrivateAttr(default=0)
 
     @property
     def label(self) -> str:
@@ -291,34 +299,38 @@ class RoomSettings(Section):
     """`[[rooms]]`: listed in the directory, never bridged."""
 
     # What the directory calls it. None: what the room is called.
-    name: Name | None = key(default=None, example='"General"')
+    name: Name | None = Field(default=None, examples=['"General"'])
     # A room alias, or a room ID.
-    matrix_room: Room = key(example='"#general:example.org"')
+    matrix_room: Room = Field(examples=['"#general:example.org"'])
     # As in `DefaultSettings`.
-    purpose: str = key(default="", example='"Discussions outside of Discord"')
-    section: str = key(default="", example='"Matrix rooms"')
-    nsfw: bool = key(default=False, example="false")
+    purpose: str = Field(default="", examples=['"Discussions outside of Discord"'])
+    section: str = Field(default="", examples=['"Matrix rooms"'])
+    nsfw: bool = Field(default=False, examples=["false"])
     # Nobody writes there any more.
-    archived: bool = key(default=False, example="false")
+    archived: bool = Field(default=False, examples=["false"])
     # As in `PairSettings`.
-    _line = 0
+    _line: int = PrivateAttr(default=0)
 
 
 class PersonSettings(Section):
     """`[[people]]`: two accounts of one person, who need no code then."""
 
     # The ID of a user.
-    discord: DiscordUser = key(example="1234567890123456789")
+    discord: DiscordUser = Field(examples=["1234567890123456789"])
     # A user ID, in full.
-    matrix: UserId = key(example='"@ada:example.org"')
+    matrix: UserId = Field(examples=['"@ada:example.org"'])
 
     def as_link(self) -> tuple[UserRef, UserRef]:
         """The two accounts as the core knows them."""
         return UserRef(Platform.DISCORD, self.discord), UserRef(Platform.MATRIX, self.matrix)
 
 
-class Settings(Section):
+class Settings(BaseSettings):
     """The whole configuration: one field for each section."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
 
     discord: DiscordSettings
     matrix: MatrixSettings
@@ -331,8 +343,7 @@ class Settings(Section):
     pairs: tuple[PairSettings, ...] = ()
     rooms: tuple[RoomSettings, ...] = ()
     people: tuple[PersonSettings, ...] = ()
-    # The environment variables that go before something else in the file: each, and where that is.
-    _overridden = tuple[tuple[str, str], ...]()
+    _overridden: tuple[tuple[str, str], ...] = PrivateAttr(default=())
 
     def secret_files(self) -> tuple[Path, ...]:
         """The files that hold secrets. Relative paths count from the folder of the configuration."""
@@ -345,6 +356,13 @@ class Settings(Section):
     def overridden(self) -> tuple[tuple[str, str], ...]:
         """The environment variables that go before something else in the file: each, and where that is."""
         return self._overridden
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Use only what `load` passes in. Pydantic must not read the environment by itself."""
+        return (init_settings,)
 
     def declared_pairs(self) -> tuple[Pair, ...]:
         """The pairs as the core knows them, in the order of the file, archived ones included."""
@@ -368,14 +386,14 @@ class Settings(Section):
         return found.union(passwords_of(self.store.url))
 
 
-def differing_keys(one: Section, other: Section, section: str = "") -> str:
+def differing_keys(one: BaseModel, other: BaseModel, section: str = "") -> str:
     """The keys that two configurations disagree about, as the file calls them: "[web] listen, [log] level"."""
     found = []
-    for name in one.keys:
+    for name in type(one).model_fields:
         before, after = getattr(one, name), getattr(other, name)
         if before == after:
             continue
-        if isinstance(before, Section) and isinstance(after, Section):
+        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
             found.append(differing_keys(before, after, f"{section}.{name}".removeprefix(".")))
         else:
             found.append(f"[{section}] {name}" if section else f"[{name}]")

@@ -11,8 +11,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from relay.config.mistakes import Origin, did_you_mean, find_key, instead_of, positions, shown
-from relay.config.section import Location, Section
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from relay.config.mistakes import (
+    Location,
+    Origin,
+    did_you_mean,
+    find_field,
+    holds_keys,
+    instead_of,
+    positions,
+    shown,
+)
 from relay.errors import Mistake
 
 PREFIX = "RELAY_"
@@ -63,7 +74,7 @@ def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
 def gather(
     file: Path,
     environ: Mapping[str, str],
-    model: type[Section],
+    model: type[BaseSettings],
     text: str | None = None,
     options: Mapping[Location, str] = MappingProxyType({}),
 ) -> Source:
@@ -122,9 +133,9 @@ def _parse(text: str, file: Path) -> tuple[dict[str, Any], list[Mistake]]:
 
 
 def _read_environment(
-    environ: Mapping[str, str], model: type[Section]
+    environ: Mapping[str, str], model: type[BaseSettings]
 ) -> tuple[dict[str, Any], dict[Location, str], list[Mistake]]:
-    known: dict[str, Any] = {}
+    known: dict[str, str] = {}
     names: dict[Location, str] = {}
     mistakes: list[Mistake] = []
     for variable, value in sorted(environ.items()):
@@ -134,14 +145,12 @@ def _read_environment(
         problem = _problem_of_variable(location, value, model)
         if problem is not None:
             mistakes.append(Mistake(f"environment variable {shown(variable)}", *problem))
-            continue
-        names[location] = variable
-        *tables, last = location
-        table = known
-        for name in tables:
-            table = table.setdefault(name, {})
-        table[last] = json.loads(value) if location[0] in LISTS else value
-    return known, names, mistakes
+        else:
+            known[variable.lower()] = value
+            names[location] = variable
+    source = EnvSettingsSource(model)
+    source.env_vars = known
+    return source(), names, mistakes
 
 
 def _overridden(
@@ -161,19 +170,19 @@ def _overridden(
                 yield variable, file.where((*above, name))
 
 
-def _problem_of_variable(location: Location, value: str, model: type[Section]) -> tuple[str, str] | None:
+def _problem_of_variable(location: Location, value: str, model: type[BaseModel]) -> tuple[str, str] | None:
     """The mistake and the fix, if a variable's name or its JSON is wrong."""
     section, *keys = map(str, location)
-    if section not in model.keys:
-        return "there is no such section", did_you_mean(section, model.keys, _variable)
+    if section not in model.model_fields:
+        return "there is no such section", did_you_mean(section, model.model_fields, _variable)
     if section in LISTS:
         return _problem_of_list(section, keys, value)
     for number, key in enumerate(keys, 1):
-        inner, found = find_key(model, location[: number + 1])
-        if found is None:
+        inner, info = find_field(model, location[: number + 1])
+        if info is None:
             above = "__".join((section, *keys[: number - 1]))
-            return "there is no such key", did_you_mean(key, inner.keys, partial(_variable, above))
-        if found.table is None:
+            return "there is no such key", did_you_mean(key, inner.model_fields, partial(_variable, above))
+        if not holds_keys(info):
             return None if number == len(keys) else ("names no key", f"write {_variable(section)}")
     return "names no key", f"write {_variable('__'.join((section, *keys)))}"
 

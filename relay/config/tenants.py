@@ -11,9 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
 from relay.config.loading import anchored, checked, refuse_inline_tenants
-from relay.config.mistakes import did_you_mean, explain
-from relay.config.section import Invalid, Location, Section, key
+from relay.config.mistakes import Location, did_you_mean, explain
 from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings
 from relay.config.sources import Source, gather, locate
 from relay.config.store_url import of_tenant, passwords_of
@@ -23,14 +25,25 @@ _NAME = re.compile(r"[a-z0-9_]{1,40}")
 _OF_THE_PROCESS = ("store", "log")
 
 
-class HostSettings(Section):
+class HostSettings(BaseSettings):
     """relay.toml where it has tenants."""
 
+    model_config = SettingsConfigDict(
+        env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
     # The folder of the tenants' files.
-    tenants: str = key(example='"tenants.d"')
+    tenants: str = Field(examples=['"tenants.d"'])
     store: StoreSettings
     web: WebSettings
     log: LogSettings
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Use only what `load_host` passes in."""
+        return (init_settings,)
 
     def secrets(self) -> frozenset[str]:
         """The values that must never be printed."""
@@ -80,8 +93,8 @@ class Host:
             source.values["web"] = {"listen": "", **web}
         settings = checked(source)
         store = self.settings.store
-        own = store.replace(url=of_tenant(store.url, tenant))
-        return settings.replace(store=own, log=self.settings.log)
+        own = store.model_copy(update={"url": of_tenant(store.url, tenant)})
+        return settings.model_copy(update={"store": own, "log": self.settings.log})
 
 
 def load_host(path: Path | None, environ: Mapping[str, str]) -> Host | None:
@@ -96,13 +109,14 @@ def load_host(path: Path | None, environ: Mapping[str, str]) -> Host | None:
         mistakes.append(Mistake(source.origin.where(("tenants",)), f"there is no folder {folder}", "make it"))
     if settings is None or mistakes or source.mistakes:
         raise ConfigurationError(tuple(dict.fromkeys((*source.mistakes, *mistakes))))
-    store = settings.store.replace(url=anchored(settings.store.url, file.parent))
-    return Host(file, file.parent / settings.tenants, settings.replace(store=store))
+    store = settings.store.model_copy(update={"url": anchored(settings.store.url, file.parent)})
+    return Host(file, file.parent / settings.tenants, settings.model_copy(update={"store": store}))
 
 
 def _validate(source: Source) -> tuple[HostSettings | None, list[Mistake]]:
-    tables: dict[str, Any] = {name: {} for name in HostSettings.keys if name != "tenants"} | source.values
+    tables: dict[str, Any] = {name: {} for name in HostSettings.model_fields if name != "tenants"} | source.values
     try:
-        return HostSettings.of(tables), []
-    except Invalid as error:
-        return None, [explain(one, HostSettings, source.origin) for one in error.problems]
+        return HostSettings(**tables), []
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    return None, [explain(detail, HostSettings, source.origin) for detail in details]

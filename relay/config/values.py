@@ -1,4 +1,4 @@
-"""The forms that values in `relay.toml` may have, as annotations of settings. Their errors never contain the value."""
+"""The forms that values in `relay.toml` may have, as pydantic types. Their errors never contain the value."""
 
 import re
 from ipaddress import ip_address
@@ -6,10 +6,12 @@ from string import Formatter
 from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticKnownError
+from pydantic_settings import NoDecode
 from yarl import URL
 
 from relay.config.mistakes import wrong
-from relay.config.section import After, Before, SecretStr, Wrong
 from relay.config.store_url import names_a_database, names_postgresql
 from relay.domain.names import is_hidden, without_relay_signs
 from relay.domain.pair import SYSTEM_MESSAGES, SystemMessage
@@ -196,12 +198,6 @@ def _seconds(value: object) -> object:
     return value
 
 
-def _not_below_zero(value: float) -> float:
-    if value < 0:
-        raise Wrong("too small", "0")
-    return value
-
-
 def _kept_for(value: object) -> object:
     if value == "forever":
         return None
@@ -215,7 +211,7 @@ def _system_messages(value: object) -> object:
     if isinstance(value, tuple):
         return value  # a default, checked before
     if not isinstance(value, str):
-        raise Wrong("text")
+        raise PydanticKnownError("string_type")
     kinds = value.replace(",", " ").split()
     if not set(kinds) <= set(SYSTEM_MESSAGES):
         raise wrong("is not a list of kinds", 'write some of "join, pin, boost, other", or "" for none')
@@ -302,29 +298,29 @@ def _password(value: SecretStr) -> SecretStr:
     return value
 
 
-Snowflake = Annotated[str, Before(_channel_id)]
-DiscordUser = Annotated[str, Before(_discord_user)]
-Room = Annotated[str, After(_room)]
-OptionalRoom = Annotated[str, After(_optional_room)]
-Url = Annotated[str, After(_url)]
-HomeserverUrl = Annotated[str, After(_homeserver_url)]
-PublicUrl = Annotated[str, After(_public_url)]
-Seconds = Annotated[float, Before(_seconds), After(_not_below_zero)]
-KeptFor = Annotated[float | None, Before(_kept_for)]
-Number = Annotated[int, Before(_number)]
-# All are text in the file and in the environment.
-SystemMessages = Annotated[tuple[SystemMessage, ...], Before(_system_messages)]
-HostNames = Annotated[tuple[str, ...], Before(_hosts)]
-RoomList = Annotated[tuple[str, ...], Before(_rooms)]
-AccountList = Annotated[tuple[str, ...], Before(_accounts)]
-DirectoryAccess = Annotated[Literal["off", "local", "public"], Before(_directory_access)]
-Name = Annotated[str, After(_name)]
-GhostPrefix = Annotated[str, After(_ghost_prefix)]
-RegistrationId = Annotated[str, After(_registration_id)]
-NameTemplate = Annotated[str, After(_name_template)]
-Token = Annotated[SecretStr, After(_token)]
-WebToken = Annotated[SecretStr, After(_web_token)]
-Password = Annotated[SecretStr, After(_password)]
-UserId = Annotated[str, After(_user_id)]
-StoreUrl = Annotated[str, After(_store_url)]
-ListenAddress = Annotated[str, After(_listen)]
+Snowflake = Annotated[str, BeforeValidator(_channel_id)]
+DiscordUser = Annotated[str, BeforeValidator(_discord_user)]
+Room = Annotated[str, AfterValidator(_room)]
+OptionalRoom = Annotated[str, AfterValidator(_optional_room)]
+Url = Annotated[str, AfterValidator(_url)]
+HomeserverUrl = Annotated[str, AfterValidator(_homeserver_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+KeptFor = Annotated[float | None, BeforeValidator(_kept_for)]
+Number = Annotated[int, BeforeValidator(_number)]
+# All are text in the file and in the environment: `NoDecode` keeps pydantic-settings from reading that as JSON.
+SystemMessages = Annotated[tuple[SystemMessage, ...], NoDecode, BeforeValidator(_system_messages)]
+HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
+RoomList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rooms)]
+AccountList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_accounts)]
+DirectoryAccess = Annotated[Literal["off", "local", "public"], BeforeValidator(_directory_access)]
+Name = Annotated[str, AfterValidator(_name)]
+GhostPrefix = Annotated[str, AfterValidator(_ghost_prefix)]
+RegistrationId = Annotated[str, AfterValidator(_registration_id)]
+NameTemplate = Annotated[str, AfterValidator(_name_template)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+WebToken = Annotated[SecretStr, AfterValidator(_web_token)]
+Password = Annotated[SecretStr, AfterValidator(_password)]
+UserId = Annotated[str, AfterValidator(_user_id)]
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+ListenAddress = Annotated[str, AfterValidator(_listen)]

@@ -52,7 +52,7 @@ async def adapter(folder: Path, homeserver: GhostHomeserver, room_id: str, token
     }
     store, saved, clock = await open_store(new_store(folder)), SavedState(), SystemClock()
     made = MatrixAdapter(
-        settings=MatrixSettings.of(settings),
+        settings=MatrixSettings.model_validate(settings),
         load_session=saved.load,
         save_session=saved.save,
         clock=clock,
@@ -111,7 +111,7 @@ async def known(folder: Path, people: int, rooms: int) -> None:
     )
     declared.declare([ChannelAddress(Platform.MATRIX, name) for name in names])
     api = Api("http://127.0.0.1:9", accounts.me)
-    made = GhostAccounts(api=api, settings=AppserviceSettings.of({"as_token": AS_TOKEN}), store=store)
+    made = GhostAccounts(api=api, settings=AppserviceSettings.model_validate({"as_token": AS_TOKEN}), store=store)
     ghosts = Ghosts(
         api=api,
         accounts=accounts,

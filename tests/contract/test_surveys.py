@@ -70,7 +70,9 @@ async def test_an_account_sees_its_rooms_and_what_is_wrong_with_them(homeserver:
             await seer.join(room)
         await host.set_state(secret, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
         saved = SavedState()
-        settings = MatrixSettings.of({"homeserver_url": homeserver.url, "user_id": me, "access_token": token})
+        settings = MatrixSettings.model_validate(
+            {"homeserver_url": homeserver.url, "user_id": me, "access_token": token}
+        )
         survey = MatrixSurvey(settings=settings, load=saved.load, save=saved.save)
         try:
             found = {room.name: room for room in await survey.channels()}
@@ -90,7 +92,9 @@ async def test_an_account_that_a_person_uses_too(homeserver: Homeserver) -> None
     me, password = f"@both{number}:{homeserver.server_name}", "a long password"
     await homeserver.register(f"both{number}", password=password)
     ours = await log_in(homeserver.url, me, password)
-    settings = MatrixSettings.of({"homeserver_url": homeserver.url, "user_id": me, "access_token": ours.access_token})
+    settings = MatrixSettings.model_validate(
+        {"homeserver_url": homeserver.url, "user_id": me, "access_token": ours.access_token}
+    )
 
     async def told() -> list[str]:
         survey = MatrixSurvey(settings=settings, load=SavedState().load, save=None)
@@ -164,7 +168,7 @@ async def test_a_clock_that_is_wrong_shows_on_either_side(place: Place, homeserv
         clock = WrongClock(off)
         discord = DiscordSurvey(settings=discord_settings(place.token, place.sandbox.api_url), clock=clock)
         sought = {"homeserver_url": homeserver.url, "user_id": "@none:localhost", "access_token": "x"}
-        matrix = MatrixSurvey(settings=MatrixSettings.of(sought), load=_nothing, save=None, clock=clock)
+        matrix = MatrixSurvey(settings=MatrixSettings.model_validate(sought), load=_nothing, save=None, clock=clock)
         try:
             await discord.account()
             await matrix.account()

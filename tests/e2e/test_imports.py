@@ -24,7 +24,6 @@ NOT_IN_THE_DAEMON = {
     "asyncpg",  # only where the store is a PostgreSQL
     "difflib",
     "multiprocessing",
-    "pydantic",
     "pygments",
     "rich",
     "structlog",

@@ -38,7 +38,7 @@ async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> N
 
 def discord_settings(token: str, api_url: str, **more: object) -> DiscordSettings:
     """What a relay on the sandbox is told."""
-    return DiscordSettings.of({"token": token, "api_url": api_url, **more})
+    return DiscordSettings.model_validate({"token": token, "api_url": api_url, **more})
 
 
 @dataclass

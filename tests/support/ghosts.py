@@ -34,7 +34,7 @@ class GhostHomeserver(Homeserver):
 
 
 def _settings(server_name: str, appservice: dict[str, str]) -> MatrixSettings:
-    return MatrixSettings.of(
+    return MatrixSettings.model_validate(
         {
             "homeserver_url": "http://localhost",
             "user_id": f"@relay:{server_name}",

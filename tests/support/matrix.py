@@ -265,7 +265,7 @@ async def matrix_side(
     """
     kept = saved or SavedState()
     adapter = MatrixAdapter(
-        settings=MatrixSettings.of(
+        settings=MatrixSettings.model_validate(
             {
                 "homeserver_url": url or homeserver.url,
                 "user_id": user_id,

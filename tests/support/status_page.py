@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import aiohttp
+from pydantic import SecretStr
 from yarl import URL
 
-from relay.config.section import SecretStr
 from relay.config.settings import WebSettings
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.counters import Histogram, LimitStatus

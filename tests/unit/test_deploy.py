@@ -6,18 +6,18 @@ import subprocess
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
 from prometheus_client import Metric
+from pydantic import BaseModel
 from typer.core import TyperGroup
 
 import relay
 from relay.cli.commands import application
 from relay.config.loading import load
-from relay.config.section import Section
 from relay.config.settings import Settings
 from relay.config.sources import LISTS
 from relay.core.ports import SideHealth
@@ -43,8 +43,12 @@ WITHOUT_DEFAULT = {
 }
 
 
-def sections() -> list[tuple[str, type[Section]]]:
-    return [(name, table) for name, key in Settings.keys.items() if (table := key.table) is not None]
+def sections() -> list[tuple[str, type[BaseModel]]]:
+    found = []
+    for name, info in Settings.model_fields.items():
+        kinds = (info.annotation, *get_args(info.annotation))
+        found.append((name, next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))))
+    return found
 
 
 def uncommented() -> dict[str, Any]:
@@ -58,21 +62,22 @@ def uncommented() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("section", "model"), sections())
-def test_every_setting_is_in_the_example(section: str, model: type[Section]) -> None:
+def test_every_setting_is_in_the_example(section: str, model: type[BaseModel]) -> None:
     shown = set(uncommented()[section])
-    expected = set(model.keys)
+    expected = set(model.model_fields)
     if section == "pairs":
         # What [defaults] shows already need not stand there again.
         expected -= set(uncommented()["defaults"]) - shown
     assert shown == expected
-    for name, key in model.keys.items():
+    for key, field in model.model_fields.items():
         # A table within a table: `moderation.deletions`.
-        if key.table is not None and section != "pairs":
-            assert set(uncommented()[section][name]) == set(key.table.keys), name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and section != "pairs":
+                assert set(uncommented()[section][key]) == set(kind.model_fields), key
 
 
 @pytest.mark.parametrize(("section", "model"), [(name, model) for name, model in sections() if name not in LISTS])
-def test_what_is_commented_out_is_the_default(section: str, model: type[Section]) -> None:
+def test_what_is_commented_out_is_the_default(section: str, model: type[BaseModel]) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     part = text[text.index(f"\n[{section}]\n") :].split("\n[", 2)[1]
     shown = re.findall(r"^# ([a-z_]+) = (.+)$", part, flags=re.MULTILINE)

@@ -169,7 +169,7 @@ async def test_one_says_that_it_has_more_before_it_takes_them(tmp_path: Path) ->
 
 async def test_it_ends_where_the_store_tells_nothing(tmp_path: Path) -> None:
     register, told = Register(silent=True), asyncio.Event()
-    tenants = made(tmp_path, lambda _: Settings.of({}), [], register)
+    tenants = made(tmp_path, Settings.model_validate, [], register)
     tenants.on_stop = told.set
     running = asyncio.create_task(tenants.run())
 

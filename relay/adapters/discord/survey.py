@@ -165,7 +165,7 @@ class DiscordSurvey:
         return found
 
     def _unanswered(self) -> str:
-        official = DiscordSettings.keys["api_url"].default
+        official = DiscordSettings.model_fields["api_url"].default
         where = "" if self.settings.api_url == official else ", correct [discord] api_url"
         return f"try again in a moment; if it stays so, see that this machine may connect to the internet{where}"
 

@@ -179,7 +179,7 @@ class _Setup:
 
         heading("1 of 4  The bot on Discord")
         say(f"Its token: {_PORTAL}, your application (or a new one), Bot, Reset Token. It is not shown here.", indent=2)
-        default = DiscordSettings.keys["api_url"].default
+        default = DiscordSettings.model_fields["api_url"].default
         # Only a file or the environment names another server.
         url = os.environ.get("RELAY_DISCORD__API_URL", default)
         if not self.asker.present:
@@ -189,7 +189,7 @@ class _Setup:
         while True:
             question = Question(key="discord_token", words="Token", secret=True)
             token = self.asker.ask(question, lambda it: problem_with(DiscordSettings, {"token": it}))
-            settings = DiscordSettings.of({"token": token, "api_url": url})
+            settings = DiscordSettings.model_validate({"token": token, "api_url": url})
             look = self._until_well(lambda given=settings: asyncio.run(look_at(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
@@ -233,7 +233,7 @@ class _Setup:
         while True:
             token = self._matrix_token(url, user)
             values = {"homeserver_url": url, "user_id": user, "access_token": token}
-            settings = MatrixSettings.of(values)
+            settings = MatrixSettings.model_validate(values)
             look = self._until_well(lambda given=settings: asyncio.run(setup.look_at_matrix(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
@@ -348,7 +348,7 @@ class _Setup:
             for key, (name, secret) in zip(keys, secrets.items(), strict=True)
         ]
         api_url = discord.settings.api_url
-        official = DiscordSettings.keys["api_url"].default
+        official = DiscordSettings.model_fields["api_url"].default
         text = relay_toml(
             Account(
                 name=discord.look.name,

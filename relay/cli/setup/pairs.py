@@ -19,7 +19,7 @@ from relay.errors import ConfigurationError, Mistake, StoreError
 
 if TYPE_CHECKING:
     from relay.config.editing import Scalar
-    from relay.config.section import Location
+    from relay.config.mistakes import Location
     from relay.config.settings import PairSettings, Settings
     from relay.core.ports import ChannelInfo
     from relay.domain.ids import ChannelAddress

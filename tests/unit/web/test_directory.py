@@ -326,7 +326,9 @@ async def test_who_may_read_it(access: object, here: int, outside: int, below: s
     chosen = {"listen": "127.0.0.1:0", "directory": access, "public_url": public_url, "token": token}
     if token is not None and access != "public":
         here = 401  # as the status page
-    server = WebServer(status=Nothing(), settings=WebSettings.of(chosen), directory=lambda: of_community("stash"))
+    server = WebServer(
+        status=Nothing(), settings=WebSettings.model_validate(chosen), directory=lambda: of_community("stash")
+    )
     async with aiohttp.ClientSession(base_url=await server.start()) as client:
         try:
             for path in {"/directory", f"{below}/directory"}:

@@ -28,7 +28,7 @@ def registration(**appservice: str) -> Json:
         "access_token": "x",
         "appservice": {"as_token": "secret"} | appservice,
     }
-    found: Json = yaml.safe_load(registration_file(MatrixSettings.of(settings)))
+    found: Json = yaml.safe_load(registration_file(MatrixSettings.model_validate(settings)))
     return found
 
 

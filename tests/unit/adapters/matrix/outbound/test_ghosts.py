@@ -105,7 +105,7 @@ async def made(folder: Path) -> AsyncIterator[Bench]:
     accounts = OwnAccounts(me=ME, prefix="_discord_")
     rooms = DeclaredRooms(accounts, backoff=partial(Backoff, random.Random(0), first=1, longest=2), now=clock.monotonic)
     rooms.declare([ChannelAddress(Platform.MATRIX, ROOM)])
-    settings = AppserviceSettings.of({"as_token": "secret"})
+    settings = AppserviceSettings.model_validate({"as_token": "secret"})
 
     def again() -> Ghosts:
         kept = GhostAccounts(api=api, settings=settings, store=store)

@@ -113,7 +113,7 @@ async def sender_in(
     rooms = DeclaredRooms(accounts, backoff=partial(Backoff, random.Random(0), first=1, longest=2), now=clock.monotonic)
     rooms.declare([ChannelAddress(Platform.MATRIX, ROOM)])
     rooms.mark_joined(ROOM, complete=True)
-    made = GhostAccounts(api=api, settings=AppserviceSettings.of({"as_token": "secret"}), store=store)
+    made = GhostAccounts(api=api, settings=AppserviceSettings.model_validate({"as_token": "secret"}), store=store)
     try:
         yield MessageSender(
             api=api,
