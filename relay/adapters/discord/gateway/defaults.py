@@ -19,6 +19,10 @@ _THREAD_METADATA: Json = {
     "auto_archive_duration": 1440,
     "archive_timestamp": "2015-01-01T00:00:00+00:00",
 }
+# A message's stickers bring all that the relay needs. For one odd item of these, the whole guild would be missing.
+_NOT_NEEDED = (
+    "stickers", "voice_states", "presences", "stage_instances", "guild_scheduled_events", "soundboard_sounds",
+)  # fmt: skip
 
 
 def fill_in_defaults(event: str, data: Any, own_user: str) -> None:
@@ -53,8 +57,8 @@ def _guild(data: MutableMapping[str, Any], own_user: str, *, whole: bool) -> Non
     _each(data, "threads", _thread)
     _each(data, "members", _member)
     _emojis(data)
-    # Not needed: a message's stickers bring all that the relay needs.
-    data.pop("stickers", None)
+    for name in _NOT_NEEDED:
+        data.pop(name, None)
     if not whole:
         return
     # Without roles nothing is known about permissions: allow everything, and let the platform's answers tell.
@@ -86,6 +90,8 @@ def _role(role: Any) -> None:
 
 def _channel(channel: MutableMapping[str, Any]) -> None:
     _fill(channel, _CHANNEL)
+    if "permission_overwrites" in channel:
+        _each(channel, "permission_overwrites", lambda _: None)
 
 
 def _thread(thread: MutableMapping[str, Any]) -> None:

@@ -1,8 +1,12 @@
 """discord.py gets the fields that it requires."""
 
 import copy
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import discord
+
+from relay.adapters.discord.gateway.connection import intents
 from relay.adapters.discord.gateway.defaults import fill_in_defaults
 
 
@@ -44,6 +48,24 @@ def test_what_is_said_stays_as_it_is() -> None:
     data = copy.deepcopy(said)
     fill_in_defaults("GUILD_CREATE", data, "9")
     assert data == said
+
+
+def test_what_nobody_needs_costs_no_guild() -> None:
+    odd: dict[str, Any] = {
+        "voice_states": [{"channel_id": None, "user_id": "5"}],
+        "presences": [None],
+        "stage_instances": [{"id": "5"}],
+        "guild_scheduled_events": [{"id": "5", "status": None}],
+        "soundboard_sounds": [{}],
+        "stickers": [None],
+    }
+    channel = {"id": "2", "type": 0, "permission_overwrites": None}
+    data: dict[str, Any] = {"id": "1", "channels": [channel]} | odd
+    fill_in_defaults("GUILD_CREATE", data, "9")
+    client = discord.Client(intents=intents())
+    client._connection.user = cast(discord.ClientUser, SimpleNamespace(id=9))
+    guild = client._connection._add_guild_from_data(cast(Any, data))
+    assert [channel.id for channel in guild.channels] == [2]
 
 
 def test_a_guild_that_has_an_outage_is_left_alone() -> None:
