@@ -143,6 +143,18 @@ def intents(*, members: bool = False) -> discord.Intents:
     )
 
 
+def identify_pause(limit: Json) -> float:
+    """Seconds from one IDENTIFY to the next, so that those which are left last until Discord counts anew.
+
+    A bot that has used them all up gets no session for the rest of the day, and its token is reset. In an outage of
+    Discord, with a new session each few seconds, that would take two hours. `limit`: the `session_start_limit`.
+    """
+    left, total, reset_after = (limit.get(name) for name in ("remaining", "total", "reset_after"))
+    if not left or not total or not reset_after or 2 * left >= total:
+        return _IDENTIFY_EVERY
+    return max(_IDENTIFY_EVERY, float(reset_after) / 1000 / float(left))
+
+
 class Listener(Protocol):
     """Receives what the gateway says, in the gateway's order. The methods must not wait."""
 
@@ -395,6 +407,7 @@ class Gateway:
     clock: Clock
     rng: random.Random
     _turns: dict[int, _Turn] = field(init=False, default_factory=dict)
+    _identify_pause: float = field(init=False, default=_IDENTIFY_EVERY)
     # What Discord said just now, until a session begins with it.
     _advice: _Advice | None = field(init=False, default=None)
 
@@ -480,7 +493,7 @@ class Gateway:
                 turn.free.release()
 
         def identified() -> None:
-            turn.may_identify_at = self.clock.monotonic() + _IDENTIFY_EVERY
+            turn.may_identify_at = self.clock.monotonic() + self._identify_pause
             give_back()
 
         try:
@@ -525,6 +538,7 @@ class Gateway:
         while True:
             answer = await self.rest.call(Route("GET", "/gateway/bot", {}))
             limit = answer.get("session_start_limit") or {}
+            self._identify_pause = identify_pause(limit)
             if limit.get("remaining", 1) > 0:
                 # Other servers that speak Discord's protocol may leave these out.
                 shards, at_once = answer.get("shards") or 1, limit.get("max_concurrency") or 1

@@ -1,4 +1,4 @@
-"""Odd payloads of the gateway are read, and its answers to heartbeats are timed."""
+"""Odd payloads of the gateway are read, its answers to heartbeats are timed, and its sessions are not used up."""
 
 import asyncio
 import random
@@ -7,11 +7,13 @@ from typing import cast
 
 import aiohttp
 import discord.utils
+import pytest
 from discord.gateway import KeepAliveHandler
 
 from relay.adapters.discord.api.client import RestClient
-from relay.adapters.discord.gateway.connection import Gateway, _WebSocket
+from relay.adapters.discord.gateway.connection import Gateway, _WebSocket, identify_pause
 from relay.core.clock import SystemClock
+from relay.domain.jsontext import Json
 
 
 def test_a_payload_that_no_json_reader_reads_does_not_end_the_connection() -> None:
@@ -21,6 +23,21 @@ def test_a_payload_that_no_json_reader_reads_does_not_end_the_connection() -> No
     deep = "[" * 100_000 + "]" * 100_000
     read = discord.utils._from_json
     assert read(f'{{"op":0,"s":7,"d":{{"content":"tea","embeds":{deep}}}}}')["d"]["content"] == "tea"
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ({"total": 1000, "remaining": 990, "reset_after": 86_000_000}, 5.2),
+        ({"total": 1000, "remaining": 400, "reset_after": 72_000_000}, 180),
+        ({"total": 1000, "remaining": 1, "reset_after": 60_000}, 60),
+        ({"total": 1000, "remaining": 400, "reset_after": 1000}, 5.2),
+        ({"remaining": 3}, 5.2),
+        ({"total": None, "remaining": None, "reset_after": None}, 5.2),
+    ],
+)
+def test_the_days_sessions_last_for_the_day(limit: Json, seconds: float) -> None:
+    assert identify_pause(limit) == seconds
 
 
 class AnswersAtOnce:
