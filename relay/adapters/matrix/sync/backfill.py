@@ -8,21 +8,27 @@ somebody reads there. Synapse counts it as older than all that it has told: from
 out. So pages are read without an end, as far as there is something in them that we were not told.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.api.client import Api, Refused
 from relay.adapters.matrix.inbound.events import is_message
 from relay.domain.jsontext import Json, as_list, as_string
+from relay.logs import get_logger
+
+_log = get_logger(__name__)
 
 _PAGES_IN_MEMORY = 4
 _PAGES_COUNTED = 200
 _FILTER = '{"lazy_load_members":true}'
-# Times that the same page is asked for. For each, the homeserver fetches up to a hundred messages from others.
+# Times that the same page is asked for. For each, the homeserver fetches up to a hundred messages from others. These
+# may be slow, and anybody can run one: all rooms wait meanwhile, so it is not done again in that room for a while.
 _FETCHES = 100
+_FETCH_SECONDS, _NOT_AGAIN_SECONDS = 60.0, 600.0
+_READ_SECONDS = 30.0
 _PAGES_TOLD = 2  # Among so many pages of what we were told, others are looked for.
-_TIMEOUT = 180.0  # The other homeservers may be slow, or away.
 
 
 @dataclass(slots=True)
@@ -57,8 +63,11 @@ class Gap:
     # IDs of what we were told last, and of the first of them. What stands further back may be anything.
     told: frozenset[str] = frozenset()
     first_told: str = ""
-    # A page had the first of them.
+    # Nothing else is looked for further back: a page had the first of them, or the time is over.
     passed: bool = False
+    # When the time is over (monotonic), and whether it was before all was there.
+    fetched_by: float = 0.0
+    incomplete: bool = False
     # What will be handed over, the oldest first.
     pages: deque[Page] = field(default_factory=deque)
     # Whether the event was found after which the gap begins.
@@ -77,6 +86,8 @@ class Backfiller:
         self._api = api
         self._limit = limit
         self._page_size = page
+        # Rooms in which other homeservers were slow, and until when (monotonic) nothing is fetched from them.
+        self._slow: dict[str, float] = {}
 
     async def fill(self, gap: Gap, newest: str) -> None:
         """Find the pages of a gap, back from the token `newest`. Raises `Refused` or `Unreachable`."""
@@ -150,6 +161,8 @@ class Backfiller:
                 self._skip(gap, event)
 
     async def _learn_told(self, gap: Gap) -> None:
+        if _now() < self._slow.get(gap.room_id, 0.0):
+            return
         told: list[str] = []
         token: str | None = gap.oldest if gap.joined else None
         for _ in range(_PAGES_TOLD):
@@ -157,28 +170,42 @@ class Backfiller:
                 page, token = await self._read(gap.room_id, token, gap.joined)
                 told += map(id_of, reversed(page.events or []))
         gap.told, gap.first_told = frozenset(told), told[-1] if told else ""
+        gap.fetched_by = _now() + _FETCH_SECONDS
 
     async def _page(self, gap: Gap, token: str) -> tuple[Page, str | None]:
         """What is missing from a token back, and where to read on."""
         if gap.told and not gap.passed:
             page, following = await self._settled(gap, token)
-            gap.passed = any(id_of(event) == gap.first_told for event in page.events or [])
-            if _unknown(gap, page):
-                page.may_grow = True
-                return await self._without_known(gap, page), following
+            if page is not None:
+                gap.passed |= any(id_of(event) == gap.first_told for event in page.events or [])
+                if _unknown(gap, page):
+                    page.may_grow = True
+                    return await self._without_known(gap, page), following
             gap.passed = True
         return await self._read(gap.room_id, token, gap.oldest)
 
-    async def _settled(self, gap: Gap, token: str) -> tuple[Page, str | None]:
-        """A page, read again until nothing is added to it: each time the homeserver fetches some messages."""
-        page, following = await self._read(gap.room_id, token, "")
-        for _ in range(_FETCHES):
-            unknown = _unknown(gap, page)
-            if len(unknown) == self._page_size:
-                break
-            page, following = await self._read(gap.room_id, token, "")
-            if _unknown(gap, page) == unknown:
-                break
+    async def _settled(self, gap: Gap, token: str) -> tuple[Page | None, str | None]:
+        """A page, read again until nothing is added to it: each time the homeserver fetches some messages.
+
+        None if it could not be read in time.
+        """
+        page: Page | None = None
+        following: str | None = None
+        try:
+            async with asyncio.timeout_at(gap.fetched_by):
+                for _ in range(_FETCHES):
+                    before = None if page is None else _unknown(gap, page)
+                    page, following = await self._read(gap.room_id, token, "", timeout=2 * _FETCH_SECONDS)
+                    unknown = _unknown(gap, page)
+                    if unknown == before or len(unknown) == self._page_size:
+                        break
+        except (TimeoutError, Refused) as error:
+            if isinstance(error, Refused) and error.status < 500:
+                raise
+            reason = str(error) or "they are slow"
+            _log.warning("not fetched from other homeservers, messages may be missing", room=gap.room_id, reason=reason)
+            self._slow[gap.room_id] = _now() + _NOT_AGAIN_SECONDS
+            gap.passed = gap.incomplete = True
         return page, following
 
     async def _without_known(self, gap: Gap, page: Page) -> Page:
@@ -190,15 +217,21 @@ class Backfiller:
             page.events = [event for event in events if id_of(event) in unknown]
         return page
 
-    async def _read(self, room_id: str, token: str, oldest: str) -> tuple[Page, str | None]:
+    async def _read(
+        self, room_id: str, token: str, oldest: str, timeout: float = _READ_SECONDS
+    ) -> tuple[Page, str | None]:
         query = {"dir": "b", "from": token, "limit": str(self._page_size), "filter": _FILTER}
         query |= {"to": oldest} if oldest else {}
-        answer = await self._api.call("GET", "rooms", room_id, "messages", query=query, timeout=_TIMEOUT)
+        answer = await self._api.call("GET", "rooms", room_id, "messages", query=query, timeout=timeout)
         chunk = [event for event in as_list(answer.get("chunk")) if isinstance(event, dict)]
         state = [event for event in as_list(answer.get("state")) if isinstance(event, dict)]
         end = answer.get("end")
         following = end if isinstance(end, str) and end not in {token, oldest} else None
         return Page(token, chunk[::-1], state, following or ""), following
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _unknown(gap: Gap, page: Page) -> set[str]:

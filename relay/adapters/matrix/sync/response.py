@@ -317,7 +317,7 @@ class ResponseHandler:
         since = update.since
         gap = await self._plan_backfill(update, since)
         if gap is not None and (not update.first_join or gap.found_start):
-            if gap.skipped:
+            if gap.skipped or gap.incomplete:
                 await self._report_skipped(update, gap, since, inbox)
             async for page in self._backfiller.pages(gap):
                 for part in _split(page):
@@ -363,12 +363,12 @@ class ResponseHandler:
         return gap
 
     async def _report_skipped(self, update: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
-        """Say once how many messages are left out. Their edits and deletions are handed over all the same."""
+        """Say once how many messages are left out, or that some may be. Their edits and deletions are handed over."""
         stream = gap_stream(update.room_id)
         began = since or update.last_on_record
         reported = await inbox.position(stream) == began
         channel = ChannelRef(Platform.MATRIX, update.room_id)
-        events: list[Event] = [] if reported else [HistorySkipped(channel, gap.skipped)]
+        events: list[Event] = [] if reported else [HistorySkipped(channel, gap.skipped or None)]
         corrections = await self._converted(update, reversed(gap.corrections))
         events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
         await inbox.receive_all(events, (cursor(stream, began),))
