@@ -60,13 +60,15 @@ class Refused(Exception):
 class Unreachable(Exception):
     """No answer, or not a homeserver's.
 
-    `sent`: the request may have been carried out all the same. `answered`: this request did get an answer.
+    `sent`: the request may have been carried out all the same. `answered`: this request did get an answer; `status`:
+    that of one that says no, which no homeserver wrote.
     """
 
-    def __init__(self, reason: str, *, sent: bool, answered: bool = False) -> None:
+    def __init__(self, reason: str, *, sent: bool, answered: bool = False, status: int | None = None) -> None:
         super().__init__(reason)
         self.sent = sent
         self.answered = answered
+        self.status = status
 
 
 class TooLong(Unreachable):
@@ -353,7 +355,7 @@ def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
         reason = f"what answers there does not speak Matrix (status {status})"
         if 300 <= status < 400:
             reason += "; it redirects: set [matrix] homeserver_url to the new address"
-        raise Unreachable(reason, sent=True, answered=True)
+        raise Unreachable(reason, sent=True, answered=True, status=status)
     raise Refused(status, code, str(error.get("error", ""))[:300], _retry_after(status, retry_after, error))
 
 

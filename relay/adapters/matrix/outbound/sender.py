@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -57,6 +58,11 @@ _UNRECORDED = 16 * 1024 * 1024
 
 _AWAY = "{} posted it, and the homeserver does not know the registration of ghosts (see `relay registration`)"
 
+# Answers of a proxy that say nothing of the message itself: its server is not there now, or wants a password.
+_NOT_ABOUT_CONTENT = frozenset({401, 404, 407, 408, 425})
+# Tries of a message after which its words must be what a proxy refuses, and how many such messages are remembered.
+_REFUSED_TRIES, _REFUSED_REMEMBERED = 3, 200
+
 # Tries of a ghost, each after what kept it from speaking was mended, before the bot speaks.
 _GHOST_TRIES = 3
 
@@ -99,6 +105,8 @@ class MessageSender:
     # Since when every request was made with the login of now: another one's transaction IDs may not be known.
     logged_in_since: Callable[[], datetime]
     _last_sent: LastSent = field(init=False, default_factory=LastSent)
+    # By transaction ID: how often something in front of the homeserver has refused a message.
+    _blocked: OrderedDict[str, int] = field(init=False, default_factory=OrderedDict)
     # By room: what is there of ours since the backup that the store was restored from, and not on record yet.
     _unrecorded: Recent[str, list["_Unrecorded"]] = field(init=False, default_factory=lambda: Recent(_UNRECORDED))
 
@@ -459,6 +467,9 @@ class MessageSender:
         try:
             return await self.api.call(method, *path, body=body, query=query, identity=identity)
         except Unreachable as error:
+            if await self._is_blocked(path, error):
+                reason = f"something in front of the homeserver refuses this message (status {error.status})"
+                raise Permanent(reason) from error
             raise Transient(str(error), ambiguous=error.sent, failed=error.answered) from error
         except Refused as refused:
             if identity is not None and (refused.status in {401, 403} or refused.code == "M_UNKNOWN_DEVICE"):
@@ -468,6 +479,28 @@ class MessageSender:
             if refused.code == "M_FORBIDDEN" and path[0] == "rooms":
                 raise await self._forbidden(path[1], refused) from refused
             raise delivery_error(refused, self.api.user_id) from refused
+
+    async def _is_blocked(self, path: tuple[str, ...], error: Unreachable) -> bool:
+        """Whether it must be the words of a message that a proxy refuses, time and again: a firewall reads them.
+
+        It lets a request of the same kind through that has none. So what follows must not wait for this one.
+        """
+        status = error.status or 0
+        if path[2:3] != ("send",) or not 400 <= status < 500 or status in _NOT_ABOUT_CONTENT:
+            return False
+        tries = self._blocked.pop(path[-1], 0) + 1
+        if tries < _REFUSED_TRIES:
+            self._blocked[path[-1]] = tries
+            if len(self._blocked) > _REFUSED_REMEMBERED:
+                self._blocked.popitem(last=False)
+            return False
+        try:
+            await self.api.call("PUT", *path[:2], "typing", self.api.user_id, body={"typing": False})
+        except Unreachable:
+            return False
+        except Refused as refused:
+            return refused.code != ""
+        return True
 
     async def _forbidden(self, room_id: str, refused: Refused) -> DeliveryError:
         """Whether we may not write in the room, or only this message is forbidden (a spam checker, a policy server)."""

@@ -76,6 +76,8 @@ class History:
     sent: list[str] = field(default_factory=list)
     # Called when a ghost comes into the room.
     on_join: Callable[[], None] = lambda: None
+    # What a firewall in front of it refuses: parts of paths.
+    firewall: frozenset[str] = frozenset()
 
     async def answer(self, request: web.Request) -> web.Response:
         path = request.path.removeprefix("/_matrix/client/v3/").split("/")
@@ -85,6 +87,8 @@ class History:
         if "event" in path:
             found = [event for event in self.events if event["event_id"] == path[-1]]
             return web.json_response(found[0] if found else {"errcode": "M_NOT_FOUND"}, status=200 if found else 404)
+        if self.firewall.intersection(path):
+            return web.Response(status=403, text="<html>Blocked</html>", content_type="text/html")
         if "m.room.member" in path:
             self.on_join()
         if request.method == "PUT" and "send" in path:
@@ -173,3 +177,16 @@ async def test_after_a_new_login_an_earlier_try_is_looked_for(tmp_path: Path, *,
     )
     async with sender_in(history, tmp_path, now - timedelta(minutes=1 if is_new else 3)) as sender:
         assert (await sender.send(delivery)).id == ("$earlier" if is_new else "$new")
+
+
+@pytest.mark.parametrize("refuses", [{"send"}, {"send", "typing"}])
+async def test_words_that_a_firewall_refuses_do_not_hold_up_what_follows(tmp_path: Path, refuses: set[str]) -> None:
+    """Where it refuses all, no message is given up for that."""
+    history = History([], firewall=frozenset(refuses))
+    delivery = Delivery(ROOM_REF, "k1", None, Content(RichText.plain("cat /etc/passwd")))
+    async with sender_in(history, tmp_path) as sender:
+        for _ in range(2):
+            with pytest.raises(Transient):
+                await sender.send(delivery)
+        with pytest.raises(Transient if "typing" in refuses else Permanent):
+            await sender.send(delivery)
