@@ -25,6 +25,7 @@
 Each adapter translates the errors of discord.py, nio and aiohttp into these in one place.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,6 +197,11 @@ class Unsupported(DeliveryError):
     def __init__(self, feature: "Feature") -> None:
         super().__init__(f"{feature} cannot cross")
         self.feature = feature
+
+
+def reason_of(error: OSError) -> str:
+    """Why the system refused something, in its own words: libraries put addresses and numbers around them."""
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or ""
 
 
 def sentence(text: str) -> str:

@@ -53,9 +53,12 @@ async def look_at_discord(settings: DiscordSettings, *, with_new_token: str = ""
         await survey.close()
 
 
-async def look_at_matrix(settings: MatrixSettings) -> Look:
-    """Look at the account on the homeserver, and list its rooms. Raises `DeliveryError`."""
-    survey = MatrixSurvey(settings=settings, load=_nothing, save=None)
+async def look_at_matrix(settings: MatrixSettings, *, with_new_token: str = "") -> Look:
+    """Look at the account on the homeserver, and list its rooms. Raises `DeliveryError`.
+
+    `with_new_token`: what to do where its token is refused; "": as the daemon says it.
+    """
+    survey = MatrixSurvey(settings=settings, load=_nothing, save=None, with_new_token=with_new_token)
     try:
         findings = await survey.account()
         channels = await survey.channels() if survey.usable else ()

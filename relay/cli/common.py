@@ -121,14 +121,14 @@ def wrapped(text: str, width: int, *, indent: str = "", first: str = "") -> list
     """
     from rich.cells import cell_len  # a sign may be two columns wide
 
-    lines = [first]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1].strip() else f"{lines[-1]}{word}"
-        if lines[-1].strip() and cell_len(longer) > width:
+    words = text.split(" ")
+    lines = [f"{first}{words[0]}"]
+    for word in words[1:]:
+        if cell_len(longer := f"{lines[-1]} {word}") > width and lines[-1].strip():
             lines.append(f"{indent}{word}")
         else:
             lines[-1] = longer
-    return lines
+    return [line.rstrip() for line in lines]
 
 
 def no_such_pair(name: str, known: Iterable[str]) -> tuple[str, str]:

@@ -204,7 +204,7 @@ def _in_one_line(pairs: Sequence["PairStatus"], report: "Report", column: int, w
     """The beginning of what is wrong with each pair has to do."""
     for pair in pairs:
         yield Line(
-            _shortened(f"{_cut(printable(pair.name), column)} ✗ {printable(' '.join(pair.problems))}", width), "red"
+            shortened(f"{cut(printable(pair.name), column)} ✗ {printable(' '.join(pair.problems))}", width), "red"
         )
     yield from _wrapped("`relay status --problems` shows all that is wrong, and what to do about it.", width)
 
@@ -235,13 +235,13 @@ def _count_others(report: "Report", number: int) -> str:
 def _row(pair: "PairStatus", mark: str, now: datetime, column: int, width: int) -> str:
     """One line: name, mark, how long ago something crossed each way, and what is worth knowing besides."""
     times = "".join(
-        _cut(f"{arrow} {_last(pair, way, now)}", _TIME_COLUMNS)
+        cut(f"{arrow} {_last(pair, way, now)}", _TIME_COLUMNS)
         for way, arrow in _ARROWS.items()
         if way in pair.directions
     )
-    start = f"{_cut(printable(pair.name), column)} {mark} {times}"
+    start = f"{cut(printable(pair.name), column)} {mark} {times}"
     more = _facts(pair) or _channels(pair)
-    return _cut(f"{start}{more}", width).rstrip()
+    return cut(f"{start}{more}", width).rstrip()
 
 
 def _last(pair: "PairStatus", way: str, now: datetime) -> str:
@@ -337,7 +337,7 @@ def _notes(pairs: Iterable["PairStatus"], width: int, most: int | None) -> Itera
     about: dict[str, list[str]] = {}
     for pair in pairs:
         for note in pair.notes:
-            about.setdefault(note, []).append(_shortened(printable(pair.name), _LONGEST_NAME))
+            about.setdefault(note, []).append(shortened(printable(pair.name), _LONGEST_NAME))
     if most is not None and len(about) > most:
         yield from _wrapped(f"{len(about)} notes, which `relay status PAIR` shows.", width, "yellow")
         return
@@ -386,12 +386,12 @@ def _seconds(seconds: float) -> str:
     return "0 s"
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """`text` in exactly so many columns."""
-    return set_cell_size(_shortened(text, width), width)
+    return set_cell_size(shortened(text, width), width)
 
 
-def _shortened(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
     """`text` in at most so many columns."""
     return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 

@@ -46,6 +46,11 @@ def _discord_user(value: object) -> str:
 
 
 def _snowflake(value: object, what: str, button: str) -> str:
+    if what == "channel" and isinstance(value, str):
+        if "/channels/@me" in value:
+            raise wrong("is a direct message, which cannot be mirrored", "name a channel of a server")
+        if (mention := _CHANNEL_MENTION.fullmatch(value.strip())) is not None:
+            raise wrong("is a mention of a channel", f"write the number in it: {mention[1]}")
     of_link = ": of a channel's link it is the last number" if "/channels/" in str(value) else ""
     digits = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[1-9][0-9]{0,19}", digits.strip()) or int(digits) >= 2**64:
@@ -56,8 +61,12 @@ def _snowflake(value: object, what: str, button: str) -> str:
     return digits.strip()
 
 
+_CHANNEL_MENTION = re.compile(r"<#([1-9][0-9]{0,19})>")
+
 # What clients copy as the link to a room: https://matrix.to/#/#help:example.org?via=example.org, and Element's own.
 _ROOM_LINK = re.compile(r"https?://[^\s#]*/#/(?:room/)?([^\s?/]+)")
+# https://spec.matrix.org/latest/appendices/#matrix-uri-scheme
+_ROOM_URI = re.compile(r"matrix:(r|roomid)/([^\s?/]+)")
 
 
 def _room(value: str) -> str:
@@ -69,6 +78,10 @@ def _room(value: str) -> str:
         room = unquote(link[1])
         known = _ALIAS.fullmatch(room) or _ROOM_ID.fullmatch(room)
         raise wrong("is a link", f'write "{room}"' if known else "write the alias or the ID of the room in it")
+    if (uri := _ROOM_URI.match(value)) is not None:
+        raise wrong("is a link", f'write "{"#" if uri[1] == "r" else "!"}{unquote(uri[2])}"')
+    if _USER_ID.fullmatch(value):
+        raise wrong("is an account, and no room", 'write the room, by its alias, like "#help:example.org", or its ID')
     what = "is neither a room alias nor a room ID"
     if value[:1] not in ("#", "!"):
         what += ": it begins with neither # nor !"
@@ -201,6 +214,9 @@ def _seconds(value: object) -> object:
 def _kept_for(value: object) -> object:
     if value == "forever":
         return None
+    # Days are what is meant, and seconds would forget all that is on record.
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value.strip().isdigit()):
+        raise wrong("has no unit", 'write a number with a unit: "90d" for days, "36h" for hours')
     seconds = _seconds(value) if isinstance(value, str) and _DURATION.fullmatch(value) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise wrong("is not a length of time", 'write a number with a unit: "90d", "36h", or "forever"')

@@ -83,6 +83,26 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
         instead("#help:example.org", "https://matrix.to/#/#help:example.org"),
         ("relay.toml:10", "is a link", 'write "#help:example.org"'),
     ),
+    "a link of the matrix: kind": (
+        instead("#help:example.org", "matrix:r/help:example.org?action=join"),
+        ("relay.toml:10", "is a link", 'write "#help:example.org"'),
+    ),
+    "an account for a room": (
+        instead("#help:example.org", "@help:example.org"),
+        ("relay.toml:10", "is an account, and no room", "write the room"),
+    ),
+    "a direct message": (
+        instead("1234567890123456789", '"https://discord.com/channels/@me/1234567890123456789"'),
+        ("relay.toml:9", "is a direct message, which cannot be mirrored", "name a channel of a server"),
+    ),
+    "a channel's mention": (
+        instead("1234567890123456789", '"<#1234567890123456789>"'),
+        ("relay.toml:9", "is a mention of a channel", "write the number in it: 1234567890123456789"),
+    ),
+    "days without a unit": (
+        FILE + "[store]\nretention = 90\n",
+        ("relay.toml:12", "retention", "has no unit", '"90d"'),
+    ),
     "a channel twice": (second(channel="1234567890123456789"), ("relay.toml:13", "already in", "line 9", "remove one")),
     "a room twice": (second(room="#help:example.org"), ("relay.toml:14", "already in", "line 10", "remove one")),
     "a name twice": (second(name="help"), ("relay.toml:12", "already in", "line 8", "a name of its own")),
@@ -424,6 +444,11 @@ MORE = {
     "a comment of another language",
     "a key twice",
     "a section twice",
+    "a link of the matrix: kind",
+    "an account for a room",
+    "a direct message",
+    "a channel's mention",
+    "days without a unit",
 }
 """What was not in the list."""
 

@@ -102,6 +102,8 @@ class MatrixSurvey:
     load: LoadSession
     save: SaveSession | None
     clock: Clock = field(default_factory=SystemClock)
+    # What to do with another token where the homeserver refuses this one, which is in no file yet.
+    with_new_token: str = ""
     # Whether to measure how many messages the account may send, which uses them up for a minute.
     measures: bool = False
     # By how many seconds our clock is ahead of the homeserver's; None before the first answer.
@@ -163,7 +165,10 @@ class MatrixSurvey:
             if self.measures:
                 found.append(await self._allowance())
         except FatalError as error:
-            found.append(Finding("the Matrix account", "wrong", error.reason, error.remedy))
+            words, remedy = error.reason, error.remedy
+            if self.with_new_token:
+                words, remedy = words.replace("[matrix] access_token", "that token"), self.with_new_token
+            found.append(Finding("the Matrix account", "wrong", words, remedy))
         except (Refused, Unreachable) as error:
             found.append(Finding("the Matrix account", "wrong", str(error), "try again in a moment"))
         return found
@@ -397,6 +402,8 @@ class MatrixSurvey:
     async def _outside(self, one: _Declared, room: Room | None) -> list[Finding]:
         """The account is not in the room. The daemon joins it by itself, where it is let in."""
         me, name = self._api.user_id, _subject(one, "" if room is None else room.name)
+        if room is not None and room.invited and room.state.encrypted:
+            return [Finding(name, "wrong", *split(encrypted_problem(room.name)))]
         if room is not None and room.invited:
             return [Finding(name, "ok", f"{me} is invited: the relay joins when it starts")]
         if room is not None and room.removed is not None and "banned" in room.removed:

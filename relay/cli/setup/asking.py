@@ -2,7 +2,6 @@
 
 import getpass
 import shutil
-import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 import typer
 
-from relay.cli.common import printable
+from relay.cli.common import printable, wrapped
 from relay.errors import ConfigurationError, Mistake
 
 # The problem with an answer, as a sentence; None if it is good.
@@ -60,7 +59,7 @@ class Terminal:
         """See `Asker.ask`."""
         while True:
             answer = self._read(question)
-            problem = check(answer) if answer else "Nothing was written."
+            problem = check(answer) if answer else "That was an empty line: write an answer, or leave with Ctrl-C."
             if problem is None:
                 return answer
             say(problem, sign="✗")
@@ -179,14 +178,7 @@ def say(text: str, *, sign: str = "", indent: int = 0) -> None:
     """Print a paragraph that fits into the terminal."""
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     first = " " * indent + (f"{sign} " if sign else "")
-    for line in textwrap.wrap(
-        printable(text),
-        width,
-        initial_indent=first,
-        subsequent_indent=" " * len(first),
-        break_long_words=False,
-        break_on_hyphens=False,
-    ):
+    for line in wrapped(printable(text), width, first=first, indent=" " * len(first)):
         typer.echo(line)
 
 
@@ -198,18 +190,17 @@ def heading(text: str) -> None:
 
 def rows(cells: Iterable[Sequence[str]]) -> None:
     """Print a table without lines. Cells but the last are as wide as the widest, a third of the terminal at most."""
+    from rich.cells import cell_len
+
+    from relay.cli.status_text import cut, shortened
+
     table = [[printable(cell) for cell in row] for row in cells]
     if not table:
         return
     most = max(16, min(shutil.get_terminal_size().columns, _WIDEST) // 3)
-    widths = [min(most, max(len(row[column]) for row in table)) for column in range(len(table[0]) - 1)]
+    widths = [min(most, max(cell_len(row[column]) for row in table)) for column in range(len(table[0]) - 1)]
     for row in table:
-        padded = [f"{shortened(cell, width):<{width}}" for cell, width in zip(row, widths, strict=False)]
+        padded = [cut(cell, width) for cell, width in zip(row, widths, strict=False)]
         used = sum(widths) + 2 * len(widths) + 2
         rest = shortened(row[-1], max(16, min(shutil.get_terminal_size().columns, _WIDEST) - used))
         typer.echo(f"  {'  '.join([*padded, rest])}".rstrip())
-
-
-def shortened(text: str, width: int) -> str:
-    """`text`, or its beginning with an ellipsis."""
-    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -230,11 +230,14 @@ class _Setup:
             lambda it: problem_with(MatrixSettings, {**unfinished, "user_id": it}),
         )
         url = self._homeserver(user)
+        again = "give another token, or the password; if that is not the account, leave with Ctrl-C and begin again"
+        then = again if self.asker.present else "correct matrix_account or matrix_access_token in the file of answers"
+        look_at = partial(setup.look_at_matrix, with_new_token=then)
         while True:
             token = self._matrix_token(url, user)
             values = {"homeserver_url": url, "user_id": user, "access_token": token}
             settings = MatrixSettings.model_validate(values)
-            look = self._until_well(lambda given=settings: asyncio.run(setup.look_at_matrix(given)))  # type: ignore[misc]
+            look = self._until_well(lambda given=settings: asyncio.run(look_at(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
 

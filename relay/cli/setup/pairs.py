@@ -57,12 +57,15 @@ def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     elif not pairs:
         typer.echo("There are no pairs. `relay pairs add` adds one.")
     else:
-        width = min(24, max(len(printable(pair.label)) for pair in pairs))
+        from rich.cells import cell_len
+
+        width = min(24, max(cell_len(printable(pair.label)) for pair in pairs))
         for pair in pairs:
-            words = [f"{printable(pair.label):<{width}}", pair.discord_channel, _ARROWS[pair.direction]]
+            label = printable(pair.label)
+            words = [f"{label}{' ' * (width - cell_len(label))}", pair.discord_channel, _ARROWS[pair.direction]]
             # A pair without a name has the room's.
             words += [pair.matrix_room, *_states(pair)]
-            typer.echo("  ".join(words))
+            print_line("  ".join(words), indent=width + 2)
 
 
 @commands.command()

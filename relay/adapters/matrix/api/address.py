@@ -17,6 +17,7 @@ import aiohttp
 
 from relay.core.operations.findings import Finding
 from relay.domain.jsontext import as_dict, as_string, loads
+from relay.errors import reason_of
 
 _TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 _MOST_BYTES = 64 * 1024
@@ -55,7 +56,7 @@ async def look(url: str) -> Answer:
     except aiohttp.ClientConnectorDNSError:
         return Answer(failure="dns")
     except aiohttp.ClientConnectorError as error:
-        return Answer(failure="refused", detail=error.os_error.strerror or "")
+        return Answer(failure="refused", detail=reason_of(error.os_error))
     except TimeoutError:
         return Answer(failure="silent")
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -178,7 +179,7 @@ def _what(url: str, answer: Answer) -> str:
         case "dns":
             return f"there is no server called {urlsplit(url).hostname}"
         case "refused":
-            return f"nothing answers at {url} ({answer.detail.lower()})"
+            return f"nothing answers at {url}{f' ({answer.detail})' if answer.detail else ''}"
         case "silent":
             return f"{url} does not answer"
         case "":

@@ -22,6 +22,7 @@ from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import NOT_OURS
 from relay.domain.jsontext import Json, as_dict, as_string, loads
+from relay.errors import reason_of
 
 _CLIENT = "/_matrix/client/v3/"
 _REQUEST_TIMEOUT = 30.0
@@ -370,4 +371,4 @@ def _retry_after(status: int, header: str | None, error: Json) -> float | None:
 def _cause(error: Exception) -> str:
     # Never the `repr`: for some of aiohttp's errors it shows the headers of the request, and so the token.
     cause = getattr(error, "os_error", None)
-    return str(cause.strerror or cause) if isinstance(cause, OSError) else type(error).__name__
+    return reason_of(cause) or str(cause) if isinstance(cause, OSError) else type(error).__name__

@@ -1,6 +1,7 @@
 """The login: with the operator's access token, or with a password once, after which the token is kept in the store."""
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 
@@ -19,6 +20,8 @@ MAKE_TOKEN = "make a new one with `relay login`, and put it into [matrix] access
 DEVICE_NAME = "relay"
 """What people see the relay's sessions called in the list of an account's devices."""
 
+# https://docs.discord.com/developers/reference#authentication: the bot's ID, a time, and a signature.
+_DISCORDS = re.compile(r"[\w-]{20,32}\.[\w-]{4,10}\.[\w-]{20,}")
 _LOGIN_TYPE = "m.login.password"
 _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
@@ -73,13 +76,18 @@ class MatrixSession:
             answer = await self.api.call("GET", "account", "whoami")
         except Refused as refused:
             if is_token_refusal(refused):
-                raise FatalError(f"the homeserver refuses {what} ({refused.code})", remedy) from refused
+                looks = ": it looks like a bot's token of Discord" if self._is_discords() else ""
+                raise FatalError(f"the homeserver refuses {what} ({refused.code}){looks}", remedy) from refused
             raise
         if answer.get("user_id") != self.api.user_id:
             raise FatalError(
                 f"{what} belongs to {answer.get('user_id')}, not to {self.api.user_id}",
                 "correct [matrix] user_id, or make a token of that account with `relay login`",
             )
+
+    def _is_discords(self) -> bool:
+        token = self.settings.access_token
+        return token is not None and _DISCORDS.fullmatch(token.get_secret_value()) is not None
 
     async def _is_valid(self, stored: StoredSession) -> bool:
         self.api.use_token(stored.access_token)

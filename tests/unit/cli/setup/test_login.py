@@ -21,7 +21,7 @@ password = "secret"
         (("--homeserver", "matrix.example.org"), "--homeserver: is not a web address; write it with its scheme"),
         # Found out after the login, the token would be lost.
         (("--output", "/proc/token"), "--output: /proc/token cannot be written: no such file"),
-        (("--homeserver", "http://127.0.0.1:9"), "nothing answers at http://127.0.0.1:9 (connect call failed"),
+        (("--homeserver", "http://127.0.0.1:9"), "nothing answers at http://127.0.0.1:9 (connection refused)"),
     ],
 )
 def test_a_mistake_in_an_option_names_the_option(
