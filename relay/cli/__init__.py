@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from relay.cli.common import Invocation, print_error
+from relay.cli.common import Invocation, OutputFailed, finish_output, prepare_output, print_error
 from relay.errors import RelayError
 
 BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
@@ -20,6 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: ok. 1: a problem. 2: wrong usage or configuration. 3: another daemon holds the store. 4: the daemon cannot go on
     and says why. 70: a bug.
     """
+    prepare_output()
+    try:
+        try:
+            _run(arguments)
+        finally:
+            finish_output()
+    except OutputFailed as error:
+        print_error(error)
+        sys.exit(error.exit_status)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     words, config = without_option("--config", sys.argv[1:] if arguments is None else arguments)
     words, tenant = without_option("--tenant", words)
     invocation = Invocation(None if config is None else Path(config))
@@ -35,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from relay.cli.commands import command_line
 
         command_line()(args=words, prog_name="relay", obj=invocation)
+    except OutputFailed:
+        raise
     except RelayError as error:
         print_error(error, invocation.redact)
         sys.exit(error.exit_status)

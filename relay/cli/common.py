@@ -1,6 +1,8 @@
 """What every command needs: the settings, the store, and how to print."""
 
 import asyncio
+import io
+import json
 import os
 import shutil
 import sys
@@ -10,12 +12,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreTooNew
+from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreTooNew, reason_of
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
     from relay.config.settings import Settings
     from relay.logs import ChannelNames
     from relay.store.unit_of_work import SqlStore
+
+
+_ERRORS = 2
+"""The number of the stream for errors, the highest of the three that every process has."""
 
 
 class Invocation:
@@ -69,6 +77,50 @@ def without_settings() -> None:
     logs.configure("warning", "console", logs.Redactor())
 
 
+class OutputFailed(RelayError):
+    """Where the output goes takes no more."""
+
+
+class _Output(io.FileIO):
+    """Standard output, whose failures are told from those of other files. Nobody who reads any more is none."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            words = f"the output cannot be written: {reason_of(error)}"
+            raise OutputFailed(f"{words}; make room, or send it somewhere else") from error
+
+
+def prepare_output() -> None:
+    """Make sure that there is an output, if only one that nobody reads, and that it can take every text."""
+    while (stream := os.open(os.devnull, os.O_RDWR)) <= _ERRORS:
+        pass  # it was closed (`>&-`): else the next file that is opened would be the output
+    os.close(stream)
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+    if sys.stdout is None or sys.stdout is sys.__stdout__:
+        encoding = getattr(sys.stdout, "encoding", "utf-8")
+        raw = _Output(1, "w", closefd=False)
+        # To a terminal at once, as it would be without us.
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=raw.isatty()
+        )
+
+
+def finish_output() -> None:
+    """Write what is still kept back. Exits with status 1 if nobody reads it any more. Raises `OutputFailed`."""
+    try:
+        sys.stdout.flush()
+    except (OSError, OutputFailed) as error:
+        # The interpreter would try once more.
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        if isinstance(error, OutputFailed):
+            raise
+        sys.exit(1)
+
+
 def print_error(error: RelayError, redact: Callable[[str], str] = str) -> None:
     """Print to standard error what is wrong, one line for each mistake."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else (error,)
@@ -91,6 +143,8 @@ def print_line(words: str, *, indent: int = 0, leads_to: Mapping[str, str | None
 
     `indent`: of the second line and those that follow. `leads_to`: what a click on a word opens, in terminals that do.
     """
+    import typer  # the daemon does without
+
     text = printable(words)
     if is_terminal():
         text = "\n".join(wrapped(text, shutil.get_terminal_size((80, 24)).columns, indent=" " * indent))
@@ -99,14 +153,16 @@ def print_line(words: str, *, indent: int = 0, leads_to: Mapping[str, str | None
                 text = text.replace(
                     printable(word), f"\x1b]8;;{printable(link)}\x1b\\{printable(word)}\x1b]8;;\x1b\\", 1
                 )
-    sys.stdout.write(f"{text}\n")
+    typer.echo(text)
 
 
 def print_link(link: str | None, *, indent: int = 0) -> None:
     """Print a link that `print_line` has put behind a word, unless it is wider than the terminal."""
+    import typer
+
     line = f"{'':<{indent}}{printable(link or '')}"
     if link and not (is_terminal() and _knows_links() and len(line) > shutil.get_terminal_size((80, 24)).columns):
-        sys.stdout.write(f"{line}\n")
+        typer.echo(line)
 
 
 def _knows_links() -> bool:
@@ -155,7 +211,12 @@ def print_json(value: object) -> None:
     """Print JSON without control characters for the terminal."""
     from relay.logs import readable_json
 
-    sys.stdout.write(f"{readable_json(value, indent=2)}\n")
+    text = readable_json(value, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)  # with the escapes of JSON, and no others
+    sys.stdout.write(f"{text}\n")
 
 
 def way(direction: str) -> str:

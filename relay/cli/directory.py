@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from relay.web.directory import Known
 
 
+# How many of the rooms that are left out are named.
+_NAMED = 3
+
+
 class Format(StrEnum):
     """How the page is printed."""
 
@@ -50,8 +54,11 @@ def directory(
             typer.echo(directory_pages.html(found), nl=False)
         case Format.JSON:
             print_json(found.as_json())
-    for name in found.left_out:
-        print_problem(f"{name} is left out: only invited people may enter it; give it a purpose", "note")
+    if left_out := found.left_out:
+        listed = ", ".join(left_out) if len(left_out) <= _NAMED else f"{', '.join(left_out[:_NAMED])} and more"
+        which = f"{listed} is" if len(left_out) == 1 else f"{len(left_out)} rooms ({listed}) are"
+        words = f"{which} left out: only invited people may enter; give each a purpose that anybody may read"
+        print_problem(f"{words}, or print the page for your own people with --private", "note")
 
 
 async def _known(settings: "Settings") -> "Known":

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from relay.cli import main
+from relay.core.ports import ChannelInfo
+from relay.domain.ids import ChannelRef, Platform
 from tests.support.settings import SIDES, pair, write
+from tests.support.store import store_that_knows
 
 
 def printed(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -32,3 +35,14 @@ def test_three_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_one_form_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (("--html", "--json"), ("--format", "html", "--json"), ("--format", "pdf")):
         assert printed(tmp_path, capsys, *arguments)[0] == 2
+
+
+def test_what_is_left_out_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rooms = "".join(pair(10 + number, f"!room{number}:example.org", f'name = "p{number}"') for number in range(5))
+    write(tmp_path, SIDES + rooms)
+    channels = (ChannelRef(Platform.DISCORD, str(10 + number)) for number in range(5))
+    store_that_knows(tmp_path, {channel: ChannelInfo("#staff") for channel in channels})
+    with pytest.raises(SystemExit):
+        main(["directory", "--config", str(tmp_path / "relay.toml")])
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("note: 5 rooms (p0, p1, p2 and more) are left out: only invited people may enter; give each")

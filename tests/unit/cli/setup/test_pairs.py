@@ -1,12 +1,10 @@
 """`relay pairs`: what it prints, what becomes of the file, and what is refused."""
 
-import asyncio
 import itertools
 import json
 import threading
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,8 @@ import pytest
 from relay.cli import main
 from relay.config.editing import alone, read, replace_file
 from relay.core.ports import ChannelInfo
-from relay.core.status.report import CHANNELS_KEY
-from relay.store.unit_of_work import open_store
-from tests.support.store import new_store
+from relay.domain.ids import ChannelRef, Platform
+from tests.support.store import store_that_knows
 
 CONFIG = """\
 [discord]
@@ -130,19 +127,8 @@ def test_what_would_be_a_mistake_is_refused_and_the_file_stays(pairs: Pairs, fil
 
 def test_channels_are_called_by_their_names_with_their_ids_behind(pairs: Pairs, file: Path) -> None:
     """Both IDs stood there, and nobody knows whose they are."""
-    url = new_store(file.parent)
-    known = [
-        {"platform": "discord", "id": "1", **asdict(ChannelInfo("#support", "Sandbox"))},
-        {"platform": "matrix", "id": "!room:example.org", **asdict(ChannelInfo("Support\x1b"))},
-    ]
-
-    async def fill() -> None:
-        store = await open_store(url)
-        async with store.write() as unit:
-            await unit.key_values.put(CHANNELS_KEY, json.dumps(known))
-        await store.close()
-
-    asyncio.run(fill())
+    channel, room = ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room:example.org")
+    store_that_knows(file.parent, {channel: ChannelInfo("#support", "Sandbox"), room: ChannelInfo("Support\x1b")})
     file.write_text(CONFIG.replace("#help:example.org", "!room:example.org"))
     called = "help (#support 1, Support\\x1b !room:example.org)"
     assert pairs("pause", "help")[1].splitlines()[0] == f"{called}: paused."
