@@ -67,6 +67,16 @@ async def test_a_busy_cdn_does_not_look_like_a_limit_of_the_other_side(world: Wo
     assert caught.value.retry_after == 3
 
 
+@pytest.mark.parametrize("picture", [b"GIF89a, moving", b"RIFF\x08\x00\x00\x00WEBP, moving"])
+async def test_a_moving_emoji_crosses_in_whatever_format_it_was_uploaded(
+    world: World, rest: RestClient, picture: bytes
+) -> None:
+    emoji = world.state.add_emoji(world.guild, "dance", world.server.files.put(picture), animated=True)
+    media = Media(rest, None, world.server.origin)
+    async with media.open_media(MediaRef(Platform.DISCORD, f"{world.server.origin}/emojis/{emoji.id}.gif")) as stream:
+        assert b"".join([chunk async for chunk in stream.chunks]) == picture
+
+
 @pytest.mark.parametrize("path", ["/gateway/bot", "/users/@me"])
 async def test_a_token_that_is_refused_once_while_connecting_is_tried_again(world: World, path: str) -> None:
     world.server.faults.add(Fault("status", "GET", path, status=401))

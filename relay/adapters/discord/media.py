@@ -53,6 +53,7 @@ _FRESH_SECONDS = 6 * 3600.0
 _MAX_FRESH = 1_000
 
 _NOT_KEPT = re.compile(r"[^0-9A-Za-z_.-]+")
+_MOVING_EMOJI = re.compile(r"(.*/emojis/\d{1,20})\.gif", re.ASCII)
 _LOTTIE_PATH = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
 
 
@@ -119,8 +120,8 @@ class Media:
         async with AsyncExitStack() as stack:
             with _translate_errors():
                 answer = await stack.enter_async_context(self._rest.download(media.locator))
-                if answer.status in _GONE and (fresh := await self._refreshed(media.locator)) is not None:
-                    answer = await stack.enter_async_context(self._rest.download(fresh))
+                if answer.status in _GONE and (other := await self._other_address(media.locator)) is not None:
+                    answer = await stack.enter_async_context(self._rest.download(other))
             _check(answer)
             if not is_lottie(parts.path):
                 yield MediaStream(answer.size, answer.content_type, _chunks(answer))
@@ -152,6 +153,14 @@ class Media:
     def _is_ours(self, url: str) -> bool:
         # URL parsers disagree about unusual characters, so only plain URLs are fetched.
         return _URL.fullmatch(url) is not None and _host(url) in self._hosts
+
+    async def _other_address(self, url: str) -> str | None:
+        """Where else a file may be that is not there: None for nowhere."""
+        if (emoji := _MOVING_EMOJI.fullmatch(url)) is not None:
+            # Discord makes no GIF of an emoji that was uploaded as WebP or AVIF, and does not tell which was.
+            # https://docs.discord.com/developers/resources/emoji#emoji-object-emoji-formats
+            return f"{emoji[1]}.webp?animated=true"
+        return await self._refreshed(url)
 
     async def _refreshed(self, url: str, *, background: bool = False) -> str | None:
         """The URL of an attachment with a new signature, after the old one has expired."""

@@ -88,7 +88,7 @@ class Cdn:
         return web.Response(body=flat_png(_DEFAULT_COLOURS[number]), content_type="image/png")
 
     async def emoji(self, request: web.Request) -> web.StreamResponse:
-        """An emoji; as a GIF only if it is animated.
+        """An emoji; as a GIF only if it is animated, and was not uploaded as WebP or AVIF.
 
         An application's is made as it is asked for: `size` is its side in pixels, and a WebP moves with
         `animated=true` (https://docs.discord.com/developers/resources/emoji#emoji-object-emoji-formats). A guild's is
@@ -96,8 +96,10 @@ class Cdn:
         """
         name = PurePosixPath(request.match_info["file"])
         emoji = self.state.emojis.get(parse_snowflake(name.stem) or 0)
-        if emoji is None or (name.suffix == ".gif" and not emoji.animated):
-            return web.Response(status=415 if emoji else 404)
+        if emoji is None:
+            return web.Response(status=404)
+        if name.suffix == ".gif" and (not emoji.animated or not _becomes_gif(emoji)):
+            return web.Response(status=415)
         if emoji.uploader is None:
             return await self._send(request, emoji.file, None)
         return await self._application_emoji(request, emoji, name.suffix)
@@ -180,3 +182,9 @@ class Cdn:
 def _first_half(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
         return file.read(min(size // 2, 1 << 20))
+
+
+def _becomes_gif(emoji: Emoji) -> bool:
+    """Discord makes no GIF of a WebP or AVIF: https://github.com/discord/discord-api-docs/issues/7567."""
+    start = emoji.file.path.read_bytes()[:12]
+    return start[8:12] != b"WEBP" and start[4:8] != b"ftyp"
