@@ -217,14 +217,13 @@ class Process:
             self.volume.waiting.pop(key, None)
         await asyncio.sleep(0)
 
-    async def start(self, positions: Mapping[str, Positions]) -> None:
+    async def read_from(self, positions: Mapping[str, Positions]) -> None:
         self._use_store()
         now = asyncio.get_running_loop().time()
         for key, told in positions.items():
             if not positions.keys() <= self.reasons.keys():
                 self.world.broken = self.world.broken or f"{self.name} has opened {key} before it was told from where"
             self.volume.read[key] = float(told["x"]) if told else now
-        await self.hold_back({key: why for key, why in self.reasons.items() if key not in positions})
 
     def _use_store(self) -> None:
         self.look()
@@ -255,8 +254,8 @@ class Process:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.look()
         self.settle()
-        # Nothing is read any more, and what was read was delivered, or waits here.
-        self.leaving |= self.wanted
+        # Nothing is read or sent any more.
+        self.wanted = frozenset()
         self.look()
         idle = frozenset(key for key in self.claims.held if not self.volume.waiting.get(key))
         with suppress(Transient, TimeoutError, StoreHeld, StoreUnavailable):

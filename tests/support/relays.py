@@ -179,11 +179,10 @@ class Switch:
     async def stand_down(self, keys: Collection[str]) -> None:
         self.set_aside += keys
 
-    async def start(self, positions: Mapping[str, Positions]) -> None:
+    async def read_from(self, positions: Mapping[str, Positions]) -> None:
         # A pair that nothing holds back any more is open already, and has been read from now on.
         assert positions.keys() <= self.reasons.keys()
         self.started |= positions
-        self.reasons = {key: why for key, why in self.reasons.items() if key not in positions}
 
 
 @dataclass(slots=True)

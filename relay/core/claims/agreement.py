@@ -4,12 +4,9 @@ After a move, or after a volume was lost, an operator may run two relays with st
 everything, so everything would be doubled. Therefore each relay writes into a register that all of them can read (the
 account itself keeps it) who it is and which channels it mirrors. A channel that another one has claimed is left alone.
 
-- *Reading gives the right*, for `RIGHT_SECONDS` after the last reading was asked for, by a clock that never jumps. So a
-  relay that is cut off or stopped for longer sends nothing before it has read again. One that does not answer for
-  `SILENCE_SECONDS`, which is longer, has lost its claims. No two machines' clocks are compared, and nothing is written
-  while nothing changes.
-- *Whoever says something then reads.* Of two that have claimed one channel, each sees the other unless it was first.
-  Who sees another does not begin. And a reading that shows a question gives no right until one shows our answer.
+- *Reading gives the right*, for `RIGHT_SECONDS` after the last reading was asked for, by a clock that never jumps. A
+  relay that does not answer for `SILENCE_SECONDS`, which is longer, has lost its claims. No two machines' clocks are
+  compared, and nothing is written while nothing changes.
 - *A claim ends* when its relay gives it up (at its end, or because another one was started to take over), or by
   silence: a relay that starts asks those that hold its pairs whether they live, and takes what nobody answers for.
   Nobody takes a claim from a relay that crashes while others wait: it may be back in a moment, and then it reads what
@@ -80,6 +77,8 @@ class Claims:
     # Set once it is known what others hold.
     begun: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _look_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    # Set each time that the register was read and acted on.
+    _looked: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _busy: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -122,6 +121,7 @@ class Claims:
                 self.begun.set()
 
     async def _begin(self) -> None:
+        self._left = {}
         reading = await self._board.read(None)
         rivals, silent, given_up = self._rivals(reading.possible), frozenset[str](), frozenset[str]()
         if doubtful := frozenset(key for key, holder in rivals.items() if self._holders.is_doubtful(holder)):
@@ -142,8 +142,10 @@ class Claims:
         await self._write(reading, keep, new=new, take=silent, answers=answers)
         reading, won = await self._confirm(keep, new)
         # What we begin with later is taken from the silent now, by leaving it without a word.
-        self.held = won & free
         self._left = {key: {} for key in won - free}
+        if won & new:
+            await self._write(reading, won & free, answers=answers)
+        self.held = won & free
         rivals |= {key: holder for key, holder in self._rivals(reading.possible).items() if key not in self.held}
         self._holders.awaited |= rivals.keys() | later
         if rivals and self.take_over and self._question.ask is None:
@@ -197,6 +199,7 @@ class Claims:
                 await self._news()
                 async with self._busy:
                     await self._react(await self._read())
+                self._looked.set()
                 self.backoff.reset()
             except NoRegister as error:
                 _log.warning("the register of relays cannot be used any more", reason=str(error))
@@ -241,12 +244,17 @@ class Claims:
             return
         if not new:
             return
+        self._look_now.set()
         try:
-            async with asyncio.timeout(_READ_EVERY / 2), self._busy:
-                await self._react(await self._read())
-        except (Transient, NoRegister, StoreUnavailable, TimeoutError) as error:
-            _log.warning("it is not known yet whether another relay holds the new pairs", reason=str(error))
-            self._look_now.set()
+            async with asyncio.timeout(_READ_EVERY / 2):
+                while new & self.wanted - self.held - self._holders.known():
+                    self._looked.clear()
+                    await self._looked.wait()
+        except TimeoutError:
+            _log.warning("it is not known yet whether another relay holds the new pairs")
+        while self._handing:
+            # What was read there is to be delivered, and nothing more is to be read.
+            await self.clock.sleep(_POLL_SECONDS)
         await self._tell()
 
     async def drop_unwanted(self, keys: frozenset[str]) -> None:
@@ -300,21 +308,25 @@ class Claims:
         free -= frozenset[str]() if ready else self._holders.awaited
         await self._leave_alone({key: holder for key, holder in others.items() if key not in silent})
         answers = self._question.answers(claims, self.held)
-        new = free | silent
+        # Nor do we, before we have: what we read then is not what we have left.
+        new = (free | silent) - self._left.keys()
         if new or self._left or not self._board.is_done(reading, self.held, self._question.ask, answers):
             answers |= self._question.open(claims, new)
             missed = asked_for & new
             try:
                 await self._write(reading, self.held, new=new, take=silent, answers=answers)
-                await self._begin_new(claims, new)
+                await self._begin_new(claims, new, answers)
                 missed &= silent
             finally:
                 if (missed := missed - self.held) and self._question.ask is None:
                     # They have answered after all, or it is not known what has become of our claim.
                     self._question.start(missed, take=True)
 
-    async def _begin_new(self, claims: Sequence[Claim], new: frozenset[str]) -> None:
-        """Begin with those channels that we have claimed and that turn out to be ours."""
+    async def _begin_new(self, claims: Sequence[Claim], new: frozenset[str], answers: frozenset[str]) -> None:
+        """Begin with those channels that we have claimed and that turn out to be ours, once that stands there.
+
+        Else nobody could know, of a claim that its relay has died with, whether anything was mirrored with it.
+        """
         if not new:
             return
         confirmed, won = await self._confirm(self._claimed(), new)
@@ -326,13 +338,19 @@ class Claims:
             # Of a channel that was free all the time, what somebody left there long ago says nothing.
             positions[key] = told[0] if told and key in self._holders.awaited else {}
         await self._leave_alone({key: rivals[key] for key in self.wanted & rivals.keys() if key not in won})
-        await self.switch.start(positions)
+        if not won:
+            self._look_now.set()
+            return
+        # First, as whoever is sure goes on from what its store says.
+        await self.switch.read_from(positions)
+        await self._write(confirmed, self.held | won, answers=answers)
         untold = sum(not positions[key] for key in won & self._holders.awaited)
         if untold:
             _log.warning("what was said since the other relay ended does not cross: it left no word", pairs=untold)
         self.held |= won
         self._holders.awaited -= won
         self._look_now.set()
+        await self._tell()
         _log.info("this relay mirrors these pairs from now on", pairs=len(won))
 
     async def _hand_over_to_askers(self, claims: Sequence[Claim]) -> bool:
@@ -367,11 +385,16 @@ class Claims:
                         break
                     reading = await self._read()
                     mine = self._board.mine(reading.claims)
-                    if mine is None or not keys <= mine.channels:
+                    lost = self._claimed() - (frozenset() if mine is None else mine.channels)
+                    if lost and self.valid() and self._board.is_certain(reading, lost):
+                        # As in `_react`.
+                        await asyncio.wait({task}, timeout=_POLL_SECONDS)
+                        continue
+                    if mine is None or lost & keys:
                         # Somebody took us for dead: we have nothing to hand over any more.
                         await self.switch.stand_down(keys)
                         return {}
-                    if not self.held <= mine.channels:
+                    if lost:
                         # `_react` has to see that. Until then the right lapses.
                         await asyncio.wait({task})
                         break

@@ -175,10 +175,10 @@ class Board:
             **{key: before.numbers[key] for key in left.keys() & before.numbers.keys()},
         }
         left = {**before.left, **left}
-        # And what we have replaced would count again if we said nothing any more.
-        gone = before.channels - before.pending - numbers.keys() - left.keys()
-        for key in gone & frozenset[str]().union(*(claim.channels | claim.left.keys() for claim in others)):
-            left[key], left_numbers[key] = {}, before.numbers.get(key, 0)
+        # And what we have replaced would count again if we said nothing any more, or be read on from where others were.
+        if any((claim.store, claim.file) != (self.me.store, self.me.file) for claim in others):
+            for key in before.channels - before.pending - set(keep) - left.keys():
+                left[key], left_numbers[key] = {}, before.numbers.get(key, 0)
         since = _last(others, pending=False)
         left = {
             key: told for key, told in left.items() if key not in keep and since.get(key, 0) <= left_numbers.get(key, 0)

@@ -161,8 +161,8 @@ class Handover:
         if letters:
             _log.error("what waited for pairs of another relay is kept as dead letters", messages=letters)
 
-    async def start(self, positions: Mapping[str, Positions]) -> None:
-        """See `PairSwitch.start`."""
+    async def read_from(self, positions: Mapping[str, Positions]) -> None:
+        """See `PairSwitch.read_from`."""
         for pair in self._pairs(positions):
             told = positions[claim_key(pair)]
             for adapter in self.adapters:
@@ -172,7 +172,6 @@ class Handover:
                         await adapter.read_from(pair.side(adapter.platform), position)
                     except DeliveryError as error:
                         _log.error("a channel starts from now", pair=pair.name, reason=str(error))
-        await self.hold_back({key: why for key, why in self._held_back.items() if key not in positions})
 
     def _pairs(self, keys: Collection[str]) -> list[Pair]:
         return [pair for pair in self.pairs.pairs if claim_key(pair) in keys and pair.destinations]

@@ -34,8 +34,8 @@ class PairSwitch(Protocol):
         """Another relay has mirrored these pairs for some time: what waits here must not be sent."""
         ...
 
-    async def start(self, positions: Mapping[str, Positions]) -> None:
-        """These pairs are ours now. They are read from these positions on; where there is none, from now on."""
+    async def read_from(self, positions: Mapping[str, Positions]) -> None:
+        """Once nothing holds these pairs back any more, read on from there; where that is not known, from now on."""
         ...
 
 
@@ -79,15 +79,22 @@ class Holders:
         Where ours has read nothing yet, it does not matter what a silent one has read: it has told nobody.
         """
         known = await self.switch.positions(wanted)
-        left = {key: told for claim in claims if self._has_read_more(claim) for key, told in claim.left.items()}
+        lefts = [(claim, key, told) for claim in claims for key, told in claim.left.items()]
+        left = {key: told for claim, key, told in lefts if self._has_read_more(claim, told)}
         told = {key for key in wanted & left.keys() if left[key] != known.get(key)}
         others = [claim for claim in claims if not self.me.is_same_place(claim) and self._is_elsewhere(claim)]
-        untold = {key for claim in others for key in claim.channels & set(taken) if known.get(key)}
+        sure = {key for claim in others for key in claim.channels - claim.pending}
+        untold = {key for key in sure & set(taken) if known.get(key)}
         return frozenset(told | untold)
 
-    def _has_read_more(self, claim: Claim) -> bool:
-        """Whether what a relay has left counts: not if it is our own place, or if we look for what crossed since."""
-        return claim.store != self.me.store or not (self.me.is_same_place(claim) or self.restored)
+    def _has_read_more(self, claim: Claim, told: Positions) -> bool:
+        """Whether what a relay has left counts: not if we look for what crossed since, or if it is our own place.
+
+        Except that we have left something without a word: because somebody else had it, or to read from now on.
+        """
+        if self.me.is_same_place(claim):
+            return not told
+        return claim.store != self.me.store or not self.restored
 
     def _is_elsewhere(self, claim: Claim) -> bool:
         """Whether a relay certainly had another store, or another copy of ours. After a power cut, our boot is new."""
@@ -106,6 +113,10 @@ class Holders:
         self.awaited |= holders.keys()
         self._known = dict(holders)
         await self.tell(not_ours)
+
+    def known(self) -> frozenset[str]:
+        """The channels that somebody else is known to hold."""
+        return frozenset(self._known)
 
     async def tell(self, not_ours: Collection[str]) -> None:
         """Leave alone what is not ours, and say why."""

@@ -151,7 +151,79 @@ def test_a_pair_that_somebody_has_had_since_is_not_read_from_where_the_one_befor
             second.start(wanted=frozenset())
         third.start()
         await until(lambda: third.works == PAIRS)
-        assert third.switch.started == {key: {} for key in PAIRS}
+        assert not any(third.switch.started.values())
+
+    play(story)
+
+
+def test_a_pair_that_another_store_has_had_since_is_not_read_from_our_own_place_when_it_comes_back() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        for relay in (first, second):
+            relay.start()
+            await until(lambda relay=relay: relay.works == PAIRS)  # type: ignore[misc]
+            await relay.claims.drop_unwanted(frozenset())
+            await until(lambda: not any(claim.channels for claim in claims_in(account.value)))
+        await first.kill()
+        first.start(known={key: {"x": f"a {key}"} for key in PAIRS})
+        await until(lambda: first.works == PAIRS)
+        assert first.switch.started == {key: {} for key in PAIRS}
+
+    play(story)
+
+
+def test_who_begins_later_reads_nothing_twice_although_it_is_started_again_before() -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(1), set[str]()
+        first, second = Relay("a", account, rng, dead), Relay("b", account, rng, dead)
+        second.start()
+        await until(lambda: second.works == PAIRS)
+        await second.kill(seen=True)
+        for _ in range(2):
+            first.start(known={key: {"x": f"a {key}"} for key in PAIRS})
+            first.switch.ready = False
+            await until(lambda: any(claim.left for claim in claims_in(account.value)))
+            await until(first.claims.begun.is_set)
+            assert first.works == frozenset()
+            await first.kill()
+        first.start(known={key: {"x": f"a {key}"} for key in PAIRS})
+        await until(lambda: first.works == PAIRS)
+        assert first.switch.started == {key: {} for key in PAIRS}
+
+    play(story)
+
+
+def test_nobody_mirrors_what_it_has_not_said_to_be_sure_of() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        assert not any(claim.pending for claim in claims_in(account.value))
+        second.start(take_over=True)
+        await until(lambda: second.works == PAIRS)
+        assert not any(claim.pending for claim in claims_in(account.value))
+
+    play(story)
+
+
+def test_who_takes_back_what_it_has_handed_over_reads_on_from_there() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        before, slow, first, second = (Relay(name, account, rng) for name in "cdab")
+        before.start(wanted=frozenset({"100"}))
+        slow.start(wanted=frozenset({"200"}))
+        await until(lambda: before.works | slow.works == PAIRS)
+        slow.switch.takes = 170.0
+        first.start(take_over=True)
+        await until(lambda: first.works == {"100"})
+        assert first.switch.started == {"100": {"x": "c 100"}}
+        second.start(take_over=True, wanted=frozenset({"100"}))
+        # Of two that want to take over, the first goes before the second.
+        await until(lambda: first.works == frozenset())
+        await until(lambda: first.works == {"100"})
+        assert first.switch.started == {"100": {"x": "a 100"}}
 
     play(story)
 
@@ -387,6 +459,22 @@ def test_a_pair_that_is_added_later_is_claimed_first() -> None:
         assert "process 1 on a" in second.switch.reasons["100"]
         await first.claims.drop_unwanted(frozenset())
         await until(lambda: second.works == {"100", "200", "300"}, 5)
+
+    play(story)
+
+
+def test_a_pair_that_is_added_while_others_are_handed_over_loses_nothing_of_them() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 30.0
+        second.start(take_over=True)
+        await until(lambda: any(claim.ask for claim in claims_in(account.value)))
+        await first.claims.want(PAIRS | {"300"})
+        await until(lambda: (first.works, second.works) == (frozenset({"300"}), PAIRS))
+        assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
 
     play(story)
 

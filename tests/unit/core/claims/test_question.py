@@ -164,3 +164,24 @@ def test_who_takes_over_from_the_dead_is_not_asked_at_every_try_whether_it_lives
         await until(lambda: first.works == PAIRS or third.works == PAIRS, 8 * SILENCE_SECONDS)
 
     play(story)
+
+
+def test_who_hands_over_sets_nothing_aside_for_a_claim_that_may_be_withdrawn() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 30.0
+        second.start(take_over=True)
+        await until(lambda: first.works == frozenset())
+        numbers = dict.fromkeys(PAIRS, 99)
+        other = Claim("c", "c", "c", "", 1, "c 1", "", channels=PAIRS, pending=PAIRS, numbers=numbers, turn=1)
+        await account.replace(value_name(other), other.as_json())
+        await asyncio.sleep(10)
+        assert not first.switch.set_aside
+        await account.replace(value_name(other), replace(other, channels=frozenset()).as_json())
+        await until(lambda: second.works == PAIRS)
+        assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+
+    play(story)
