@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 
 from relay.adapters.matrix.api.client import Api, Download, Refused, Unreachable
+from relay.adapters.matrix.api.firewall import Firewall
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.encrypted_files import decrypted, read_source
 from relay.adapters.matrix.identifiers import parse_mxc
@@ -50,6 +51,7 @@ class MediaRepository:
         self._api = api
         self._files = files
         self._clock = clock
+        self._firewall = Firewall()
         # By the key of the delivery.
         self._uploaded: OrderedDict[str, UploadedFile] = OrderedDict()
         # Where images of the other side are on this homeserver.
@@ -139,6 +141,8 @@ class MediaRepository:
                 content_type=file.content_type,
             )
         except Unreachable as error:
+            if file.failure is None and await self._firewall.refuses(attachment.id, error, self._make_filter):
+                raise FileRejected(attachment.id, "refused by something in front of the homeserver") from error
             # To upload again does no harm.
             raise file.failure or Transient(str(error), failed=error.answered) from error
         except Refused as refused:
@@ -147,6 +151,10 @@ class MediaRepository:
         if not isinstance(uri, str) or parse_mxc(uri) is None:
             raise Transient("the homeserver did not say where it keeps the file", failed=True)
         return uri
+
+    async def _make_filter(self) -> None:
+        """A request without content: the homeserver knows this filter from the second time on."""
+        await self._api.call("POST", "user", self._api.user_id, "filter", body={})
 
     async def with_avatar(self, author: Author) -> Author:
         """`author` with an avatar that is on this homeserver, or without one if it cannot be had."""

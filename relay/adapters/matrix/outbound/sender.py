@@ -3,12 +3,12 @@
 import copy
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
+from relay.adapters.matrix.api.firewall import Firewall
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.identifiers import is_event_id
 from relay.adapters.matrix.inbound.events import timestamp
@@ -58,11 +58,6 @@ _UNRECORDED = 16 * 1024 * 1024
 
 _AWAY = "{} posted it, and the homeserver does not know the registration of ghosts (see `relay registration`)"
 
-# Answers of a proxy that say nothing of the message itself: its server is not there now, or wants a password.
-_NOT_ABOUT_CONTENT = frozenset({401, 404, 407, 408, 425})
-# Tries of a message after which its words must be what a proxy refuses, and how many such messages are remembered.
-_REFUSED_TRIES, _REFUSED_REMEMBERED = 3, 200
-
 # Tries of a ghost, each after what kept it from speaking was mended, before the bot speaks.
 _GHOST_TRIES = 3
 
@@ -105,8 +100,7 @@ class MessageSender:
     # Since when every request was made with the login of now: another one's transaction IDs may not be known.
     logged_in_since: Callable[[], datetime]
     _last_sent: LastSent = field(init=False, default_factory=LastSent)
-    # By transaction ID: how often something in front of the homeserver has refused a message.
-    _blocked: OrderedDict[str, int] = field(init=False, default_factory=OrderedDict)
+    _firewall: Firewall = field(init=False, default_factory=Firewall)
     # By room: what is there of ours since the backup that the store was restored from, and not on record yet.
     _unrecorded: Recent[str, list["_Unrecorded"]] = field(init=False, default_factory=lambda: Recent(_UNRECORDED))
 
@@ -481,26 +475,13 @@ class MessageSender:
             raise delivery_error(refused, self.api.user_id) from refused
 
     async def _is_blocked(self, path: tuple[str, ...], error: Unreachable) -> bool:
-        """Whether it must be the words of a message that a proxy refuses, time and again: a firewall reads them.
-
-        It lets a request of the same kind through that has none. So what follows must not wait for this one.
-        """
-        status = error.status or 0
-        if path[2:3] != ("send",) or not 400 <= status < 500 or status in _NOT_ABOUT_CONTENT:
+        """Whether the words of a message are refused by something in front of the homeserver."""
+        if path[2:3] != ("send",):
             return False
-        tries = self._blocked.pop(path[-1], 0) + 1
-        if tries < _REFUSED_TRIES:
-            self._blocked[path[-1]] = tries
-            if len(self._blocked) > _REFUSED_REMEMBERED:
-                self._blocked.popitem(last=False)
-            return False
-        try:
-            await self.api.call("PUT", *path[:2], "typing", self.api.user_id, body={"typing": False})
-        except Unreachable:
-            return False
-        except Refused as refused:
-            return refused.code != ""
-        return True
+        typing = (*path[:2], "typing", self.api.user_id)
+        return await self._firewall.refuses(
+            path[-1], error, lambda: self.api.call("PUT", *typing, body={"typing": False})
+        )
 
     async def _forbidden(self, room_id: str, refused: Refused) -> DeliveryError:
         """Whether we may not write in the room, or only this message is forbidden (a spam checker, a policy server)."""
