@@ -36,6 +36,19 @@ async def test_catches_up_after_an_absence(world: World) -> None:
     assert names == {"Bobby"}
 
 
+async def test_more_archived_threads_than_one_list_holds_are_all_caught_up(world: World) -> None:
+    async with world.running():
+        world.say("live")
+        await until(lambda: world.inbox.said() == ["live"])
+    for number in range(120):
+        thread = world.server.threads.open(world.channel, world.bob, f"thread {number}", 11)
+        world.say(f"in {number}", channel=thread)
+        world.server.threads.archive(thread, archived=True)
+    async with world.running():
+        await until(lambda: len(world.inbox.said()) == 121)
+    assert set(world.inbox.said()) == {"live", *(f"in {number}" for number in range(120))}
+
+
 async def test_cursors_that_cannot_be_read_lose_nothing(world: World) -> None:
     async with world.running():
         root = world.say("live")

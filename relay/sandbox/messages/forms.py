@@ -4,6 +4,7 @@ https://discord.com/developers/docs/reference#error-messages
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from relay.sandbox.errors import form_error, invalid_form, put_error
@@ -75,6 +76,17 @@ class Form:
             return value
         self.mistake(name, "NUMBER_TYPE_COERCE", f'Value "{value}" is not float.')
         return None
+
+    def moment(self, name: str) -> float | None:
+        """A timestamp, in seconds since 1970; None when absent."""
+        value = self._value(name)
+        if value is None:
+            return None
+        try:
+            return datetime.fromisoformat(str(value)).timestamp()
+        except ValueError:
+            self.mistake(name, "DATE_TIME_TYPE_PARSE", f'Could not parse "{value}". Should be ISO8601.')
+            return None
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """A boolean."""

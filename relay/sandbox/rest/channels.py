@@ -13,6 +13,7 @@ from relay.sandbox.world import render
 from relay.sandbox.world.models import Channel
 from relay.sandbox.world.permissions import Permission
 
+_PUBLIC = frozenset({10, 11})
 _ARCHIVE_AFTER = frozenset({60, 1440, 4320, 10080})
 
 
@@ -111,11 +112,21 @@ class ChannelRoutes:
         }
 
     async def archived(self, call: Call) -> Any:
-        """The archived public threads of a channel."""
+        """The archived public threads of a channel, a page at a time: what was archived last comes first.
+
+        https://discord.com/developers/docs/resources/channel#list-public-archived-threads
+        """
         channel = call.channel(Permission.VIEW_CHANNEL | Permission.READ_MESSAGE_HISTORY)
+        query = Form(dict(call.request.query))
+        limit = query.integer("limit", least=2, most=100, default=50)
+        before = query.moment("before")
+        query.check()
         own = self.state.guilds[channel.guild_id].threads.values()
-        threads = [t for t in own if t.parent_id == channel.id and t.type == 11 and t.thread and t.thread.archived]
-        return {"threads": [render.channel(t) for t in threads], "members": [], "has_more": False}
+        found = [(t.thread.archived_at, t) for t in own if t.parent_id == channel.id and t.type in _PUBLIC and t.thread]
+        listed = [(at, t) for at, t in found if t.thread and t.thread.archived and (before is None or at < before)]
+        listed.sort(key=lambda one: one[0], reverse=True)
+        threads = [render.channel(t) for _, t in listed[:limit]]
+        return {"threads": threads, "members": [], "has_more": len(listed) > limit}
 
     async def members(self, call: Call) -> Any:
         """Who is in a thread."""
