@@ -20,7 +20,7 @@ from typing import clear_overloads
 _LOADS = tuple(operation for operation in dis.hasconst if operation < 256)
 _LOAD, _STORE, _EXTENDED = (dis.opmap[name] for name in ("LOAD_CONST", "STORE_NAME", "EXTENDED_ARG"))
 _NO_WORDS = "…"
-"""What a class has in their place: `dataclass` makes words of its own for one that has none."""
+"""Stands in their place: SQLAlchemy asserts that there is something, and `dataclass` writes words itself where not."""
 
 
 def import_without_docstrings() -> None:
@@ -52,7 +52,7 @@ def without_docstrings(code: CodeType) -> CodeType:
     if code.co_flags & inspect.CO_OPTIMIZED:
         # A function's is its first constant, which nothing loads: unless the function says the same words, too.
         if code.co_consts and isinstance(code.co_consts[0], str) and not _loads(code, 0):
-            changed[0] = None
+            changed[0] = _NO_WORDS
     elif "__doc__" in code.co_names:
         # A module or a class stores its own as a variable.
         place = code.co_code.find(bytes((_STORE, code.co_names.index("__doc__"))))
