@@ -16,7 +16,7 @@ from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.settings import DiscordSettings, MatrixSettings, Settings
 from relay.core.operations.findings import Finding, VisibleChannel
 from relay.domain.ids import MessageRef, Platform
-from relay.errors import RelayError, Transient
+from relay.errors import FatalError, RelayError, Transient
 
 _MOMENT = 3.0
 """Seconds to find out a name."""
@@ -80,12 +80,14 @@ async def homeserver_problem(url: str, user_id: str) -> str | None:
 async def log_in(
     homeserver_url: str, user_id: str, password: str, *, refused: str, typed: bool = True
 ) -> session.StoredSession:
-    """An access token of a new device. Raises `FatalError` if the homeserver refuses, `Transient` if it is away.
+    """An access token of a new device. Raises `RelayError` if the homeserver refuses, `Transient` if it is away.
 
     `refused`: what to do where it refuses the password. `typed`: somebody has just typed the address.
     """
     try:
         return await session.log_in(homeserver_url, user_id, password, refused=refused)
+    except FatalError as error:
+        raise RelayError(str(error)) from error  # no daemon ends
     except Transient:
         if (wrong := await address.correction(homeserver_url, user_id, typed=typed)) is not None:
             raise Transient(wrong) from None

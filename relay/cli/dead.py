@@ -1,6 +1,7 @@
 """`relay dead`: dead letters, which are commands that failed for good. They are kept until somebody decides."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +18,10 @@ commands = typer.Typer(help="List, show, retry or discard what failed for good."
 
 
 def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{printable(text)} is no ID of a dead letter; `relay dead list` shows them") from None
+    # Longer numbers fit into no database.
+    if re.fullmatch(r"-?[0-9]{1,18}", text.strip()) is None:
+        raise typer.BadParameter(f"{printable(text)} is no ID of a dead letter; `relay dead list` shows them")
+    return int(text)
 
 
 IdsArgument = Annotated[

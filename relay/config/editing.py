@@ -20,7 +20,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from relay.config.mistakes import outside_strings, table_header
-from relay.errors import ConfigurationError, Mistake
+from relay.errors import ConfigurationError, Mistake, reason_of
 
 Scalar = str | int | bool
 
@@ -244,7 +244,7 @@ def replace_file(path: Path, text: str) -> None:
             with path.open("w", encoding="utf-8", newline=newline) as stream:
                 stream.write(text)
     except OSError as error:
-        raise _mistake(path, f"cannot be written: {error.strerror}", "let your user write it") from error
+        raise _mistake(path, f"cannot be written: {reason_of(error)}", "let your user write it") from error
 
 
 def write_private(path: Path, text: str, *, replace: bool = False) -> None:

@@ -80,7 +80,7 @@ def _names(written: str) -> tuple[str, ...]:
 
 def instead_of(text: str, lists: Iterable[str]) -> str:
     """What to write in a file that is no TOML, where what people mostly mean is in it; "": that is not known."""
-    single = re.compile(rf"\s*\[\s*({'|'.join(lists)})\s*\]")
+    single = re.compile(rf"\s*\[\s*({'|'.join(lists) or '(?!)'})\s*\]")
     table: Location = ()
     known: dict[Location, int] = {}
     for number, line in outside_strings(text):

@@ -174,6 +174,9 @@ def _problem_of_variable(location: Location, value: str, model: type[BaseModel])
     """The mistake and the fix, if a variable's name or its JSON is wrong."""
     section, *keys = map(str, location)
     if section not in model.model_fields:
+        name, _, key = section.partition("_")
+        if not keys and name in model.model_fields:  # most forget the second underscore
+            return "there is no such section", f"did you mean {_variable(name, key)}?"
         return "there is no such section", did_you_mean(section, model.model_fields, _variable)
     if section in LISTS:
         return _problem_of_list(section, keys, value)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import typer
 
 from relay.cli.common import printable, wrapped
-from relay.errors import ConfigurationError, Mistake
+from relay.errors import ConfigurationError, Mistake, reason_of
 
 # The problem with an answer, as a sentence; None if it is good.
 Check = Callable[[str], str | None]
@@ -110,13 +110,17 @@ class Answers:
     _values: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        from relay.config.mistakes import did_you_mean, instead_of
+
+        text = ""
         try:
-            self._values = tomllib.loads(self.path.read_text(encoding="utf-8-sig"))
+            text = self.path.read_text(encoding="utf-8-sig")
+            self._values = tomllib.loads(text)
         except OSError as error:
-            raise self._wrong("", f"cannot be read: {error.strerror}", "name a file with answers") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise self._wrong("", "is not valid TOML", "write one key = value per line") from error
-        from relay.config.mistakes import did_you_mean
+            raise self._wrong("", f"cannot be read: {reason_of(error)}", "name a file with answers") from error
+        except ValueError as error:
+            remedy = instead_of(text, ()) or "write one key = value per line, in UTF-8"
+            raise self._wrong("", "is not valid TOML", remedy) from error
 
         unknown = [key for key in self._values if key not in self.known and key.removesuffix("_file") not in self.known]
         if unknown:

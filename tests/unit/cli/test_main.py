@@ -104,7 +104,14 @@ def test_version(cli: Relay) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("bogus",), ("run", "--bogus"), ("dead", "retry"), ("dead", "discard", "1", "--all"), ("dead", "show", "x")],
+    [
+        ("bogus",),
+        ("run", "--bogus"),
+        ("dead", "retry"),
+        ("dead", "discard", "1", "--all"),
+        ("dead", "show", "x"),
+        ("dead", "retry", "9" * 30),
+    ],
 )
 def test_misuse_exits_2(cli: Relay, arguments: tuple[str, ...]) -> None:
     status, out, err = cli(*arguments)

@@ -17,10 +17,11 @@ from tests.support.settings import PAIRS, SIDES, mistakes, only, pair, write
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        load(tmp_path / "nowhere.toml", {"RELAY_PAIRZ": "1"})
-    first, second = caught.value.mistakes
+        load(tmp_path / "nowhere.toml", {"RELAY_PAIRZ": "1", "RELAY_WEB_LISTEN": "1"})
+    first, second, third = caught.value.mistakes
     assert str(first).startswith(f"{tmp_path}/nowhere.toml: there is no such file; run `relay init`")
     assert second.remedy == "did you mean RELAY_PAIRS?"
+    assert third.remedy == "did you mean RELAY_WEB__LISTEN?"
     with pytest.raises(ConfigurationError, match="is a directory; remove the directory"):
         load(tmp_path, {})
 
