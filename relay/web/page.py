@@ -152,10 +152,19 @@ def _findings(report: Report) -> str:
 # --- The pairs --------------------------------------------------------------------------------------------
 
 
+# Once, above the first pairs. A screen reader is told with each time.
+_LEGEND = (
+    '<p class="legend faint" aria-hidden="true">→ to Matrix, ← to Discord: how long ago the last message crossed</p>'
+)
+
+
 def _troubled(pairs: Sequence[PairStatus], now: datetime) -> str:
     if not pairs:
         return ""
-    return f'<section><h2>In trouble</h2><ul class="pairs">{"".join(_pair(pair, now) for pair in pairs)}</ul></section>'
+    return (
+        f'<section><h2>In trouble</h2>{_LEGEND}<ul class="pairs">'
+        f"{''.join(_pair(pair, now) for pair in pairs)}</ul></section>"
+    )
 
 
 def _others(pairs: Sequence[PairStatus], troubled: int, report: Report) -> str:
@@ -166,7 +175,7 @@ def _others(pairs: Sequence[PairStatus], troubled: int, report: Report) -> str:
     count = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
     title = f"{count} well" if not troubled else f"The other {count}"
     return (
-        f'<section><h2>{title}</h2><ul class="pairs">'
+        f'<section><h2>{title}</h2>{"" if troubled else _LEGEND}<ul class="pairs">'
         f"{''.join(_pair(pair, report.taken_at) for pair in pairs)}</ul></section>"
     )
 

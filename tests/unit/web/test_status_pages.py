@@ -198,7 +198,15 @@ def test_what_is_wrong_comes_first_and_the_others_as_in_the_file() -> None:
     text = render(report(pair("one"), pair("two", "It is broken: mend it."), pair("three")))
     places = [text.index(f'<span class="name">{name}<') for name in ("two", "one", "three")]
     assert places == sorted(places)
-    assert text.index("In trouble") < places[0] < text.index("It is broken: mend it.") < text.index("The other 2 pairs")
+    legend = "→ to Matrix, ← to Discord: how long ago the last message crossed"
+    assert text.count(legend) == render(report(pair("one"))).count(legend) == 1
+    assert (
+        text.index("In trouble")
+        < text.index(legend)
+        < places[0]
+        < text.index("It is broken: mend it.")
+        < text.index("The other 2 pairs")
+    )
 
 
 def test_each_pair_has_its_links_its_words_and_an_id_that_stays() -> None:
