@@ -27,7 +27,6 @@ _FILTER = '{"lazy_load_members":true}'
 # may be slow, and anybody can run one: all rooms wait meanwhile, so it is not done again in that room for a while.
 _FETCHES = 100
 _FETCH_SECONDS, _NOT_AGAIN_SECONDS = 60.0, 600.0
-_READ_SECONDS = 30.0
 _PAGES_TOLD = 2  # Among so many pages of what we were told, others are looked for.
 
 
@@ -60,6 +59,8 @@ class Gap:
     joined: str = ""
     # Tells of an event that it is of late.
     is_recent: Callable[[Json], bool] = field(default=lambda event: False)
+    # How long one answer may take.
+    read_seconds: float = 30.0
     # IDs of what we were told last, and of the first of them. What stands further back may be anything.
     told: frozenset[str] = frozenset()
     first_told: str = ""
@@ -123,11 +124,11 @@ class Backfiller:
     async def _again(self, gap: Gap, page: Page) -> list[Page]:
         """A page that was not kept, the oldest part first: by now there may be more in it than one answer holds."""
         if not page.may_grow:
-            return [(await self._read(gap.room_id, page.token, gap.oldest))[0]]
+            return [(await self._read(gap, page.token, gap.oldest))[0]]
         parts: list[Page] = []
         token: str | None = page.token
         while token is not None:
-            part, token = await self._read(gap.room_id, token, page.end)
+            part, token = await self._read(gap, token, page.end)
             parts.insert(0, await self._without_known(gap, part))
         return parts
 
@@ -167,7 +168,7 @@ class Backfiller:
         token: str | None = gap.oldest if gap.joined else None
         for _ in range(_PAGES_TOLD):
             if token is not None:
-                page, token = await self._read(gap.room_id, token, gap.joined)
+                page, token = await self._read(gap, token, gap.joined)
                 told += map(id_of, reversed(page.events or []))
         gap.told, gap.first_told = frozenset(told), told[-1] if told else ""
         gap.fetched_by = _now() + _FETCH_SECONDS
@@ -182,7 +183,7 @@ class Backfiller:
                     page.may_grow = True
                     return await self._without_known(gap, page), following
             gap.passed = True
-        return await self._read(gap.room_id, token, gap.oldest)
+        return await self._read(gap, token, gap.oldest)
 
     async def _settled(self, gap: Gap, token: str) -> tuple[Page | None, str | None]:
         """A page, read again until nothing is added to it: each time the homeserver fetches some messages.
@@ -195,7 +196,7 @@ class Backfiller:
             async with asyncio.timeout_at(gap.fetched_by):
                 for _ in range(_FETCHES):
                     before = None if page is None else _unknown(gap, page)
-                    page, following = await self._read(gap.room_id, token, "", timeout=2 * _FETCH_SECONDS)
+                    page, following = await self._read(gap, token, "", timeout=2 * _FETCH_SECONDS)
                     unknown = _unknown(gap, page)
                     if unknown == before or len(unknown) == self._page_size:
                         break
@@ -212,17 +213,17 @@ class Backfiller:
         """A page that was read without an end, without what we were told before. What arrived late has any date."""
         events, unknown = page.events or [], _unknown(gap, page)
         if len(unknown) < len(events):
-            late, _ = await self._read(gap.room_id, page.token, gap.oldest)
+            late, _ = await self._read(gap, page.token, gap.oldest)
             unknown |= set(map(id_of, late.events or []))
             page.events = [event for event in events if id_of(event) in unknown]
         return page
 
-    async def _read(
-        self, room_id: str, token: str, oldest: str, timeout: float = _READ_SECONDS
-    ) -> tuple[Page, str | None]:
+    async def _read(self, gap: Gap, token: str, oldest: str, timeout: float | None = None) -> tuple[Page, str | None]:
         query = {"dir": "b", "from": token, "limit": str(self._page_size), "filter": _FILTER}
         query |= {"to": oldest} if oldest else {}
-        answer = await self._api.call("GET", "rooms", room_id, "messages", query=query, timeout=timeout)
+        answer = await self._api.call(
+            "GET", "rooms", gap.room_id, "messages", query=query, timeout=timeout or gap.read_seconds
+        )
         chunk = [event for event in as_list(answer.get("chunk")) if isinstance(event, dict)]
         state = [event for event in as_list(answer.get("state")) if isinstance(event, dict)]
         end = answer.get("end")

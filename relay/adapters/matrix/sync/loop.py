@@ -167,7 +167,7 @@ class SyncLoop:
             await self._receive_visitors()
             version = self.rooms.version
             # The whole state is asked for when it is not known for some room; after that only what changes.
-            request = self._request(position, full=version != synced)
+            request = self._request(position, full=version != synced or self.responses.tries_again())
             try:
                 response = await self._retry(partial(self._sync, request, inbox))
             except _PositionRefused as refused:

@@ -8,6 +8,7 @@ where it is read.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
@@ -70,6 +71,33 @@ _LARGE = 128 * 1024
 _CREATE_REQUESTS_AT_ONCE = 8
 
 
+# After so many failures over so many seconds, what was missed in a room is put off; so often, for so many seconds each.
+_FAILURES, _FAILING_SECONDS = 3, 60.0
+_MOST_PUT_OFF, _PUT_OFF_SECONDS = 6, 600.0
+_READ_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """The homeserver cannot read the history of a room."""
+
+    # When that began (monotonic), and how often it has failed since.
+    began: float = 0.0
+    failures: int = 0
+    # How often it was put off, until when, and when all rooms are asked for, for how many times at most.
+    times: int = 0
+    again_at: float = 0.0
+    ask_at: float = 0.0
+    asks: int = 0
+
+    def put_off(self, now: float) -> bool:
+        """Try again in some minutes; False if that was done often enough."""
+        self.times += 1
+        self.again_at = self.ask_at = now + _PUT_OFF_SECONDS
+        self.asks = _MOST_PUT_OFF
+        return self.times <= _MOST_PUT_OFF
+
+
 class RoomsChanged(Exception):
     """The operator has declared other rooms meanwhile, so the same has to be asked again."""
 
@@ -96,6 +124,8 @@ class ResponseHandler:
         self._backfiller = backfiller
         self._positions: dict[str, str] = {}
         self._typing: dict[str, frozenset[str]] = {}
+        # By room.
+        self._troubles: dict[str, _Trouble] = {}
         # Changes when bans of a room may have been missed.
         self.bans_versions: dict[str, int] = {}
         # When somebody last wrote in a room with the relay's own account, which does not cross.
@@ -341,26 +371,67 @@ class ResponseHandler:
 
     async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
         """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
+        room_id, trouble = update.room_id, self._troubles.get(update.room_id, _Trouble())
+        if _monotonic() < trouble.again_at:
+            self._later(update, since, "the homeserver could not read them")
+            return None
         gap = Gap(
-            room_id=update.room_id,
+            room_id=room_id,
             oldest=since,
             starts=update.starts,
             joined=update.joined if since else "",
             is_recent=update.is_recent,
+            read_seconds=_READ_SECONDS * (4 if trouble.times else 2 if trouble.failures else 1),
         )
         try:
             await self._backfiller.fill(gap, update.prev_batch)
-        except Refused as refused:
-            if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
+        except (Refused, Unreachable) as error:
+            refused = error if isinstance(error, Refused) and error.status < 500 else None
+            if refused is not None and (refused.status == 429 or is_token_refusal(refused)):
                 raise
-            if refused.code == "M_FORBIDDEN" and since:
-                _log.info("missed messages wait", room=update.room_id, reason=str(refused))
-                update.cursors = () if update.first_join else (cursor(room_stream(update.room_id), OUTSIDE + since),)
+            if refused is not None and refused.code == "M_FORBIDDEN" and since:
+                self._later(update, since, str(refused))
                 return None
+            if refused is None:
+                if not await self._is_of_room(room_id, error):
+                    raise
+                if since and trouble.put_off(_monotonic()):
+                    _log.warning("history of a room cannot be read, put off", room=room_id, reason=str(error))
+                    self._later(update, since, str(error))
+                    return None
             # The homeserver does not give them to us: at least one message is missing.
-            _log.warning("missed messages cannot be read", room=update.room_id, reason=str(refused))
-            return Gap(room_id=update.room_id, skipped=1)
+            _log.warning("missed messages cannot be read", room=room_id, reason=str(error))
+            gap = Gap(room_id=room_id, skipped=1)
+        self._troubles.pop(room_id, None)
         return gap
+
+    def _later(self, update: RoomUpdate, since: str, reason: str) -> None:
+        """What was missed is read once we are in the room again, or are asked to try again."""
+        _log.info("missed messages wait", room=update.room_id, reason=reason)
+        update.cursors = () if update.first_join else (cursor(room_stream(update.room_id), OUTSIDE + since),)
+
+    async def _is_of_room(self, room_id: str, error: Refused | Unreachable) -> bool:
+        """Whether the homeserver works, and has failed for long with one room's history: others must not wait."""
+        if isinstance(error, Unreachable) and not error.sent:
+            return False
+        trouble = self._troubles.setdefault(room_id, _Trouble(began=_monotonic()))
+        trouble.failures += 1
+        if trouble.failures < _FAILURES or _monotonic() < trouble.began + _FAILING_SECONDS:
+            return False
+        try:
+            await self._api.call("GET", "account", "whoami")
+        except (Refused, Unreachable):
+            return False
+        return True
+
+    def tries_again(self) -> bool:
+        """Whether it is time to ask for all rooms, for what was put off in some of them."""
+        now = _monotonic()
+        due = [one for one in self._troubles.values() if one.asks and now >= one.ask_at]
+        for one in due:
+            # Once more later: this request may be given up, or the room may be none of ours by now.
+            one.ask_at, one.asks = now + _PUT_OFF_SECONDS, one.asks - 1
+        return due != []
 
     async def _report_skipped(self, update: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
         """Say once how many messages are left out, or that some may be. Their edits and deletions are handed over."""
@@ -436,6 +507,10 @@ async def _learn_creator(api: Api, state: RoomState) -> None:
     # A homeserver that does not know `format` answers with the content alone.
     event = answer if isinstance(answer.get("content"), dict) else {"content": answer}
     state.apply(event | {"type": "m.room.create", "state_key": ""})
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _split(page: Page) -> Iterator[Page]:

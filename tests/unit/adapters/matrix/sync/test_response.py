@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from relay.adapters.matrix.api.client import Api
-from relay.adapters.matrix.cursors import SYNC, cursor
+import pytest
+from aiohttp import web
+
+from relay.adapters.matrix.api.client import Api, Unreachable
+from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, room_stream
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
@@ -20,6 +23,7 @@ from relay.core.ports import CommandCall, EventBatch, OnRecord
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef
 from relay.domain.text.nodes import RichText
+from tests.support.patience import PATIENCE
 
 ME = "@relay:example.org"
 LONG = "<table>" + "<tr><td>a<td>b" * 400
@@ -69,19 +73,23 @@ def message(number: int, html: str) -> dict[str, Any]:
     }
 
 
-async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[EventBatch], int]:
-    """The batches, and how many turns the event loop had meanwhile."""
-    api = Api("http://127.0.0.1:9", ME)
+def handler_of(api: Api) -> tuple[ResponseHandler, DeclaredRooms, RetryingInbox]:
     rooms = DeclaredRooms(
         OwnAccounts(me=ME),
         backoff=partial(Backoff, random.Random(0), first=1.0, longest=2.0),
         now=SystemClock().monotonic,
     )
-    handler = ResponseHandler(
-        api, rooms, Backfiller(api, lambda _: 100), Conversions(), lambda *_: None, SystemClock().now
-    )
-    recorded = RecordingInbox()
-    inbox = RetryingInbox(recorded, SystemClock(), random.Random(0))
+    reader = Backfiller(api, lambda _: 100)
+    handler = ResponseHandler(api, rooms, reader, Conversions(), lambda *_: None, SystemClock().now)
+    return handler, rooms, RetryingInbox(RecordingInbox(), SystemClock(), random.Random(0))
+
+
+async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[EventBatch], int]:
+    """The batches, and how many turns the event loop had meanwhile."""
+    api = Api("http://127.0.0.1:9", ME)
+    handler, rooms, inbox = handler_of(api)
+    recorded = inbox.inbox
+    assert isinstance(recorded, RecordingInbox)
     updates = [RoomUpdate(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
     turns = 0
 
@@ -128,3 +136,57 @@ async def test_short_timelines_are_one_batch() -> None:
     rooms = {f"!{number}:a": [message(number, "hello")] for number in range(20)}
     (batch,), _ = await delivered(rooms)
     assert told(batch) == [f"${number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_a_room_whose_history_cannot_be_read_holds_up_the_others_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch, *, is_away: bool
+) -> None:
+    """Where the homeserver itself is in trouble, none is put off for that."""
+    monkeypatch.setattr("relay.adapters.matrix.sync.response._FAILING_SECONDS", 0.0)
+    monkeypatch.setattr("relay.adapters.matrix.sync.response._READ_SECONDS", 0.05)
+    monkeypatch.setattr("relay.adapters.matrix.sync.response._PUT_OFF_SECONDS", 1.0)
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path.endswith("/messages"):
+            await asyncio.Event().wait()
+        return web.json_response({}, status=502 if is_away else 200)
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", ME)
+    handler, rooms, inbox = handler_of(api)
+    recorded = inbox.inbox
+    assert isinstance(recorded, RecordingInbox)
+
+    async def hand_over() -> RoomUpdate:
+        broken = RoomUpdate("!broken:a", rooms.state("!broken:a"), [message(2, "late")], [], "t1", "t0")
+        other = RoomUpdate("!other:a", rooms.state("!other:a"), [message(1, "hello")], [])
+        request = SyncRequest("t0", frozenset(), False, rooms.declarations)
+        await handler._hand_over([broken, other], (cursor(SYNC, "t2"),), request, inbox)
+        return broken
+
+    try:
+        for _ in range(2):
+            with pytest.raises(Unreachable):
+                await hand_over()
+        if is_away:
+            with pytest.raises(Unreachable):
+                await hand_over()
+            return
+        # It is read from where it was, later; and nothing waits for it any more.
+        for _ in range(2):
+            assert (await hand_over()).cursors == (cursor(room_stream("!broken:a"), f"{OUTSIDE}t0"),)
+        assert {one for batch in recorded.batches for one in told(batch)} == {"$1"}
+        assert [one.position for one in recorded.batches[-1].cursors][-1] == "t2"
+        deadline = SystemClock().monotonic() + PATIENCE
+        while not handler.tries_again():
+            assert SystemClock().monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert not handler.tries_again()
+    finally:
+        await api.close()
+        await runner.cleanup()
