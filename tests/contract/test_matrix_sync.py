@@ -187,6 +187,34 @@ async def test_missed_messages_are_read_after_a_removal_and_a_new_invitation(tow
             await side.until_said("first", *lines)
 
 
+async def test_a_room_whose_history_cannot_be_read_waits_alone(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("loop._TIMELINE", 3), ("response._FAILING_SECONDS", 0.0), ("response._PUT_OFF_SECONDS", 1.0)):
+        monkeypatch.setattr(f"relay.adapters.matrix.sync.{name}", value)
+    monkeypatch.setattr("relay.adapters.matrix.sync.response._MOST_PUT_OFF", 1_000)
+    saved, rooms = SavedState(), [town.room, await town.ann.create_room()]
+    broken = True
+
+    async def trouble(request: web.Request) -> web.Response | None:
+        if broken and request.path.endswith("/messages"):
+            return web.json_response({"errcode": "M_UNKNOWN", "error": "no"}, status=500)
+        return None
+
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        proxy.answer = trouble
+        using = {"token": town.token, "saved": saved, "url": proxy.url}
+        async with matrix_side(town.homeserver, town.bot_id, rooms, **using) as side:  # type: ignore[arg-type]
+            await town.ann.text(town.room, "first")
+            await side.until_said("first")
+        for number in range(6):
+            await town.ann.text(town.room, str(number))
+        async with matrix_side(town.homeserver, town.bot_id, rooms, **using) as side:  # type: ignore[arg-type]
+            await town.ann.text(rooms[1], "elsewhere")
+            await side.until_said("first", "elsewhere")
+            broken = False
+            # Nobody says anything there, and it is read all the same.
+            await side.until_said("first", "elsewhere", *map(str, range(6)))
+
+
 @pytest.mark.parametrize("odd", [b"[" * 1_000 + b"]" * 1_000, b"[" * 99_999 + b"]" * 99_999, b"9" * 5_000])
 async def test_json_that_cannot_be_parsed_stops_nothing(town: Town, odd: bytes) -> None:
     # Synapse refuses such events, but another homeserver in the room may accept them.
