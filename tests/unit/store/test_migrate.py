@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from relay.adapters.matrix.cursors import LastTold, SyncPosition
 from relay.errors import StoreError, StoreTooNew
 from relay.store.migrate import (
     Schema,
@@ -202,6 +204,22 @@ def test_copies_cross_the_revision_of_their_key(url: str) -> None:
         rows = connection.exec_driver_sql("SELECT pair, channel, native_id FROM message_copy ORDER BY id").all()
         assert [tuple(row) for row in rows] == [("matrix !a", "!a", "$2"), ("matrix !b", "!b", "$3")]
     upgrade(url)
+
+
+def test_an_older_relay_finds_the_token_of_sync_alone(url: str) -> None:
+    """It sent the last event told along with it, and the homeserver refused that for as long as it ran."""
+    token = "s12_34_0_1_a b"
+    told = str(SyncPosition(token, LastTold("!room:example.org", "$event", datetime.now(UTC))))
+    rows = {("matrix", "sync"): told, ("matrix", "room:!a"): told, ("discord", "sync"): "7"}
+    with migration_engine(url, create=False).begin() as connection:
+        for (platform, stream), position in rows.items():
+            connection.exec_driver_sql("INSERT INTO cursor VALUES (?, ?, ?)", (platform, stream, position))
+    for expected in (token, token):  # the older one wrote it as it was
+        downgrade(url, "0018")
+        with migration_engine(url, create=False).begin() as connection:
+            found = connection.exec_driver_sql("SELECT platform, stream, position FROM cursor").all()
+        assert {(row[0], row[1]): row[2] for row in found} == rows | {("matrix", "sync"): expected}
+        upgrade(url)
 
 
 def test_the_map_becomes_small_and_large_again(url: str) -> None:
