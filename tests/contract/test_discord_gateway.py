@@ -31,6 +31,22 @@ async def test_survives_every_close_code_that_is_not_final(world: World, code: i
         await until(lambda: adapter.health().state == "ready")
 
 
+async def test_a_connection_that_breaks_at_once_each_time_is_not_made_again_at_once(world: World) -> None:
+    gateway, loop = world.server.gateway, asyncio.get_running_loop()
+
+    async def broken() -> float:
+        """How long it takes until a connection that broke is there again."""
+        before, began = len(gateway.history), loop.time()
+        gateway.drop(4000)
+        await until(lambda: any(entry["what"] == "resumed" for entry in list(gateway.history)[before:]))
+        return loop.time() - began
+
+    async with world.running():
+        await broken()
+        await broken()
+        assert await broken() > 0.4
+
+
 async def test_survives_an_invalid_session_and_reads_what_it_missed(world: World) -> None:
     async with world.running() as adapter:
         message = world.say("one")

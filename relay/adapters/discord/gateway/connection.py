@@ -38,6 +38,8 @@ _CONNECT_TIMEOUT = 60.0
 _READY_TIMEOUT = 60.0  # from IDENTIFY or RESUME to READY or RESUMED
 _CLOSE_TIMEOUT = 2.0
 _RESUME_TRIES = 5
+# Seconds. After two connections that were no longer than that, there is a pause, though each was resumed.
+_BRIEF = 5.0
 # A bot may IDENTIFY once in five seconds, or as many of its shards at a time as `max_concurrency` says. Too early, it
 # gets an invalid session, and it counts against the day's limit.
 # https://docs.discord.com/developers/events/gateway#rate-limiting
@@ -309,15 +311,17 @@ class _Client(discord.Client):
         Raises `SessionLost`, and `discord.ConnectionClosed` for the close codes that are final.
         """
         session: dict[str, Any] = {}
-        failures = 0
+        failures = brief = 0
         while True:
+            began = self._clock.monotonic()
             reason, lost = await self._run_connection(session)
             self._listener.disconnected(self._shard, reason)
             failures = 0 if self._connected else failures + 1
+            brief = brief + 1 if self._clock.monotonic() - began < _BRIEF else 0
             session = self._resume_data() or session
             if lost or not session or failures >= _RESUME_TRIES:
                 raise SessionLost(reason)
-            if failures:
+            if failures or brief > 1:
                 await self._clock.sleep(self._backoff.next())
 
     async def _run_connection(self, session: dict[str, Any]) -> tuple[str, bool]:
