@@ -45,6 +45,14 @@ async def test_a_permission_that_comes_back_brings_what_was_missed(world: World)
         assert world.inbox.channels[str(world.channel.id)] == "open"
 
 
+async def test_a_channel_in_a_server_with_an_outage_is_not_taken_for_a_mistake(world: World) -> None:
+    world.server.control.guild_outage(world.guild.id)
+    async with world.running(ready=False):
+        await until(lambda: "outage" in world.inbox.channels.get(world.address.value, ""))
+        world.server.control.guild_outage(world.guild.id, down=False)
+        await until(lambda: world.inbox.channels[world.address.value] == "open")
+
+
 async def test_a_channel_that_is_deleted_blocks_its_lane_only(world: World) -> None:
     other = world.state.add_channel(world.guild, "other")
     async with world.running(world.channel, other) as adapter:

@@ -123,6 +123,8 @@ class BotAccess:
                 return f"{channel} is the ID of the server {guild.name}, not of a channel: {COPY_CHANNEL_ID}"
             if (role := guild.get_role(int(channel))) is not None:
                 return f"{channel} is the ID of the role {role.name}, not of a channel: {COPY_CHANNEL_ID}"
+        if any(map(self.guilds.has_outage, guilds)):
+            return f"there is no channel {channel} for now: Discord says that a server of the bot has an outage"
         return (
             f"there is no channel {channel}, or the bot is not in its server: "
             f"correct discord_channel, or invite the bot with {invite}"
