@@ -147,6 +147,7 @@ async def build(
         backoff=Backoff(rng),
         me=claim_of(lease.holder, store),
         has_ended=has_ended,
+        may_write=lease.valid,
         take_over=take_over,
         restored=gap is not None,
         wanted=claim_keys(declared.pairs),

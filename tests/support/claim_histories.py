@@ -146,6 +146,7 @@ class Process:
             backoff=Backoff(world.rng, first=0.5, longest=10),
             me=me,
             has_ended=lambda claim: claim.boot == self.machine.boot and claim.started in world.ended,
+            may_write=lambda: self.has_lease,
             take_over=self.take_over,
             restored=self.volume.restored,
             wanted=self.wanted,
@@ -154,7 +155,7 @@ class Process:
 
     async def _live(self) -> None:
         await self.claims.begin()
-        if self.volume.restored:
+        if self.claims.restored:
             self.finds_before = asyncio.get_running_loop().time()
         await self.claims.run()
 

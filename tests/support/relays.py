@@ -81,18 +81,22 @@ class Line:
     async def _travel(self) -> None:
         await self.running.wait()
         await asyncio.sleep(self.rng.uniform(0.001, 8.0 if self.rng.random() < self.slowness else 0.1))
-        await self.running.wait()
         if not self.up:
+            await self.running.wait()
             raise Transient("cut off")
         if self.account.refused:
             raise NoRegister("M_UNRECOGNIZED")
 
     async def read(self) -> Values:
         await self._travel()
+        found = dict(self.account.value)
         if self.faults:
             self.faults -= 1
             raise KeyError("a fault")
-        return dict(self.account.value)
+        # The answer is on its way, also to a process that is stopped meanwhile.
+        await self._travel()
+        await self.running.wait()
+        return found
 
     async def write(self, name: str, value: Json) -> None:
         if self.lateness and self.rng.random() < self.lateness:
@@ -108,6 +112,7 @@ class Line:
             raise
         await self.account.replace(name, value)
         await self._travel()
+        await self.running.wait()
 
     def _send_late(self, seconds: float, name: str, value: Json) -> None:
         late = asyncio.ensure_future(self.account.replace_late(self.rng.uniform(0, seconds), name, value))
@@ -138,6 +143,7 @@ class Line:
                             await self.account.changed.wait()
                 before, version = version, self.account.version
                 await self._travel()
+                await self.running.wait()
             except Transient:
                 await asyncio.sleep(5)
                 continue
@@ -199,6 +205,7 @@ class Relay:
     slowness: float = 0.0
     lateness: float = 0.0
     life: int = 0
+    has_lease: bool = True
     switch: Switch = field(init=False)
     line: Line = field(init=False)
     claims: Claims = field(init=False)
@@ -219,6 +226,7 @@ class Relay:
             backoff=Backoff(self.rng, first=0.5, longest=10),
             me=Claim(self.name[0], self.name, host, self.boot, self.life, f"{self.name} {self.life}", ""),
             has_ended=lambda claim: claim.started in self.dead,
+            may_write=lambda: self.has_lease,
             take_over=take_over,
             wanted=wanted,
         )

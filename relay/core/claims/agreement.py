@@ -53,6 +53,8 @@ class Claims:
     me: Claim
     # Whether a claim's process is known to have ended.
     has_ended: Callable[[Claim], bool]
+    # Whether the store is certainly still ours.
+    may_write: Callable[[], bool]
     # Whether the operator wants this relay to take over what others hold when it starts.
     take_over: bool = False
     # Whether our store is a backup: it reads again what was read since, and finds out by itself what has crossed.
@@ -91,7 +93,7 @@ class Claims:
             take_over=self.take_over,
             restored=self.restored,
         )
-        self._board = Board(register=self.register, clock=self.clock, me=self.me)
+        self._board = Board(register=self.register, clock=self.clock, me=self.me, may_write=self.may_write)
 
     def valid(self) -> bool:
         """Whether what is `held` is certainly still ours. No I/O."""
@@ -145,7 +147,7 @@ class Claims:
         self._left = {key: {} for key in won - free}
         if won & new:
             await self._write(reading, won & free, answers=answers)
-        self.held = won & free
+        self.held = won & free & self.wanted
         rivals |= {key: holder for key, holder in self._rivals(reading.possible).items() if key not in self.held}
         self._holders.awaited |= rivals.keys() | later
         if rivals and self.take_over and self._question.ask is None:
@@ -338,6 +340,8 @@ class Claims:
             # Of a channel that was free all the time, what somebody left there long ago says nothing.
             positions[key] = told[0] if told and key in self._holders.awaited else {}
         await self._leave_alone({key: rivals[key] for key in self.wanted & rivals.keys() if key not in won})
+        # Some may have been removed meanwhile.
+        won &= self.wanted
         if not won:
             self._look_now.set()
             return
@@ -347,7 +351,7 @@ class Claims:
         untold = sum(not positions[key] for key in won & self._holders.awaited)
         if untold:
             _log.warning("what was said since the other relay ended does not cross: it left no word", pairs=untold)
-        self.held |= won
+        self.held |= won & self.wanted
         self._holders.awaited -= won
         self._look_now.set()
         await self._tell()

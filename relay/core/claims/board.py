@@ -11,11 +11,12 @@ There is no compare-and-swap, and a request that we gave up on may still arrive.
   channel from a relay that is silent replaces its claim without touching its value.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from relay.core.claims.register import Ask, Claim, Positions, Register, Values
 from relay.core.ports import Clock
+from relay.domain.jsontext import Json
 from relay.errors import Transient
 
 _TURN_SECONDS = 0.5
@@ -54,6 +55,8 @@ class Board:
     clock: Clock
     # This process, without channels.
     me: Claim
+    # Whether the store is certainly still ours: else a process after this one may write in our place.
+    may_write: Callable[[], bool]
     # What we, or an earlier process in our place, have said last.
     said: Claim | None = field(init=False, default=None)
     # What was read last, and first.
@@ -198,7 +201,7 @@ class Board:
         )
         await self._write(reading, own)
         for name in [name for name in self._former(reading) if self._may_empty(name)] + self._forgotten(reading):
-            await self.register.write(name, {})
+            await self._put(name, {})
 
     async def _write(self, reading: Reading, own: Claim) -> None:
         latest = max((self._turn, *(claim.turn for claim in _turns(reading.values, self.me.place()))))
@@ -208,8 +211,13 @@ class Board:
             await self.clock.sleep(max(0.0, min(wait, _LONGEST_WAIT)))
         self._written = False
         own = replace(own, turn=self._turn)
-        await self.register.write(value_name(own), own.as_json())
+        await self._put(value_name(own), own.as_json())
         self._written, self.said = True, own
+
+    async def _put(self, name: str, value: Json) -> None:
+        if not self.may_write():
+            raise Transient("it is not certain that the store is still ours")
+        await self.register.write(name, value)
 
     def _former(self, reading: Reading) -> list[str]:
         """Our values that do not count any more, and are not empty yet."""

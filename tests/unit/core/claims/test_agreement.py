@@ -479,6 +479,23 @@ def test_a_pair_that_is_added_while_others_are_handed_over_loses_nothing_of_them
     play(story)
 
 
+def test_a_pair_that_is_removed_while_it_is_claimed_is_free() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start()
+        await until(second.claims.begun.is_set)
+        await first.stop()
+        await until(lambda: bool(second.switch.started))
+        await second.claims.drop_unwanted(frozenset())
+        await asyncio.sleep(100)
+        assert not any(claim.channels for claim in claims_in(account.value))
+
+    play(story)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_pair_is_ever_mirrored_twice(seed: int) -> None:
     async def story() -> None:

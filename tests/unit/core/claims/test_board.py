@@ -84,7 +84,7 @@ def test_a_value_is_not_emptied_shortly_before_it_is_used_again() -> None:
 
 def test_the_last_word_of_a_process_does_not_replace_what_the_next_one_says_although_it_was_not_seen() -> None:
     async def story() -> None:
-        account, rng = Account(), random.Random(1)
+        account, rng = Account(), random.Random(2)
         relay = Relay("a", account, rng, lateness=1.0)
         relay.start()
         await until(lambda: bool(relay.line.late))
@@ -113,6 +113,23 @@ def test_who_was_taken_for_dead_and_goes_on_in_our_place_has_not_the_last_word()
         await account.replace(value_name(other), other.as_json())
         await until(lambda: [claim.started for claim in claims_in(account.value)] == ["a 1"], 60)
         assert relay.works == PAIRS
+
+    play(story)
+
+
+def test_who_has_lost_its_store_says_nothing_in_the_place_of_the_next_process() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: relay.works == PAIRS and account.writes > 1)
+        await asyncio.sleep(60)
+        relay.has_lease, writes = False, account.writes
+        await relay.claims.drop_unwanted(frozenset())
+        await asyncio.sleep(100)
+        assert account.writes == writes
+        relay.has_lease = True
+        await until(lambda: account.writes > writes)
 
     play(story)
 
