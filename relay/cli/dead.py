@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, print_problem, printable, way
+from relay.cli.common import existing_store, print_json, print_line, print_problem, printable, way
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from relay.config.settings import Settings
     from relay.core.storage import DeadLetter, Outbox
 
@@ -42,10 +44,10 @@ def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
         typer.echo("There are no dead letters.")
     else:
         _print_table(letters)
-        typer.echo(
+        print_line(
             "`relay dead show ID` shows what one says, `relay dead retry ID` tries it again, `relay dead discard ID`"
+            " deletes it."
         )
-        typer.echo("deletes it.")
 
 
 @commands.command()
@@ -63,13 +65,38 @@ def show(
     if letter is None:
         _unknown(entry)
         raise typer.Exit(1)
-    values = {**summary(letter), "text": _text(letter)}
     if as_json:
-        print_json(values)
+        print_json({**summary(letter), "text": _text(letter)})
         return
-    for key, value in values.items():
-        for number, line in enumerate(str(value if value is not None else "–").split("\n")):
-            typer.echo(f"{'' if number else key.replace('_', ' '):<12} {printable(line)}")
+    for key, value in _in_words(letter).items():
+        for number, line in enumerate((value or "–").split("\n")):
+            print_line(f"{'' if number else key:<12} {line}", indent=13)
+
+
+def _in_words(letter: "DeadLetter") -> "dict[str, str | None]":
+    """All about a dead letter, as people read it."""
+    from relay.core.operations.dead_letters import summary
+
+    values = summary(letter)
+    source = values["source"] or {}
+    return {
+        "id": str(letter.entry.id),
+        "pair": values["pair"],
+        "way": way(values["direction"]),
+        "what": values["kind"],
+        "author": values["author"],
+        "message": source.get("id"),
+        "in": source.get("channel"),
+        "queued": _moment(letter.entry.queued_at),
+        "failed": _moment(letter.died_at),
+        "reason": letter.reason,
+        "text": _text(letter),
+    }
+
+
+def _moment(moment: "datetime") -> str:
+    """In the operator's own zone."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
 @commands.command()
@@ -166,6 +193,6 @@ def _print_table(letters: "Sequence[DeadLetter]") -> None:
     for letter in letters:
         values = summary(letter)
         words = (values["pair"] or "–", way(values["direction"]), values["kind"], values["author"] or "–")
-        died = f"{letter.died_at.astimezone():%Y-%m-%d %H:%M}"
-        table.add_row(*(Text(printable(str(word))) for word in (values["id"], *words, died, letter.reason)))
+        row = (values["id"], *words, _moment(letter.died_at), letter.reason)
+        table.add_row(*(Text(printable(str(word))) for word in row))
     Console(highlight=False, markup=False).print(table)

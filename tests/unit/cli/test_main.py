@@ -339,6 +339,9 @@ def test_dead_show(cli: Relay, url: str) -> None:
     assert "text         first line" in lines
     assert "             second \\x1b[2J" in lines
     assert "             [cat.png]" in lines
+    # In words, as in the list, and not as a program writes it.
+    assert lines[2] == "way          to Matrix"
+    assert lines[5:7] == ["message      42", "in           1234567890123456789"]
     assert json.loads(cli("dead", "show", "3", "--json")[1])["text"] == "threads do not cross"
     for arguments in (("list",), ("show", "1")):
         assert not {"\x1b", "\x9b", "\u202e"} & set(cli("dead", *arguments, "--json")[1])

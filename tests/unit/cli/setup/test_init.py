@@ -45,6 +45,9 @@ def test_without_a_terminal_there_must_be_answers(cli: Relay, tmp_path: Path) ->
     (tmp_path / "a.toml").write_text('suggestd = "all"\n')
     status, _, err = cli("init", "--answers", "a.toml")
     assert (status, "did you mean suggested?" in err) == (2, True)
+    (tmp_path / "a.toml").write_text('suggested = "all"\ndiscord_token = abc\n')
+    status, _, err = cli("init", "--answers", "a.toml")
+    assert (status, 'in line 2 put the value in quotes (")' in err, "abc" in err) == (2, True, False)
     assert cli("init", "--answers", "a.toml", "--config", "no/relay.toml")[0] == 2
     assert not (tmp_path / "relay.toml").exists()
 
