@@ -32,10 +32,10 @@ _SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
 
 def attachments(message: Json, page: str) -> Iterator[Attachment]:
     """The attachments of a message. `page` is the address of the message."""
-    voice = bool(message.get("flags", 0) & _VOICE)
+    voice = bool((message.get("flags") or 0) & _VOICE)
     for item in objects(message, "attachments"):
         content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
-        flags = item.get("flags", 0)
+        flags = item.get("flags") or 0
         name = _original_name(item)
         marked = str(item["filename"]).startswith("SPOILER_") or name.startswith("SPOILER_")
         spoiler = marked or bool(flags & _SPOILER_FILE)

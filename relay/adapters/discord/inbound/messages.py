@@ -261,7 +261,7 @@ def content_of(message: Json, context: MessageContext) -> Content | None:
             calls_answered=calls,
             calls=_answered_author(message) if calls else (),
         )
-    words = "…" if message.get("flags", 0) & _LOADING else "A message with nothing in it that can be shown here."
+    words = "…" if (message.get("flags") or 0) & _LOADING else "A message with nothing in it that can be shown here."
     return Content(_italic(words))
 
 

@@ -243,6 +243,11 @@ def test_previews_are_not_shown_and_a_bots_own_embeds_are() -> None:
     assert words(author=BOT, embeds=[embed | {"type": "article"}]) == "hello"
 
 
+def test_flags_may_be_null() -> None:
+    file = {"id": "4", "filename": "a.png", "url": "https://cdn.example/attachments/1/2/a.png", "flags": None}
+    assert words(flags=None, attachments=[file]) == "hello"
+
+
 def test_a_message_of_an_unknown_form_is_not_missing() -> None:
     event = inbound.unreadable({"id": "175928847299117063", "author": None}, VIEW)
     assert plain_text(event.content.text) == "A message that the relay could not read."
