@@ -234,6 +234,10 @@ class Homeserver:
             "form_secret": self._secret,
             "bcrypt_rounds": 4,
             "federation_domain_whitelist": [],
+            # Of another process, which is not there: nobody asks for what this would prepare of each event, for other
+            # servers and for a search of people. It was an eighth of what a message and a room cost.
+            "federation_sender_instances": ["nobody"],
+            "update_user_directory_from_worker": "nobody",
             "trusted_key_servers": [],
             "suppress_key_server_warning": True,
             "report_stats": False,
