@@ -332,19 +332,18 @@ class Claims:
         if not new:
             return
         confirmed, won = await self._confirm(self._claimed(), new)
-        won &= new
         rivals = self._rivals(confirmed.possible)
+        await self._leave_alone({key: rivals[key] for key in self.wanted & rivals.keys() if key not in won})
+        # Some may have been removed meanwhile.
+        won &= new & self.wanted
+        if not won:
+            self._look_now.set()
+            return
         positions: dict[str, Positions] = {}
         for key in won:
             told = [claim.left[key] for claim in claims if key in claim.left]
             # Of a channel that was free all the time, what somebody left there long ago says nothing.
             positions[key] = told[0] if told and key in self._holders.awaited else {}
-        await self._leave_alone({key: rivals[key] for key in self.wanted & rivals.keys() if key not in won})
-        # Some may have been removed meanwhile.
-        won &= self.wanted
-        if not won:
-            self._look_now.set()
-            return
         # First, as whoever is sure goes on from what its store says.
         await self.switch.read_from(positions)
         await self._write(confirmed, self.held | won, answers=answers)

@@ -8,8 +8,9 @@ import pytest
 from relay.core.claims.agreement import SILENCE_SECONDS
 from relay.core.claims.board import claims_in
 from relay.core.claims.register import Claim
+from tests.support.claim_histories import play_history
 from tests.support.logs import captured_logs
-from tests.support.relays import PAIRS, Account, Relay, Watched, play, until
+from tests.support.relays import PAIRS, Account, Relay, play, until
 
 
 def test_the_second_one_waits_and_goes_on_where_the_first_one_ends() -> None:
@@ -496,52 +497,10 @@ def test_a_pair_that_is_removed_while_it_is_claimed_is_free() -> None:
     play(story)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_no_pair_is_ever_mirrored_twice(seed: int) -> None:
-    async def story() -> None:
-        account, rng, dead = Account(), random.Random(seed), set[str]()
-        slowness, lateness = 0.1 if seed % 2 else 0.0, 0.1 if seed % 4 > 1 else 0.0
-        names = ("a1", "a2", "b", "c")
-        relays = [Relay(name, account, rng, dead, slowness=slowness, lateness=lateness) for name in names]
-
-        def check() -> None:
-            for key in PAIRS:
-                busy = [relay.name for relay in relays if key in relay.works]
-                assert len(busy) < 2, (key, busy, account.value)
-
-        async def disturb() -> None:
-            for _ in range(60):
-                relay = rng.choice(relays)
-                if not relay.tasks:
-                    relay.start(take_over=rng.random() < 0.4)
-                else:
-                    match rng.randrange(4):
-                        case 0:
-                            await relay.kill(seen=rng.random() < 0.5)
-                        case 1:
-                            await relay.stop()
-                        case 2:
-                            relay.line.up = not relay.line.up
-                        case 3 if relay.line.running.is_set():
-                            relay.line.running.clear()
-                        case _:
-                            relay.line.running.set()
-                await asyncio.sleep(rng.choice((0.0, 0.05, 1.0, 30.0, 100.0)))
-
-        loop.each_step = check
-        await disturb()
-        # In the end one is told to take over, and does.
-        for relay in relays[1:]:
-            await relay.kill(seen=True)
-        last = relays[0]
-        await last.kill(seen=True)
-        last.start(take_over=True)
-        await until(lambda: last.works == PAIRS)
-        loop.each_step = None
-        await last.kill()
-
-    loop = Watched(1_000.0)
-    play(story, loop)
+    wrong, story = play_history(seed)
+    assert not wrong, "\n".join([*story, wrong])
 
 
 def test_a_database_is_the_same_place_from_every_machine_and_a_copied_file_is_not() -> None:
