@@ -70,6 +70,22 @@ async def test_what_discord_posts_late_after_we_have_posted_it_again_is_taken_ba
     assert [str(message) for message in world.channel.order][:3] == [last.id, second.id, third.id]
 
 
+async def test_what_discord_posts_late_while_the_gateway_is_away_is_taken_back_too(world: World) -> None:
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("tea"))
+        late = world.server.faults.add(Fault("status", "POST", "/webhooks/", when="late", status=504, seconds=1))
+        with pytest.raises(Transient):
+            await adapter.send(world.delivery("hello", key="k2"))
+        second = await adapter.send(world.delivery("hello", key="k2", suspect=True, after=last))
+        world.server.gateway.offline = True
+        world.server.gateway.invalidate(None, resumable=False)
+        await until(lambda: late.carried_out)
+        assert world.words() == ["tea", "hello", "hello"]
+        world.server.gateway.offline = False
+        await until(lambda: world.words() == ["tea", "hello"])
+    assert str(world.channel.order[-1]) == second.id
+
+
 async def test_what_comes_while_a_later_try_is_looked_for_is_left_to_that(world: World) -> None:
     """The same words, and each time they are posted no answer comes: each is found, and none taken for another's."""
     async with world.running() as adapter:

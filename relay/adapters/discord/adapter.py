@@ -167,6 +167,7 @@ class DiscordAdapter:
             avatars=self._avatars,
             clock=clock,
         )
+        translator.on_echo = self._poster.doubles.came
         self._sender = MessageSender(
             poster=self._poster,
             translator=translator,
@@ -350,8 +351,6 @@ class DiscordAdapter:
             self._channels.read_again(str(data["id"]).__eq__)
         self._guilds.update(event, data)
         self._buffers.put(event, data)
-        if event == "MESSAGE_CREATE" and "webhook_id" in data:
-            self._poster.doubles.came(data)
         is_about_us = event in PERMISSION_EVENTS and not self._is_about_another(event, data)
         if is_about_us and self._bans_refused:
             self._bans_may_be_missed()

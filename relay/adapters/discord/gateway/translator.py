@@ -56,6 +56,8 @@ class Translator:
     time: ServerTime
     # Without a slash at its end.
     cdn_url: str
+    # Called with each message that came through a webhook of ours.
+    on_echo: Callable[[Json], None] = lambda _: None
 
     async def batch(self, dispatches: Iterable[tuple[ChannelBuffer, GatewayEvent]]) -> EventBatch:
         """Live events in their order, with the new cursors of their channels and threads."""
@@ -154,6 +156,8 @@ class Translator:
 
     def _cache_event(self, event: Event, dispatch: GatewayEvent) -> Event:
         is_echo = isinstance(event, MessageCreated) and messages.is_echo(event.author, dispatch.data)
+        if is_echo:
+            self.on_echo(dispatch.data)
         if isinstance(event, MessageCreated | MessageEdited) and not is_echo:
             cached = CachedMessage(
                 channel=dispatch.channel,

@@ -2,8 +2,9 @@
 
 A request through a webhook that was given up (a 504, a time-out) may still wait inside Discord. The next try looks into
 the channel, finds nothing there, and posts. If the first one is carried out after that, the message stands there twice.
-The gateway tells of both. The late one is known by all of this: it came through a webhook of ours, no request of ours
-was answered with it, it is not on record, and it says what was posted again. It is deleted.
+The gateway or the history tells of both. The late one is known by all of this: it came through a webhook of ours, no
+request of ours was answered with it, it is not on record, it is no older than the first try, and it says what was
+posted again. It is deleted.
 
 All of this is in memory: after a crash, a double stays.
 """
@@ -14,11 +15,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NoReturn
 
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
+from relay.adapters.discord.identifiers import created_at
 from relay.adapters.discord.message_cache import MessageCache
 from relay.adapters.discord.webhooks import Webhooks
 from relay.core.clock import Backoff
@@ -68,6 +71,8 @@ class Doubt:
     is_it: Callable[[Json], bool]
     # Whether the message with this ID is on record.
     on_record: Callable[[str], Awaitable[bool]]
+    # Not before this moment, by Discord's clock.
+    since: datetime
     # How many tries may still be carried out.
     left: int = 1
     # The message is there: by a later try, or because it was found.
@@ -129,7 +134,7 @@ class Doubles:
         self._changed.set()
 
     def came(self, message: Json) -> None:
-        """The gateway tells of a message of some webhook."""
+        """A message that came through a webhook of ours, live or in the history."""
         channel = str(message.get("channel_id"))
         if self._doubts and self._doubts_of(channel, message):
             self._seen = [*self._seen, (channel, message)][-_MOST:]
@@ -171,7 +176,8 @@ class Doubles:
     def _doubts_of(self, channel: str, message: Json) -> list[Doubt]:
         now = self.clock.monotonic()
         self._doubts = {key: doubt for key, doubt in self._doubts.items() if doubt.left > 0 and now < doubt.until}
-        return [doubt for doubt in self._doubts.values() if doubt.channel == channel and doubt.is_it(message)]
+        there = [doubt for doubt in self._doubts.values() if doubt.channel == channel]
+        return [doubt for doubt in there if created_at(str(message["id"])) >= doubt.since and doubt.is_it(message)]
 
     async def _take_back(self, doubt: Doubt, message: str, webhook_id: str) -> None:
         channel = doubt.channel

@@ -50,6 +50,8 @@ _MAX_ACCEPTED = 500
 _PAGE = 100
 # How wrong the time since an entry was queued may be, if our clock was set meanwhile.
 _CLOCKS_DIFFER = timedelta(hours=1)
+# A request with files may be under way for so long before it is given up.
+_TRY_LASTS = timedelta(minutes=2)
 _MIN_PAGES = 10
 _MOST_PAGES = 200
 # Of a message that is not on record: what tells whether it is the one that is looked for.
@@ -491,7 +493,8 @@ class MessagePoster:
             return await delivery.on_record(MessageRef(delivery.channel, message))
 
         is_it = partial(self._is_expected, _expected(delivery), by="name and words")
-        self.doubles.suspect(delivery.key, Doubt(channel=channel, is_it=is_it, on_record=on_record), again=again)
+        doubt = Doubt(channel=channel, is_it=is_it, on_record=on_record, since=self.rest.time.now() - _TRY_LASTS)
+        self.doubles.suspect(delivery.key, doubt, again=again)
 
     def _is_expected(self, expected: ExpectedMessage, message: Json, by: _Likeness) -> bool:
         return expected.is_met_by(
