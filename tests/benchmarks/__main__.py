@@ -61,8 +61,8 @@ LONG = Sizes(
 class Table:
     """The lines as they come."""
 
-    # Of each number of pairs: what the relay's process occupies when it is idle, in MiB.
-    memory: dict[int, float] = field(default_factory=dict)
+    # Of each number of pairs: what the relay's process and the bare one occupy when they are idle, in MiB.
+    memory: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def line(self, what: str, unit: str, relay: float, bare: float | None, *, bar: str = "") -> None:
         """One figure."""
@@ -104,11 +104,12 @@ async def measure_processes(stage: Stage, sizes: Sizes, pairs: int, table: Table
             bare_starts.append(time.perf_counter() - began)
     of = f", {pairs} pairs"
     table.line(f"start to ready{of}", "s", *map(statistics.median, (relay_starts, bare_starts)), bar="1.5")
-    async with bare_process(wiring) as bare:
+    # The libraries keep channels and rooms, too.
+    async with bare_process(wiring | {"pairs": stage.wired}) as bare:
         await asyncio.sleep(_SETTLE)
         pids = (daemon.pid, bare.pid)
-        table.memory[pairs] = resident_mib(daemon.pid)
-        table.line(f"memory, idle{of}", "MiB", table.memory[pairs], resident_mib(bare.pid), bar="1.4")
+        table.memory[pairs] = (resident_mib(daemon.pid), resident_mib(bare.pid))
+        table.line(f"memory, idle{of}", "MiB", *table.memory[pairs], bar="1.4")
         woken = [wake_ups(pid) for pid in pids]
         before, began = [cpu_seconds(pid) for pid in pids], time.perf_counter()
         await asyncio.sleep(sizes.idle_seconds)
@@ -220,12 +221,12 @@ async def main(sizes: Sizes) -> None:
                 await measure_operating(stage, pairs, table)
                 if pairs == sizes.pairs[0]:
                     await measure_messages(stage, sizes, pairs, table)
-                    grown = resident_mib(stage.place.daemon.pid) - table.memory[pairs]
+                    grown = resident_mib(stage.place.daemon.pid) - table.memory[pairs][0]
                     table.line("memory that the messages above added", "MiB", grown, None)
     few, many = min(sizes.pairs), max(sizes.pairs)
     if many > few:
-        each = 1024 * (table.memory[many] - table.memory[few]) / (many - few)
-        table.line("memory a further pair", "KiB", each, None, bar="20")
+        relay, bare = (1024 * (table.memory[many][n] - table.memory[few][n]) / (many - few) for n in range(2))
+        table.line("memory a further pair", "KiB", relay, bare, bar="20")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,8 @@ class Stage:
     bare_rooms: list[str]
     # What the bare process was told to connect.
     wiring: dict[str, Any]
+    # As many pairs as the relay has, for what they take in the bare process.
+    wired: list[dict[str, Any]]
     ways: dict[str, dict[str, Callable[[str], Awaitable[object]]]] = field(default_factory=dict)
 
 
@@ -148,23 +150,22 @@ async def staged(folder: Path, homeserver: Homeserver, pairs: int) -> AsyncItera
         tokens = {name: await homeserver.register(name) for name in ("bare", "sender")}
         user, sender = (f"@{name}:{homeserver.server_name}" for name in tokens)
         bare_rooms = [await mia.create_room(f"bare{number}", invite=[user]) for number in range(pairs)]
-        made = control.bootstrap(channels=["bare"], people=["Eve"], guild="Bare", bot="bare")
-        channel, eve = made["channels"]["bare"], made["people"]["Eve"]
-        hook = control.create_webhook(channel, "bare", made["bot"])
+        made = control.bootstrap(
+            channels=[f"bare{number}" for number in range(pairs)], people=["Eve"], guild="Bare", bot="bare"
+        )
+        bare_channels, eve = list(made["channels"].values()), made["people"]["Eve"]
+        hooks = [control.create_webhook(channel, "bare", made["bot"]) for channel in bare_channels]
+        wired = [
+            {"channel": int(channel), "webhook": int(hook["id"]), "webhook_token": hook["token"], "room": room}
+            for channel, hook, room in zip(bare_channels, hooks, bare_rooms, strict=True)
+        ]
         wiring = {
             "api_url": place.sandbox.api_url,
             "discord_token": made["token"],
             "homeserver_url": homeserver.url,
             "user_id": user,
             "access_token": tokens["bare"],
-            "pairs": [
-                {
-                    "channel": int(channel),
-                    "webhook": int(hook["id"]),
-                    "webhook_token": hook["token"],
-                    "room": bare_rooms[0],
-                }
-            ],
+            "pairs": wired[:1],
             "sender_id": sender,
             "sender_token": tokens["sender"],
             "joins": [*bare_rooms, *place.rooms.values()],
@@ -175,10 +176,10 @@ async def staged(folder: Path, homeserver: Homeserver, pairs: int) -> AsyncItera
             await place.daemon.start()
             reading = asyncio.create_task(_read(ears, homeserver, mia))
             try:
-                stage = Stage(place, ears, bare, bare_rooms, wiring)
+                stage = Stage(place, ears, bare, bare_rooms, wiring, wired)
                 stage.ways = {
                     "relay": _ways(place, mia, place.channels["pair0"], place.people["Ada"], place.rooms["pair0"]),
-                    "bare": _ways(place, mia, channel, eve, bare_rooms[0]),
+                    "bare": _ways(place, mia, bare_channels[0], eve, bare_rooms[0]),
                 }
                 yield stage
             finally:
