@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(help="Create, change, check, back up or restore the store.", no_args_is_help=True)
 
+# What stands beside a store or a backup while it is made or held.
+_BESIDE = (".part", ".replacement.part", "-lock")
 _STATES = {
     "missing": "it does not exist yet; `relay run` or `relay db upgrade` creates it",
     "empty": "it has no tables yet; `relay run` or `relay db upgrade` creates them",
@@ -96,9 +98,17 @@ def restore(
     settings = invocation_of(context).load(config)
     from relay.store.backup import restore
 
-    path = _file(settings.store, "pg_restore")
-    with _about(path):
-        old = restore(file.absolute(), path)
+    path, backup = _file(settings.store, "pg_restore"), file.absolute()
+    made = "name a file that `relay db backup` made"
+    if backup.is_dir():
+        raise ConfigurationError((Mistake(str(file), "is a folder", made),))
+    try:
+        with _about(path):
+            old = restore(backup, path)
+    except StoreUnavailable as error:
+        if not str(error).startswith(f"store {backup}:"):
+            raise
+        raise RelayError(f"{file}: {error.reason}; {made}") from error  # it is no store that anybody uses
     typer.echo(f"store {settings.store.name}: restored" + (f"; the old one is {old}" if old else ""))
 
 
@@ -115,21 +125,22 @@ def copy(
     from relay.store.copying import copy_store, prepare
 
     old, new = _url(source), _url(target)
-    prepare(old, new)
-    counts = asyncio.run(copy_store(old, new, SystemClock()))
+    with _about(Path(new.removeprefix("sqlite:///"))):
+        prepare(old, new)
+        counts = asyncio.run(copy_store(old, new, SystemClock()))
     typer.echo(f"copied {sum(counts.values())} rows, {counts['message']} messages among them; both hold the same.")
     typer.echo("The relay uses the new store once [store] url names it.")
 
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """What keeps a file from being written is said of it: the name that it has until it is complete tells nobody."""
+    """What keeps a file from being written is said of it: the files beside it, like `.part`, tell nobody anything."""
     try:
         yield
     except StoreUnavailable as error:
-        if not str(error).startswith(f"store {path}") or str(error).startswith(f"store {path}:"):
+        if not any(str(error).startswith(f"store {path}{suffix}:") for suffix in _BESIDE):
             raise
-        words = f"{path} cannot be written: {error.reason}"
+        words = f"{path} cannot be written: {error.reason[:1].lower()}{error.reason[1:]}"
         raise RelayError(f"{words}; make room there and let your user write, or name another folder") from error
 
 

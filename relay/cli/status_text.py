@@ -1,5 +1,6 @@
 """The report as lines for a terminal, or for whatever reads the output of one: 80 columns, one line a pair."""
 
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -319,10 +320,12 @@ def _undeclared(lanes: Sequence["UndeclaredLane"], width: int) -> Iterator[Line]
             _known(lane.source, lane.lane.source.id),
             _known(lane.destination, lane.lane.destination.id),
         )
+        ids = f"--channels {shlex.quote(lane.lane.source.id)} {shlex.quote(lane.lane.destination.id)}"
+        which = printable(ids if lane.pair is None else f"--pair {shlex.quote(lane.pair)}")
         oldest = "" if lane.oldest_seconds is None else f" for {_seconds(lane.oldest_seconds)}"
         yield from _wrapped(
             f"{name} is not declared ({source} → {destination}): {lane.waiting:,} waiting{oldest}, {lane.dead:,} dead. "
-            "`relay outbox discard` forgets what waits.",
+            f"`relay outbox discard {which}` forgets what waits.",
             width,
             "yellow",
         )

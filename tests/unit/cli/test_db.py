@@ -38,3 +38,17 @@ def test_what_keeps_a_backup_from_being_written_is_said_of_the_file_that_was_nam
     told = capsys.readouterr().err
     assert "error: /proc/x cannot be written: " in told
     assert ".part" not in told
+
+
+def test_what_is_no_backup_is_no_matter_of_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The remedy was to set another file in [store] url, or to restore a backup, which was what somebody tried."""
+    config = str(write(tmp_path, SIDES))
+    assert ended_with("db", "upgrade", "--config", config) == 0
+    assert ended_with("db", "backup", f"{tmp_path}/whole.db", "--config", config) == 0
+    (tmp_path / "half.db").write_bytes((tmp_path / "whole.db").read_bytes()[:3000])
+    for name, words in (("half.db", "the file is damaged"), ("relay.toml", "it is not a store"), ("", "is a folder")):
+        capsys.readouterr()
+        assert ended_with("db", "restore", str(tmp_path / name), "--config", config) != 0
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"error: {tmp_path / name}: {words}" in told
+        assert told.endswith("; name a file that `relay db backup` made")

@@ -389,6 +389,8 @@ def test_what_waits_for_an_undeclared_pair_is_shown_and_discarded(cli: Relay, ur
     assert (back["name"], back["backlog"]) == (None, 1)
     out = cli("status")[1]
     assert "staff is not declared (77 → !gone\\x9b:b): 2 waiting" in out
+    assert "`relay outbox discard --pair staff` forgets what waits" in out
+    assert "`relay outbox discard --channels '!gone\\x9b:b' 77` forgets what waits" in out
     assert cli("outbox", "discard", "--pair", "help")[0] == 1
     assert (
         "nothing waits for an undeclared pair like that; did you mean staff?"
