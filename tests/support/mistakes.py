@@ -151,6 +151,11 @@ CHANNELS = {
         ("it is the ID of the bot itself", "Copy Channel ID"),
         right_channel,
     ),
+    "a person's ID": Kind(
+        lambda place, pair: declare_channel(place, pair, place.people["Ada"]),
+        ("it is the ID of ada's account, not of a channel", "Copy Channel ID"),
+        right_channel,
+    ),
     "a category": Kind(
         lambda place, pair: declare_channel(place, pair, new_channel(place, pair, 4)),
         ("is a category, which cannot be mirrored", "name a text channel"),

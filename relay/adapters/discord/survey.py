@@ -385,6 +385,10 @@ class DiscordSurvey:
             try:
                 channel = await self._ask(Route("GET", "/channels/{channel}", {"channel": address}))
             except Refused as error:
+                if (name := await self._person(address)) is not None:
+                    return Finding(
+                        subject, "wrong", f"it is the ID of {name}'s account, not of a channel", COPY_CHANNEL_ID
+                    )
                 return self._refused(subject, error)
             guild = next(
                 (one for one in self._guilds or () if str(one.document["id"]) == channel.get("guild_id")), None
@@ -418,6 +422,15 @@ class DiscordSurvey:
                 if str(role.get("id")) == address:
                     return f"it is the ID of the role {role.get('name')}, not of a channel"
         return None
+
+    async def _person(self, address: str) -> str | None:
+        """Whose account has this ID; None if nobody's has."""
+        try:
+            return (
+                str((await self._ask(Route("GET", "/users/{user}", {"user": address}))).get("username") or "") or None
+            )
+        except Refused:
+            return None
 
     def _refused(self, subject: str, error: Refused) -> Finding:
         if error.code in MISSING:
