@@ -149,6 +149,13 @@ class _Setup:
         """Ask everything, and write the file; its path."""
         if not self.path.parent.is_dir():
             raise _mistake(str(self.path), "is in a folder that does not exist", f"create {self.path.parent}")
+        # Not at the end: a password would have been typed, and a device made, for nothing.
+        if not os.access(self.path.parent, os.W_OK | os.X_OK):
+            what = f"cannot be written: {_user()} may not write in {self.path.parent}"
+            remedy = "run it as the user whose folder that is, or name a file in another one with --config"
+            if self.path == _OF_THE_IMAGE:
+                remedy = f"outside the container, sudo chown -R {os.geteuid()}:{os.getegid()} config"
+            raise _mistake(str(self.path), what, remedy)
         say(f"This writes {self.path}, in four steps. Nothing is written before the end; Ctrl-C leaves at any time.")
         self._may_overwrite([self.path])
         discord = self._discord()

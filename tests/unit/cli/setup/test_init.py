@@ -1,6 +1,8 @@
 """`relay init` and `relay login` without anybody to ask; from end to end they are in tests/e2e/test_init.py."""
 
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from relay.config.loading import load
 from relay.config.template import Account, DeclaredPair, relay_toml
 from relay.core.operations.findings import VisibleChannel
 from relay.errors import ConfigurationError
+from tests.support.patience import PATIENCE
 
 Outcome = tuple[int, str, str]
 Relay = Callable[..., Outcome]
@@ -50,6 +53,20 @@ def test_without_a_terminal_there_must_be_answers(cli: Relay, tmp_path: Path) ->
     assert (status, 'in line 2 put the value in quotes (")' in err, "abc" in err) == (2, True, False)
     assert cli("init", "--answers", "a.toml", "--config", "no/relay.toml")[0] == 2
     assert not (tmp_path / "relay.toml").exists()
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o600])
+def test_nothing_is_asked_where_the_file_cannot_be_written(tmp_path: Path, mode: int) -> None:
+    """Who had made Docker's folder `config` himself was told so after all questions, with a device made for nothing."""
+    (tmp_path / "a.toml").write_text("")
+    folder = tmp_path / "config"
+    folder.mkdir(mode=mode)
+    command = [sys.executable, "-m", "relay", "init", "--answers", "a.toml", "--config", f"{folder}/relay.toml"]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"may not write in {folder}; run it as the user whose folder that is" in done.stderr
 
 
 def test_a_file_that_is_there_stays(cli: Relay, tmp_path: Path) -> None:
