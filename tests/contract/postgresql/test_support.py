@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.postgresql import SHORT, start, stop
+from tests.support.postgresql import SHORT, keep_in_memory, start, stop
 from tests.support.stack import eventually
 
 
@@ -36,6 +36,7 @@ async def processes(*arguments: object) -> list[str]:
 
 
 async def test_what_watches_a_server_ends_with_it_and_a_server_with_who_wanted_it(folder: Path) -> None:
+    data = keep_in_memory(folder)
     first = start(folder, os.getpid())
     assert len(await processes("keeper", os.getpid(), first, folder)) == 1
     stop(first, signal.SIGQUIT)
@@ -49,3 +50,4 @@ async def test_what_watches_a_server_ends_with_it_and_a_server_with_who_wanted_i
     await asyncio.to_thread(os.waitpid, second, 0)
     await eventually(lambda: processes("keeper", owner.pid, second, folder), lambda found: not found)
     assert not folder.exists()
+    assert not data.exists()
