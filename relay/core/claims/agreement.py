@@ -357,26 +357,29 @@ class Claims:
         _log.info("this relay mirrors these pairs from now on", pairs=len(won))
 
     async def _hand_over_to_askers(self, claims: Sequence[Claim]) -> bool:
+        """To all at once: each waits for a time in which this can be done twice, not more often."""
         asks = [(claim, claim.ask) for claim in claims if claim.ask is not None and not self.me.is_same_place(claim)]
-        any_left = False
+        asks = [(claim, ask) for claim, ask in asks if ask.take and ask.channels & self.held]
+        asks = [(claim, ask) for claim, ask in asks if not self.has_ended(claim)]
+        if not asks:
+            return False
         for claim, ask in asks:
-            keys = ask.channels & self.held
-            if ask.take and keys and not self.has_ended(claim):
-                _log.warning("handing over to another relay", to=str(claim), pairs=len(keys))
-                self.held -= keys
-                self._handing = keys
-                self._holders.awaited |= keys
-                try:
-                    self._left |= await self._while_answering(self.switch.hand_over(keys), keys, ask.nonce)
-                finally:
-                    self._handing = frozenset()
-                # Before anything is written that says so.
-                await self._tell()
-                any_left = True
-        return any_left
+            _log.warning("handing over to another relay", to=str(claim), pairs=len(ask.channels & self.held))
+        keys = self.held.intersection(frozenset[str]().union(*(ask.channels for _, ask in asks)))
+        nonces = frozenset(ask.nonce for _, ask in asks)
+        self.held -= keys
+        self._handing = keys
+        self._holders.awaited |= keys
+        try:
+            self._left |= await self._while_answering(self.switch.hand_over(keys), keys, nonces)
+        finally:
+            self._handing = frozenset()
+        # Before anything is written that says so.
+        await self._tell()
+        return True
 
     async def _while_answering(
-        self, handing_over: Coroutine[Any, Any, Mapping[str, Positions]], keys: frozenset[str], nonce: str
+        self, handing_over: Coroutine[Any, Any, Mapping[str, Positions]], keys: frozenset[str], nonces: frozenset[str]
     ) -> Mapping[str, Positions]:
         """Keep the right to deliver what was read while `keys` are handed over, and show that we live."""
         task = asyncio.ensure_future(handing_over)
@@ -401,7 +404,7 @@ class Claims:
                         # `_react` has to see that. Until then the right lapses.
                         await asyncio.wait({task})
                         break
-                    answers = frozenset({nonce}) | self._question.open(reading.claims, self._claimed())
+                    answers = nonces | self._question.open(reading.claims, self._claimed())
                     if mine.answers == answers:
                         self.register.settle(reading.asked)
                     else:

@@ -8,8 +8,11 @@ from relay.core.claims.register import Ask, Claim
 from relay.core.ports import Clock
 from relay.logs import get_logger
 
-_HANDED_OVER_WITHIN = 180.0
-"""Seconds in which a relay that has answered has to have handed over."""
+_HANDED_OVER_WITHIN = 300.0
+"""Seconds in which a relay that has answered has to have handed over, also if it is handing over to somebody else.
+
+Twice as long as `handover.py` waits for deliveries, and more.
+"""
 _log = get_logger(__name__)
 
 

@@ -301,6 +301,29 @@ def test_what_is_handed_over_is_left_alone_before_the_next_one_is_handed_over() 
     play(story)
 
 
+@pytest.mark.parametrize("later", [0.0, 1.0])
+def test_who_waits_takes_nothing_from_a_relay_that_hands_over_to_another_one_first(later: float) -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 120.0
+        first.line.running.clear()
+        second.start(take_over=True, wanted=frozenset({"100"}))
+        await until(lambda: any(claim.ask for claim in claims_in(account.value)))
+        if later:
+            first.line.running.set()
+            await until(lambda: first.works == {"200"})
+        third.start(take_over=True, wanted=frozenset({"200"}))
+        await asyncio.sleep(1)
+        first.line.running.set()
+        await until(lambda: second.works == {"100"} and third.works == {"200"}, 400)
+        assert third.switch.started == {"200": {"x": "a 200"}}
+
+    play(story)
+
+
 def test_a_copied_machine_is_another_one() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)

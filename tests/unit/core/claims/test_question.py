@@ -57,8 +57,8 @@ def test_who_waits_for_one_relay_takes_nothing_from_another_one() -> None:
         second.start(take_over=True)
         await asyncio.sleep(1)
         third.start(take_over=True)
-        await until(lambda: second.works == PAIRS, 250)
-        # It has not said yet that it is sure. Now the third one has waited long enough as well, for the first one.
+        await until(lambda: second.works == PAIRS, 370)
+        # Now the third one has waited long enough as well, for the first one.
         second.line.up = False
         for _ in range(500):
             await asyncio.sleep(0.01)
