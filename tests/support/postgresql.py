@@ -38,7 +38,8 @@ SHORT = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
 _KEEPER = """(
     while kill -0 "$2" 2>/dev/null; do
         if [ -d "/proc/$1" ] || kill -0 "$1" 2>/dev/null; then sleep 1; continue; fi
-        kill -INT "$2"; while kill -0 "$2" 2>/dev/null; do sleep 0.1; done; rm -rf "$(readlink -f "$3/data")" "$3" "$3.lock"
+        kill -INT "$2"; while kill -0 "$2" 2>/dev/null; do sleep 0.1; done
+        rm -rf "$(readlink -f "$3/data")" "$3" "$3.lock"
     done
 ) &"""
 
