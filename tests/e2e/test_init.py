@@ -153,7 +153,7 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
         assert (status, out.splitlines()) == (
             0,
             [
-                f"help ({accounts.channels['help']}, {accounts.rooms['Help']}): paused.",
+                f"help (#help {accounts.channels['help']}, Help {accounts.rooms['Help']}): paused.",
                 "The running daemon follows within a few seconds.",
             ],
         )
