@@ -92,8 +92,8 @@ class Backfiller:
 
     async def fill(self, gap: Gap, newest: str) -> None:
         """Find the pages of a gap, back from the token `newest`. Raises `Refused` or `Unreachable`."""
-        await self._learn_told(gap)
         messages, limit = 0, self._limit(gap.room_id)
+        await self._learn_told(gap)
         token: str | None = newest
         while token is not None and messages < limit:
             page, token = await self._page(gap, token)

@@ -319,7 +319,7 @@ class ResponseHandler:
         await inbox.receive_all([*events, *extras], cursors)
 
     async def _hand_over_pages(self, updates: list[RoomUpdate], request: SyncRequest, inbox: RetryingInbox) -> None:
-        waiting = deque((update, self._pages(update, inbox)) for update in updates)
+        waiting = deque((update, self._pages(update, request, inbox)) for update in updates)
         while waiting:
             update, pages = waiting.popleft()
             page = await anext(pages, None)
@@ -338,7 +338,7 @@ class ResponseHandler:
                 if (update.timeline or update.since) and not self._rooms.is_open(update.room_id):
                     raise RoomsChanged(update.room_id)
 
-    async def _pages(self, update: RoomUpdate, inbox: RetryingInbox) -> AsyncIterator[Page]:
+    async def _pages(self, update: RoomUpdate, request: SyncRequest, inbox: RetryingInbox) -> AsyncIterator[Page]:
         """The gap, oldest page first, then the timeline; all in pieces."""
         if update.since is None:
             for piece in _pieces(update.timeline):
@@ -346,6 +346,7 @@ class ResponseHandler:
             return
         since = update.since
         gap = await self._plan_backfill(update, since)
+        self._check([update], request)  # of a room that is not declared any more, all would count as skipped
         if gap is not None and (not update.first_join or gap.found_start):
             if gap.skipped or gap.incomplete:
                 await self._report_skipped(update, gap, since, inbox)
