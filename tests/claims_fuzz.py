@@ -35,7 +35,9 @@ def main() -> int:
     begun, broken = time.monotonic(), 0
     seeds = range(arguments.start, arguments.start + arguments.histories)
     with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
-        for seed, wrong in pool.imap_unordered(play_one, seeds, chunksize=20):
+        for played, (seed, wrong) in enumerate(pool.imap_unordered(play_one, seeds, chunksize=20)):
+            if played % 500 == 0:
+                print(f"{played} played, {broken} broken", file=sys.stderr, flush=True)
             if wrong:
                 broken += 1
                 print(f"seed {seed}: {wrong}", flush=True)
