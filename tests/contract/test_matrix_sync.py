@@ -26,6 +26,7 @@ from tests.support.matrix import (
     address,
     matrix_side,
     numbers,
+    pass_on,
     person,
     room,
     words,
@@ -152,6 +153,36 @@ async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(to
         assert before is not None
         assert await side.adapter.quote(ref) == before
         assert not before.author.startswith("@")
+
+
+@pytest.mark.parametrize("answer", ["no answer", "hidden"])
+async def test_who_wrote_before_the_start_is_not_called_by_an_id_while_members_cannot_be_read(
+    town: Town, answer: str
+) -> None:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
+        ref = MessageRef(room(town.room), await town.ann.text(town.room, "wise words"))
+        await side.until_said("wise words")
+
+    async def refuse(request: web.Request) -> web.Response | None:
+        if "/state/m.room.member/" not in request.path:
+            return None
+        if answer == "no answer":
+            return web.Response(status=502, text="<html>502")
+        return web.json_response({"errcode": "M_FORBIDDEN", "error": "you are not in this room"}, status=403)
+
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        proxy.answer = refuse
+        async with matrix_side(
+            town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, url=proxy.url
+        ) as side:
+            if answer == "no answer":
+                with pytest.raises(Transient):
+                    await side.adapter.latest(ref)
+                proxy.answer = pass_on
+            latest = await side.adapter.latest(ref)
+            assert latest is not None
+            assert latest.author.name.startswith("Ann")
 
 
 async def test_missed_messages_are_read_after_a_removal_and_a_new_invitation(town: Town) -> None:

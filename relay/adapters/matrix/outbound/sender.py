@@ -281,13 +281,19 @@ class MessageSender:
         return None if redacted or not event.get("content") else event
 
     async def load_member(self, room_id: str, user_id: str) -> None:
-        """Learn the name of a member who has not written since the start; not worth a second attempt."""
+        """Learn the name of a member who has not written since the start. Raises `Transient`.
+
+        Where the room's members are not shown to us, because we are out of it for a while: as they are called elsewhere.
+        """
         state = self.rooms.state(room_id)
         if state.knows_member(user_id):
             return
         try:
-            content = await self._call("GET", "rooms", room_id, "state", "m.room.member", user_id)
-        except DeliveryError as error:
+            try:
+                content = await self._call("GET", "rooms", room_id, "state", "m.room.member", user_id)
+            except (ActionNeeded, Permanent):
+                content = {**await self._call("GET", "profile", user_id), "membership": "join"}
+        except (ActionNeeded, Permanent) as error:
             _log.info("member not named", room=room_id, reason=str(error))
         else:
             state.apply({"type": "m.room.member", "state_key": user_id, "content": content})
