@@ -283,7 +283,7 @@ class MessageSender:
     async def load_member(self, room_id: str, user_id: str) -> None:
         """Learn the name of a member who has not written since the start. Raises `Transient`.
 
-        Where the room's members are not shown to us, because we are out of it for a while: as they are called elsewhere.
+        Where the room's members are not shown to us, because we are out of it for a while: as it is elsewhere.
         """
         state = self.rooms.state(room_id)
         if state.knows_member(user_id):
