@@ -27,6 +27,7 @@ def federating(directory: Path, settings: Json | None = None) -> Homeserver:
         "tls_private_key_path": str(key),
         "federation_verify_certificates": False,
         "federation_domain_whitelist": None,
+        "federation_sender_instances": None,
         "ip_range_blacklist": [],
         "federation": {
             "destination_min_retry_interval": 100,
