@@ -149,6 +149,8 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
     await daemon.start()
     try:
         await accounts.crosses(daemon, "hello")
+        # A daemon writes down what rooms are called a moment after it has opened them.
+        await eventually(lambda: daemon.relay("pairs", "resume", "help"), lambda it: ", Help " in it[1])
         status, out = await daemon.relay("pairs", "pause", "help")
         assert (status, out.splitlines()) == (
             0,
