@@ -120,6 +120,8 @@ class Process:
     has_lease: bool = True
     # See `PairSwitch.is_ready`.
     ready_at: float = 0.0
+    # One file is used after the other.
+    reloading: asyncio.Lock = field(default_factory=asyncio.Lock)
     # What it found on the other side, as its store is a backup: everything until then.
     finds_before: float = float("-inf")
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -266,12 +268,13 @@ class Process:
 
     async def want(self, keys: frozenset[str]) -> None:
         """The operator saves a file with other pairs."""
-        with suppress(StoreHeld, StoreUnavailable):
-            await self.claims.want(keys)
-            self.look()
-            self.wanted = keys
-            self.look()
-            await self.claims.drop_unwanted(keys)
+        async with self.reloading:
+            with suppress(StoreHeld, StoreUnavailable):
+                await self.claims.want(keys)
+                self.look()
+                self.wanted = keys
+                self.look()
+                await self.claims.drop_unwanted(keys)
 
 
 @dataclass(slots=True)

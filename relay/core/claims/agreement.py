@@ -303,7 +303,8 @@ class Claims:
             return
         promised, ready = self._question.promised(claims, self.wanted - self.held), self.switch.is_ready()
         # So may those that were never sure of what they claimed.
-        self._question.doubt(promised | {key: holder for key, holder in rivals.items() if key in holder.pending})
+        unsure = {key: holder for key, holder in rivals.items() if key in holder.pending}
+        self._question.doubt({key: claim for key, claim in promised.items() if key not in rivals} | unsure)
         others, asked_for = {**promised, **rivals}, self._question.to_take()
         silent = self._question.unanswered(reading.possible, others) if ready else frozenset[str]()
         free = self.wanted - self.held - others.keys()
@@ -311,14 +312,13 @@ class Claims:
         await self._leave_alone({key: holder for key, holder in others.items() if key not in silent})
         answers = self._question.answers(claims, self.held)
         # Nor do we, before we have: what we read then is not what we have left.
-        new = (free | silent) - self._left.keys()
+        new = (free | silent) - self._left.keys() - self._board.sure()
         if new or self._left or not self._board.is_done(reading, self.held, self._question.ask, answers):
             answers |= self._question.open(claims, new)
             missed = asked_for & new
             try:
                 await self._write(reading, self.held, new=new, take=silent, answers=answers)
                 await self._begin_new(claims, new, answers)
-                missed &= silent
             finally:
                 if (missed := missed - self.held) and self._question.ask is None:
                     # They have answered after all, or it is not known what has become of our claim.

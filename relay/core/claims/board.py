@@ -110,9 +110,20 @@ class Board:
         return self._written and self.mine(reading.said) == self.said
 
     def claimed_for_all(self, reading: Reading) -> frozenset[str]:
-        """Our claims that count for others, those that are pending, too."""
+        """Our claims that count for others, those that are pending, too.
+
+        Not where somebody has left a channel with the same number meanwhile: then that would count beside our claim.
+        """
         mine = self.mine(counting(reading.said))
-        return frozenset() if mine is None else mine.channels
+        if mine is None:
+            return frozenset()
+        others = [claim for claim in reading.said if not self.me.is_same_place(claim)]
+        left = _last((replace(claim, channels=frozenset()) for claim in others), pending=True)
+        return mine.channels - {key for key in mine.pending if mine.numbers.get(key, 0) <= left.get(key, 0)}
+
+    def sure(self) -> frozenset[str]:
+        """What we have said last to be sure of."""
+        return frozenset() if self.said is None else self.said.channels - self.said.pending
 
     def is_certain(self, reading: Reading, keys: frozenset[str]) -> bool:
         """Whether nobody else is certain to have one of these, which we claim. It may be about to withdraw."""

@@ -117,6 +117,23 @@ def test_who_was_taken_for_dead_and_goes_on_in_our_place_has_not_the_last_word()
     play(story)
 
 
+def test_what_somebody_leaves_while_we_claim_it_does_not_count_beside_our_claim() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: any(claim.pending for claim in claims_in(account.value)))
+        # Claimed at the same moment, and left again.
+        left = {key: {"x": f"b {key}"} for key in PAIRS}
+        numbers = claims_in(account.value)[0].numbers
+        other = Claim("b", "b", "b", "", 1, "b 1", "", left=left, left_numbers=numbers, turn=1)
+        await account.replace(value_name(other), other.as_json())
+        await until(lambda: relay.works == PAIRS)
+        assert not any(claim.left for claim in claims_in(account.value))
+
+    play(story)
+
+
 def test_who_has_lost_its_store_says_nothing_in_the_place_of_the_next_process() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)

@@ -185,3 +185,21 @@ def test_who_hands_over_sets_nothing_aside_for_a_claim_that_may_be_withdrawn() -
         assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
 
     play(story)
+
+
+def test_nobody_asks_for_ever_about_a_dead_relay_that_wanted_what_another_one_holds() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng, {"c 1"}), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        # Only the first one sees that it has ended.
+        dead = Claim("c", "c", "c", "", 1, "c 1", "", ask=Ask("n", PAIRS, True, 99), turn=1)
+        await account.replace(value_name(dead), dead.as_json())
+        second.start()
+        await asyncio.sleep(300)
+        writes = account.writes
+        await asyncio.sleep(1_000)
+        assert (first.works, account.writes) == (PAIRS, writes)
+
+    play(story)
