@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -114,8 +114,10 @@ def finish_output() -> None:
     try:
         sys.stdout.flush()
     except (OSError, OutputFailed) as error:
-        # The interpreter would try once more.
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        # The interpreter would try once more with either, and from 3.13 on say what happened.
+        failed, sys.stdout = sys.stdout, Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        with suppress(OSError, OutputFailed):
+            failed.close()
         if isinstance(error, OutputFailed):
             raise
         sys.exit(1)
