@@ -155,7 +155,7 @@ async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(to
         assert not before.author.startswith("@")
 
 
-@pytest.mark.parametrize("answer", ["no answer", "hidden"])
+@pytest.mark.parametrize("answer", ["no answer", "hidden", "unknown"])
 async def test_who_wrote_before_the_start_is_not_called_by_an_id_while_members_cannot_be_read(
     town: Town, answer: str
 ) -> None:
@@ -165,6 +165,8 @@ async def test_who_wrote_before_the_start_is_not_called_by_an_id_while_members_c
         await side.until_said("wise words")
 
     async def refuse(request: web.Request) -> web.Response | None:
+        if answer == "unknown" and ("/state/m.room.member/" in request.path or "/profile/" in request.path):
+            return web.json_response({"errcode": "M_NOT_FOUND", "error": "not found"}, status=404)
         if "/state/m.room.member/" not in request.path:
             return None
         if answer == "no answer":
@@ -182,7 +184,7 @@ async def test_who_wrote_before_the_start_is_not_called_by_an_id_while_members_c
                 proxy.answer = pass_on
             latest = await side.adapter.latest(ref)
             assert latest is not None
-            assert latest.author.name.startswith("Ann")
+            assert latest.author.name.startswith(town.ann.user_id if answer == "unknown" else "Ann")
 
 
 async def test_missed_messages_are_read_after_a_removal_and_a_new_invitation(town: Town) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
 from relay.cli.common import without_settings
-from relay.errors import ConfigurationError, Mistake
+from relay.errors import ConfigurationError, Mistake, reason_of
 
 if TYPE_CHECKING:
     from relay.config.settings import MatrixSettings
@@ -83,8 +83,9 @@ def _try(output: Path) -> None:
 
 
 def _unwritten(output: Path, error: OSError) -> ConfigurationError:
-    reason = (error.strerror or type(error).__name__).lower()
-    return _mistake("--output", f"{output} cannot be written: {reason}", "name a file where your user may write")
+    return _mistake(
+        "--output", f"{output} cannot be written: {reason_of(error)}", "name a file where your user may write"
+    )
 
 
 def _password(settings: "MatrixSettings") -> str:

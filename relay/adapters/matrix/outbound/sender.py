@@ -43,6 +43,8 @@ from relay.errors import (
 )
 from relay.logs import get_logger
 
+# How it is refused to tell us what we ask for.
+_NOT_SHOWN = (ActionNeeded, Permanent, TargetGone)
 _log = get_logger(__name__)
 
 _FAILED = "❌"
@@ -291,9 +293,9 @@ class MessageSender:
         try:
             try:
                 content = await self._call("GET", "rooms", room_id, "state", "m.room.member", user_id)
-            except (ActionNeeded, Permanent):
+            except _NOT_SHOWN:
                 content = {**await self._call("GET", "profile", user_id), "membership": "join"}
-        except (ActionNeeded, Permanent) as error:
+        except _NOT_SHOWN as error:
             _log.info("member not named", room=room_id, reason=str(error))
         else:
             state.apply({"type": "m.room.member", "state_key": user_id, "content": content})
