@@ -94,6 +94,11 @@ async def log_in(
         raise
 
 
+async def log_out(made: session.StoredSession) -> bool:
+    """End a session of `log_in` that nobody will use; whether the homeserver has done it."""
+    return await session.log_out(made)
+
+
 async def author_name(settings: Settings, message: MessageRef, user: str, session: str | None) -> str:
     """What people call the author of a message; "" if their platform does not say so in a moment.
 

@@ -1,11 +1,14 @@
 """From nothing to a bridged message: `relay init` in a real terminal, and what else sets up accounts and pairs."""
 
+import json
 import os
 import sys
 import tomllib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -43,6 +46,12 @@ class Accounts:
         """What the remedies say."""
         self.control.set_intents(self.bot, message_content=True)
         self.control.invite(self.bot, self.guild)
+
+    async def devices(self) -> set[str]:
+        """The devices of the relay's account."""
+        path = f"/_synapse/admin/v2/users/{quote(self.relay)}/devices"
+        listed = await self.homeserver.administer("GET", path)
+        return {device["device_id"] for device in listed["devices"]}
 
     async def crosses(self, daemon: Daemon, words: str, *, channel: str = "help", room: str = "Help") -> None:
         """A message each way."""
@@ -183,6 +192,49 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
         await screen.answer("relay.toml exists. Overwrite it at the end? [y/N]: ", "")
         assert await screen.ended() == 1
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"pairs": [["#nowhere", "Lounge"]]}, 2),  # while it asks
+        ({"suggested": "all", "secret_files": True}, 2),  # while it writes
+    ],
+)
+async def test_an_init_that_fails_leaves_no_device_and_no_token(
+    accounts: Accounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], status: int
+) -> None:
+    accounts.bring_in()
+    if "secret_files" in wrong:
+        monkeypatch.setenv("RELAY_STORE__URL", "mysql://localhost/relay")
+    answers = {
+        "discord_token": accounts.token,
+        "matrix_account": accounts.relay,
+        "homeserver_url": accounts.homeserver.url,
+        "matrix_password": PASSWORD,
+        "suggested": "none",
+    } | wrong
+    (tmp_path / "a.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in answers.items()))
+    before = await accounts.devices()
+    daemon = Daemon(tmp_path / "relay.toml", tmp_path / "relay.log")
+    ended, out = await daemon.relay("init", "--answers", str(tmp_path / "a.toml"))
+    assert (ended, f"{accounts.relay} is logged out again" in out) == (status, True), out
+    assert await accounts.devices() == before
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [tmp_path / "a.toml"]
+
+
+async def test_who_leaves_with_ctrl_c_leaves_no_device(accounts: Accounts, tmp_path: Path) -> None:
+    accounts.bring_in()
+    before = await accounts.devices()
+    async with terminal("init", folder=tmp_path) as screen:
+        await screen.answer("Token: ", accounts.token)
+        await screen.answer("Account: ", accounts.relay)
+        await screen.answer("Address of the homeserver", accounts.homeserver.url)
+        await screen.answer("access token (t)? [p]: ", "")
+        await screen.answer("Password: ", PASSWORD)
+        await screen.answer("Which to pair (1 3-5, all, none) [all]: ", "\x03")
+        assert await screen.ended() == 1
+    assert await accounts.devices() == before
 
 
 async def the_same_pair_stays_paused(accounts: Accounts, daemon: Daemon, file: Path) -> None:

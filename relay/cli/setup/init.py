@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from relay.cli.setup.pairing import Choice, choose_pairs, declared_pairs
 from relay.errors import ConfigurationError, DeliveryError, Mistake, RelayError
 
 if TYPE_CHECKING:
+    from relay.adapters.matrix.api.session import StoredSession
     from relay.setup import Look
 
 _PORTAL = "https://discord.com/developers/applications"
@@ -144,6 +146,8 @@ class _Setup:
     asker: Asker
     path: Path
     _overwrites: bool = field(init=False, default=False)
+    # Made with a password, each with a device on the account.
+    _logins: "list[StoredSession]" = field(init=False, default_factory=list)
 
     def run(self) -> Path:
         """Ask everything, and write the file; its path."""
@@ -158,11 +162,27 @@ class _Setup:
             raise _mistake(str(self.path), what, remedy)
         say(f"This writes {self.path}, in four steps. Nothing is written before the end; Ctrl-C leaves at any time.")
         self._may_overwrite([self.path])
-        discord = self._discord()
-        matrix = self._matrix()
-        pairs = self._pairs(discord, matrix)
-        self._write(discord, matrix, pairs)
+        used = ""
+        try:
+            discord = self._discord()
+            matrix = self._matrix()
+            pairs = self._pairs(discord, matrix)
+            self._write(discord, matrix, pairs)
+            used = matrix.settings.access_token.get_secret_value()
+        finally:
+            self._log_out([made for made in self._logins if made.access_token != used])
         return self.path
+
+    def _log_out(self, unused: "Sequence[StoredSession]") -> None:
+        """Take back the logins whose token is written nowhere: each try would leave a device on the account."""
+        from relay import setup
+
+        for made in unused:
+            if asyncio.run(setup.log_out(made)):
+                say(f"{made.user_id} is logged out again: the device {made.device_id} is gone.")
+            else:
+                words = f"the homeserver did not log the device {made.device_id} out, which nobody uses now"
+                say(f"{words}: end that session of {made.user_id} in a client.", sign="✗")
 
     def _may_overwrite(self, files: Sequence[Path]) -> None:
         there = [str(file) for file in files if file.exists()]
@@ -291,7 +311,8 @@ class _Setup:
                 return self.asker.ask(Question(key="matrix_access_token", words="", secret=True), token_problem)
             password = self.asker.ask(Question(key="matrix_password", words="", secret=True))
             remedy = "correct matrix_account or matrix_password in the file of answers"
-            return asyncio.run(setup.log_in(url, user, password, refused=remedy)).access_token
+            self._logins.append(asyncio.run(setup.log_in(url, user, password, refused=remedy)))
+            return self._logins[-1].access_token
         say("Its password is used once, now, to get an access token; only that is kept.", indent=2)
         while True:
             question = Question(key="login", words="A password (p), or an access token (t)?", default="p")
@@ -307,6 +328,7 @@ class _Setup:
             except RelayError as error:
                 say(f"{error}.", sign="✗")
                 continue
+            self._logins.append(made)
             say(f"logged in, with a device of its own: {made.device_id}", sign="✓")
             return made.access_token
 
@@ -378,11 +400,16 @@ class _Setup:
             ],
         )
         try:
-            for name, secret in secrets.items() if apart else ():
-                write_private(self.path.parent / name, f"{secret}\n", replace=self._overwrites)
-            # What it says is checked before it is there.
-            load(self.path, os.environ, text)
-            write_private(self.path, text, replace=self._overwrites)
+            with ExitStack() as undo:
+                for name, secret in secrets.items() if apart else ():
+                    file = self.path.parent / name
+                    if not file.exists():
+                        undo.callback(file.unlink, missing_ok=True)
+                    write_private(file, f"{secret}\n", replace=self._overwrites)
+                # What it says is checked before it is there.
+                load(self.path, os.environ, text)
+                write_private(self.path, text, replace=self._overwrites)
+                undo.pop_all()
         except OSError as error:
             reason = f"cannot be written: {(error.strerror or type(error).__name__).lower()}"
             raise _mistake(str(error.filename or self.path), reason, "let your user write there") from error

@@ -23,6 +23,7 @@ DEVICE_NAME = "relay"
 # https://docs.discord.com/developers/reference#authentication: the bot's ID, a time, and a signature.
 _DISCORDS = re.compile(r"[\w-]{20,32}\.[\w-]{4,10}\.[\w-]{20,}")
 _LOGIN_TYPE = "m.login.password"
+_LOGOUT_SECONDS = 5.0  # somebody waits to leave
 _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
 
@@ -135,6 +136,19 @@ async def log_in(homeserver_url: str, user_id: str, password: str, *, refused: s
         raise Transient(str(error)) from error
     finally:
         await api.close()
+
+
+async def log_out(made: StoredSession) -> bool:
+    """End a session, so that its device is gone from the account; whether the homeserver has done it."""
+    api = Api(made.homeserver_url, made.user_id)
+    api.use_token(made.access_token)
+    try:
+        await api.call("POST", "logout", body={}, timeout=_LOGOUT_SECONDS)
+    except (Refused, Unreachable):
+        return False
+    finally:
+        await api.close()
+    return True
 
 
 async def _password_login(api: Api, password: str, device_id: str | None, remedy: str = _CORRECT) -> StoredSession:
