@@ -45,10 +45,32 @@ def passwords_of(url: str) -> tuple[str, ...]:
     return tuple({word for one in written for word in (one, unquote(one)) if word})
 
 
-def names_a_database(url: str) -> bool:
-    """Whether the URL of a database of PostgreSQL is whole: it has the name of one."""
+def problem_with_database(url: str) -> tuple[str, str] | None:
+    """What is wrong with the URL of a database of PostgreSQL, and what to write instead; None if it is well.
+
+    A password is written into it as it is, mostly: what is no part of one then ends where the host begins.
+    """
+    for sign, name, escaped in (("#", "#", "%23"), (" ", "blank", "%20")):
+        if sign in url:
+            return f"has a {name} in it", f"write {escaped} for it, also in a password"
+    whole = 'write "postgresql://user:password@host/relay"'
     try:
         parts = urlsplit(url)
     except ValueError:
+        return "cannot be read", whole
+    if "@" in parts.path:
+        return "has a / in its password", "write %2F for it"
+    if not _has_good_ports(parts.netloc):
+        if "@" in parts.query and "@" not in parts.netloc:
+            return "has a ? in its password", "write %3F for it"
+        return "has a port that is no number up to 65535", whole
+    return None if len(parts.path) > 1 and "\0" not in url else ("names no database", whole)
+
+
+def _has_good_ports(netloc: str) -> bool:
+    try:
+        for host in netloc.rpartition("@")[2].split(","):  # there may be several
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
         return False
-    return len(parts.path) > 1 and not set(url) & set("#\0 ")
+    return True

@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode
 from yarl import URL
 
 from relay.config.mistakes import wrong
-from relay.config.store_url import names_a_database, names_postgresql
+from relay.config.store_url import names_postgresql, problem_with_database
 from relay.domain.names import is_hidden, without_relay_signs
 from relay.domain.pair import SYSTEM_MESSAGES, SystemMessage
 
@@ -159,8 +159,8 @@ def _public_url(value: str) -> str:
 
 def _store_url(value: str) -> str:
     if names_postgresql(value):
-        if not names_a_database(value):
-            raise wrong("names no database", 'write "postgresql://user:password@host/relay"')
+        if (problem := problem_with_database(value)) is not None:
+            raise wrong(*problem)
         return value
     path = value.removeprefix("sqlite:///")
     if path == value or path in ("", ":memory:") or path.endswith("/") or set(path) & set("?#\0"):
