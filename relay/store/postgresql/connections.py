@@ -1,6 +1,8 @@
 """How the server is reached, and what its errors mean for the operator."""
 
 import asyncio
+import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,15 +132,15 @@ LOCKED = ("it is locked by another process", "end that one (pg_stat_activity sho
 _REASONS = {
     "08": ("the connection was lost", "check that the server runs and that the network holds"),
     "25006": READ_ONLY,
-    "25P03": ("a transaction took too long", "the relay tries again by itself"),
+    "25P03": ("a transaction took too long", "try again; a relay that still runs does so by itself"),
     "28": (
         "the server refuses the user or the password",
         "correct them in [store] url, or let the user in (pg_hba.conf)",
     ),
     "3D000": ("there is no such database", "create it: CREATE DATABASE relay OWNER relay ENCODING 'UTF8'"),
-    "40": ("the server broke off a transaction", "the relay tries again by itself"),
+    "40": ("the server broke off a transaction", "try again; a relay that still runs does so by itself"),
     "42501": ("the user may not do that", "let it own the database: ALTER DATABASE relay OWNER TO relay"),
-    "53100": ("the server's disk is full", "free some space there; the relay then continues by itself"),
+    "53100": ("the server's disk is full", "free some space there; a relay that still runs then continues by itself"),
     "53200": ("the server has no memory left", "give it more memory"),
     "53300": (
         "the server has no connection left",
@@ -146,7 +148,7 @@ _REASONS = {
     ),
     "55P03": LOCKED,
     "57014": ("the server is too slow", "see what it is busy with (pg_stat_activity)"),
-    "57": ("the server is starting or stopping", "start it; the relay then continues by itself"),
+    "57": ("the server is starting or stopping", "start it; a relay that still runs then continues by itself"),
     "58": ("the server reports an error of its disk", "check its log"),
     "XX": ("the server reports damage", "check its log, and restore a backup"),
 }
@@ -188,7 +190,11 @@ def failure(name: str, error: BaseException) -> StoreError:
         return StoreUnavailable(name, f"no encrypted connection ({message})", "correct sslmode in [store] url")
     if isinstance(error, OSError):
         return StoreUnavailable(
-            name, f"the server cannot be reached ({error.strerror or message})", "start it, or correct [store] url"
+            name, f"the server cannot be reached ({_why_not(error)})", "start it, or correct [store] url"
+        )
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return StoreUnavailable(
+            name, f"how to connect is not said as it should be ({message.splitlines()[0]})", "correct [store] url"
         )
     if type(error) in _OF_THE_LINE:
         # The library tells how it is built: "cannot switch to state 12; another operation (2) is in progress".
@@ -198,6 +204,20 @@ def failure(name: str, error: BaseException) -> StoreError:
         code = "08"
     reason, remedy = _REASONS.get(code) or _REASONS.get(code[:2]) or _OTHER
     return StoreUnavailable(name, f"{reason} ({message})", remedy)
+
+
+# An address that was tried; where there are several, also why in vain: "[Errno 111] Connect call failed (...)"
+_TRIED = re.compile(r"(?:\[Errno (\d+)\] )?Connect call failed \('([^']+)', (\d+)")
+
+
+def _why_not(error: OSError) -> str:
+    """Why nothing was reached, and where: asyncio writes Python's own form of an address."""
+    tried = _TRIED.findall(str(error))
+    if not tried:
+        return error.strerror or str(error) or type(error).__name__
+    number = error.errno or int(tried[0][0] or 0)
+    places = " and ".join(f"{host}, port {port}" for _, host, port in dict.fromkeys(tried))
+    return f"{os.strerror(number).lower()}: {places}"
 
 
 def is_lost(error: BaseException) -> bool:

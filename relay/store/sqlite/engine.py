@@ -161,7 +161,7 @@ async def _opening(connection: PipelineConnection) -> None:
 
 # https://www.sqlite.org/rescode.html: by primary result code, which extended codes begin with.
 _REASONS = {
-    "SQLITE_FULL": ("the disk is full", "free some space; the relay then continues by itself"),
+    "SQLITE_FULL": ("the disk is full", "free some space; a relay that still runs then continues by itself"),
     "SQLITE_BUSY": ("it is locked by another process", "stop that process (a backup? an sqlite3 shell?)"),
     "SQLITE_LOCKED": ("it is locked", "stop whatever else uses it"),
     "SQLITE_READONLY": ("it cannot be written", "give the relay's user write access to the file and its directory"),

@@ -53,7 +53,10 @@ def guest(running: Server, url: str) -> str:
     [
         (lambda url, server: url.replace("test_", "none_"), "there is no such database .*; create it: CREATE DATABASE"),
         (lambda url, server: url.replace(str(server.folder), "/tmp/nowhere"), "the server cannot be reached"),
-        (lambda url, server: f"{url.partition('?')[0]}?host=127.0.0.1&port=1", "the server cannot be reached"),
+        (
+            lambda url, server: f"{url.partition('?')[0]}?host=127.0.0.1&port=1",
+            ".connection refused: 127.0.0.1, port 1.;",
+        ),
         (lambda url, server: f"{url.partition('?')[0]}?host=nowhere.invalid", "the server cannot be reached"),
     ],
 )
@@ -183,4 +186,17 @@ def test_a_lost_connection_is_told_in_words_of_ours(kind: type[Exception]) -> No
     said = failure("db", kind("cannot switch to state 12; another operation (2) is in progress"))
     assert said.reason == "the connection was lost"
     # What is wrong with the address is in the library's words only.
-    assert "no such key file" in failure("db", asyncpg.ClientConfigurationError("no such key file")).reason
+    assert failure("db", asyncpg.ClientConfigurationError("no such key file\nHINT:  x")).reason.endswith(
+        "said as it should be (no such key file)"
+    )
+
+
+def test_an_address_that_was_tried_is_told_in_plain_words() -> None:
+    both = OSError(
+        "Multiple exceptions: [Errno 111] Connect call failed ('::1', 5432, 0, 0),"
+        " [Errno 111] Connect call failed ('127.0.0.1', 5432)"
+    )
+    assert failure("db", both).reason == (
+        "the server cannot be reached (connection refused: ::1, port 5432 and 127.0.0.1, port 5432)"
+    )
+    assert failure("db", OSError("it is broken")).reason == "the server cannot be reached (it is broken)"
