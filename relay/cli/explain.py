@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FORMS = (
     "write a link to a message (Copy Message Link on Discord, Share on Matrix), the ID of a message on Discord, or "
-    "that of an event on Matrix in single quotes ('$…')"
+    "that of an event on Matrix; in single quotes, because the shell changes what has $ or ! in it"
 )
 _NOT_ON_RECORD = (
     "The message was not received, or it is older than `retention` in [store], or it is one of those of which nothing "
@@ -51,7 +51,13 @@ class _Answer:
 
 def explain(
     context: typer.Context,
-    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="A link to a message of either side, or its ID.")],
+    message: Annotated[
+        str,
+        typer.Argument(
+            metavar="MESSAGE",
+            help="A link to a message of either side, or its ID. Of Matrix: in 'single quotes'.",
+        ),
+    ],
     config: ConfigOption = None,
     with_text: Annotated[
         bool, typer.Option("--text", help="Show also what it says, as far as that is still stored.")
@@ -84,14 +90,13 @@ def explain(
 
 def _read(written: str) -> _Asked | None:
     from relay.adapters.discord.identifiers import copied_message, is_snowflake
-    from relay.adapters.matrix.identifiers import is_event_id, is_room_id, parse_link
+    from relay.adapters.matrix.identifiers import copied_event, is_event_id, is_room_id
     from relay.domain.ids import ChannelRef, Platform
 
     if (found := copied_message(written)) is not None:
         return _Asked(found[1], ChannelRef(Platform.DISCORD, found[0]))
-    if (link := parse_link(written)) is not None:
-        room = ChannelRef(Platform.MATRIX, link.id) if is_room_id(link.id) else None
-        return _Asked(link.event, room) if link.event else None
+    if (link := copied_event(written)) is not None:
+        return _Asked(link.event, ChannelRef(Platform.MATRIX, link.id) if is_room_id(link.id) else None)
     return _Asked(written) if is_snowflake(written) or is_event_id(written) else None
 
 

@@ -74,6 +74,8 @@ _MATRIX_URI = re.compile(
     r"matrix:(u|user|r|room|roomid)/([^/?#]++)(?:/(?:e|event)/([^/?#]++))?(?:\?([^#]*+))?(?:#.*)?",
     re.IGNORECASE | re.DOTALL,
 )
+# What Element and other clients have in the address bar, and in the links of a homeserver with a client of its own.
+_CLIENT_LINK = re.compile(r"[a-z]+://[^\s#]++#/room/([^/?]++)/([^/?]++)(?:\?.*)?", re.IGNORECASE | re.DOTALL)
 _MOST_SERVERS = 10
 _KINDS = (is_user_id, is_room_id, is_alias)
 _SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!"}
@@ -98,6 +100,17 @@ def parse_link(url: str) -> LinkTarget | None:
         event = "$" + unquote(match[3]) if match[3] else ""
     else:
         return None
+    return _target(identifier, event)
+
+
+def copied_event(url: str) -> LinkTarget | None:
+    """The event that somebody means who copied `url` in a client, from a message's menu or from the address bar."""
+    match = _CLIENT_LINK.fullmatch(url)
+    target = _target(unquote(match[1]), unquote(match[2])) if match else parse_link(url)
+    return target if target is not None and target.event else None
+
+
+def _target(identifier: str, event: str) -> LinkTarget | None:
     if event and (identifier.startswith("@") or not is_event_id(event)):
         return None
     return LinkTarget(identifier, event) if any(is_one(identifier) for is_one in _KINDS) else None

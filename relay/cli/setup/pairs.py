@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,6 @@ commands = typer.Typer(help="List and change the pairs of relay.toml; a running 
 NamesArgument = Annotated[
     list[str], typer.Argument(metavar="NAME…", help="Pairs by name, as `relay pairs list` shows them, or by channel.")
 ]
-Direction = Literal["both", "to_matrix", "to_discord"]
 _ARROWS = {"both": "<->", "to_matrix": "-->", "to_discord": "<--"}
 _VARIABLE = "RELAY_PAIRS"
 _ARGUMENTS = {"discord_channel": "CHANNEL", "matrix_room": "ROOM"}
@@ -80,7 +79,10 @@ def add(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Its name; else the room's alias is it.")
     ] = None,
-    direction: Annotated[Direction | None, typer.Option("--direction", help="Which way messages cross.")] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option("--direction", metavar="WAY", help="Which way messages cross: both, to_matrix or to_discord."),
+    ] = None,
     purpose: Annotated[
         str | None, typer.Option("--purpose", metavar="TEXT", help="What it is for, in the directory of rooms.")
     ] = None,

@@ -29,6 +29,8 @@ ROOM = "!room:example.org"
         (f"https://matrix.to/#/{ROOM}/{EVENT}?via=example.org", EVENT, ROOM),
         (f"https://matrix.to/#/%23help:example.org/{EVENT}", EVENT, None),
         (f"matrix:roomid/{ROOM[1:]}/e/{EVENT[1:]}", EVENT, ROOM),
+        (f"https://app.element.io/#/room/{ROOM}/{EVENT}", EVENT, ROOM),
+        (f"https://chat.example.org/element/#/room/%23help:example.org/{EVENT}?via=example.org", EVENT, None),
     ],
 )
 def test_links_and_ids_of_either_side(written: str, message: str, channel: str | None) -> None:
@@ -48,6 +50,8 @@ def test_links_and_ids_of_either_side(written: str, message: str, channel: str |
         ROOM,
         "https://example.org",
         f"https://matrix.to/#/{ROOM}",
+        f"https://app.element.io/#/room/{ROOM}",
+        f"https://app.element.io/#/room/{ROOM}/",
         f"https://discord.com/channels/1/{CHANNEL}",
         "1" * 21,
         "$",

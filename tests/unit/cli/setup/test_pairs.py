@@ -222,6 +222,7 @@ def test_no_command_undoes_what_another_one_has_just_written(file: Path) -> None
         (("3", "new"), "ROOM: is neither a room alias nor a room ID"),
         (("2", "#new:example.org"), 'CHANNEL: is already in [[pairs]] 2 "#news:example.org" (line 15)'),
         (("3", "#new:example.org", "--name", "help"), '--name: is already in [[pairs]] 1 "help" (line 10)'),
+        (("3", "#new:example.org", "--direction", "x"), "--direction: is not an allowed value; write 'both'"),
         (("3", "#new:example.org", "--purpose", ""), None),
     ],
 )
