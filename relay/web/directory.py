@@ -38,6 +38,11 @@ class Address:
     via: tuple[str, ...] = ()
 
     @property
+    def is_readable(self) -> bool:
+        """Nobody reads or remembers an ID: where something else names the room, that leads to it."""
+        return not self.text.startswith("!")
+
+    @property
     def link(self) -> str:
         """A link that opens it in any client (https://spec.matrix.org/latest/appendices/#matrixto-navigation).
 

@@ -76,7 +76,8 @@ def markdown(directory: Directory) -> str:
     if directory.discord_invite:
         blocks.append(f"**On Discord**: [join the server]({_md_url(directory.discord_invite)}).")
     blocks.append(
-        f"**On Matrix**: you need an account at any homeserver. [Choose a client]({_CLIENTS}), and make one there; "
+        "**On Matrix**: you need an account at a homeserver; any will do, as with e-mail. "
+        f"[Choose a client]({_CLIENTS}), and make one there; "
         f"[these homeservers]({_HOMESERVERS}) are open to everybody. {_md_entrance(directory)}"
     )
     if marks := _used_marks(directory):
@@ -90,16 +91,21 @@ def markdown(directory: Directory) -> str:
 def _md_entrance(directory: Directory) -> str:
     if directory.space is None:
         return "Then open the address of a room below."
-    space = f"Then open our space {_md_address(directory.space)}"
+    space = f"our space {_md_address(directory.space)}"
+    if not directory.space.is_readable:
+        space = f"[our space]({directory.space.link})"
     others = ", ".join(map(_md_address, directory.space_alternatives))
     also = f" (also {others})" if others else ""
-    return f"{space}{also} and enter rooms from there, or open the address of a room below."
+    return f"Then open {space}{also} and enter rooms from there, or open the address of a room below."
 
 
 def _md_room(room: Room) -> str:
-    parts = [f"**{_md(room.name)}**"] if room.name else []
+    name = f"**{_md(room.name)}**" if room.name else ""
+    address = _md_address(room.address)
+    if name and not room.address.is_readable:
+        name, address = "", f"[{name}]({room.address.link})"
     also = f" (also {', '.join(map(_md_address, room.alternatives))})" if room.alternatives else ""
-    parts += [f"{_md_address(room.address)}{also}", *room.marks]
+    parts = [*filter(None, [name]), f"{address}{also}", *room.marks]
     if room.purpose:
         parts.append("".join(_md_piece(piece) for piece in _pieces(room.purpose, is_plain=room.is_topic)))
     return f"- {' - '.join(parts)}"
@@ -184,15 +190,17 @@ def _html_joining(directory: Directory) -> str:
     words, button = "Then open the address of a room below.", ""
     if space is not None:
         also = ", ".join(map(_html_address, directory.space_alternatives))
+        named = f" {_html_address(space)}" if space.is_readable else ""
         words = (
-            f"Then open our space {_html_address(space)}{f' (also {also})' if also else ''} and enter rooms from "
+            f"Then open our space{named}{f' (also {also})' if also else ''} and enter rooms from "
             "there, or open the address of a room below."
         )
         button = f'<p><a class="button" href="{escape(space.link)}" rel="noopener">Open the space</a></p>'
     return (
         f'<section><h2>How to join</h2><div class="cards">{discord}<article><h3>On Matrix</h3>'
-        f'<p>You need an account at any homeserver. <a href="{_CLIENTS}" rel="noopener">Choose a client</a>, and make '
-        f'one there; <a href="{_HOMESERVERS}" rel="noopener">these homeservers</a> are open to everybody. {words}</p>'
+        "<p>You need an account at a homeserver; any will do, as with e-mail. "
+        f'<a href="{_CLIENTS}" rel="noopener">Choose a client</a>, and make one there; '
+        f'<a href="{_HOMESERVERS}" rel="noopener">these homeservers</a> are open to everybody. {words}</p>'
         f"{button}</article></div></section>"
     )
 
@@ -208,7 +216,13 @@ def _html_section(key: str, section: RoomGroup) -> str:
 
 
 def _html_room(room: Room) -> str:
-    name = f'<bdi class="name">{escape(room.name)}</bdi> ' if room.name else ""
+    name, address = "", _html_address(room.address)
+    if room.name and room.address.is_readable:
+        name = f'<bdi class="name">{escape(room.name)}</bdi> '
+    elif room.name:
+        address = (
+            f'<a class="name" href="{escape(room.address.link)}" rel="noopener"><bdi>{escape(room.name)}</bdi></a>'
+        )
     marks = " ".join(map(_html_mark, room.marks))
     purpose = f"<p>{_html_text(room.purpose, is_plain=room.is_topic)}</p>" if room.purpose else ""
     more = []
@@ -219,7 +233,7 @@ def _html_room(room: Room) -> str:
     if room.alternatives:
         more.append(f"also {', '.join(map(_html_address, room.alternatives))}")
     small = f'<p class="more">{" · ".join(more)}</p>' if more else ""
-    head = f'<p class="head">{name}{_html_address(room.address)} {marks}</p>'
+    head = f'<p class="head">{name}{address} {marks}</p>'
     return f"<li>{head}{purpose}{small}</li>"
 
 

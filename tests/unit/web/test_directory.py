@@ -194,6 +194,18 @@ def test_a_room_by_its_id_is_shown_by_its_alias_or_with_servers_that_know_it(tmp
     assert room.address.link == "https://matrix.to/#/!abc:example.net?via=example.net&via=example.org"
 
 
+def test_nobody_has_to_read_an_id_where_a_name_leads_there(tmp_path: Path) -> None:
+    own = '[directory]\nmatrix_space = "!space:example.net"\n'
+    found = directory_of(settings(tmp_path, own + pair(1, "!abc:example.net", 'name = "Help"\npurpose = "x"')), {})
+    link = "https://matrix.to/#/!abc:example.net?via=example.net"
+    assert f"- [**Help**]({link}&via=example.org) - (bridged) - x" in markdown(found)
+    assert "Then open [our space](https://matrix.to/#/!space:example.net?via=example.net) and" in markdown(found)
+    shown = re.sub(r"<[^>]*>", "", html(found)[html(found).index("<body>") :])
+    assert "!abc" not in shown
+    assert "!space" not in shown
+    assert f'<a class="name" href="{link}&amp;via=example.org"' in html(found)
+
+
 @pytest.mark.parametrize("closed", [HELP, CHANNEL])
 def test_nobody_reads_of_a_room_that_only_invited_people_may_enter(tmp_path: Path, closed: ChannelAddress) -> None:
     details = {
