@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.config.store_url import names_postgresql
+from relay.config.store_url import names_postgresql, problem_with_database
 from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -80,10 +80,7 @@ def backup(
     path = Path(target).absolute()
     # Else a folder that is not there would become a file of its name.
     folder = path if target.endswith("/") or path.is_dir() else path.parent
-    if not folder.is_dir():
-        raise ConfigurationError(
-            (Mistake(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}"),)
-        )
+    _need(folder)
     with _about(path):
         typer.echo(back_up(_file(settings.store, "pg_dump"), path, datetime.now(UTC)))
 
@@ -122,14 +119,22 @@ def copy(
     Other users of this machine see the arguments: give PostgreSQL's password in PGPASSWORD, or in ~/.pgpass.
     """
     from relay.core.clock import SystemClock
-    from relay.store.copying import copy_store, prepare
+    from relay.store.copying import copy_store, prepared
 
-    old, new = _url(source), _url(target)
-    with _about(Path(new.removeprefix("sqlite:///"))):
-        prepare(old, new)
-        counts = asyncio.run(copy_store(old, new, SystemClock()))
+    old, new = _url("FROM", source), _url("TO", target)
+    if not names_postgresql(new):
+        _need(Path(new.removeprefix("sqlite:///")).parent)
+    with _about(Path(new.removeprefix("sqlite:///"))), prepared(old, new) as made:
+        counts = asyncio.run(copy_store(old, made, SystemClock()))
     typer.echo(f"copied {sum(counts.values())} rows, {counts['message']} messages among them; both hold the same.")
     typer.echo("The relay uses the new store once [store] url names it.")
+
+
+def _need(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigurationError(
+            (Mistake(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}"),)
+        )
 
 
 @contextmanager
@@ -144,9 +149,16 @@ def _about(path: Path) -> Iterator[None]:
         raise RelayError(f"{words}; make room there and let your user write, or name another folder") from error
 
 
-def _url(store: str) -> str:
-    """The URL of a store that is given as a file or as a URL."""
-    if store.startswith("sqlite:///") or names_postgresql(store):
+def _url(argument: str, store: str) -> str:
+    """The URL of a store that is given as a file or as a URL. Raises `ConfigurationError`."""
+    problem = problem_with_database(store) if names_postgresql(store) else None
+    if "://" in store and not names_postgresql(store) and not store.startswith("sqlite:///"):
+        problem = "is neither a file nor the address of a store", "write sqlite:///… or postgresql://…"
+    if Path(store.removeprefix("sqlite:///")).is_dir():
+        problem = "is a folder", "name a file in it"
+    if problem is not None:
+        raise ConfigurationError((Mistake(argument, *problem),))
+    if "://" in store:
         return store
     return f"sqlite:///{Path(store).absolute()}"
 

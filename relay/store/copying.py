@@ -5,20 +5,26 @@ has changed. The copy says when it was made, as a backup does (`backup.py`): sho
 before one starts on the new, what crossed meanwhile is looked for before it is sent.
 """
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Boolean, ColumnElement, Row, Table, bindparam, func, select, text
 
+from relay.config.store_url import names_postgresql, schema_in, without_password
 from relay.core.ports import Clock
-from relay.errors import StoreError
+from relay.errors import StoreError, StoreHeld
 from relay.store import migrate
 from relay.store.backup import TAKEN
-from relay.store.lease import hold
+from relay.store.lease import hold, is_held
+from relay.store.lock_file import LockFile
 from relay.store.portable import WholeNumber, insert, storable
+from relay.store.sqlite.engine import BUSY_TIMEOUT, connect, database_path, translated
+from relay.store.sqlite.replacing import BESIDE, remove_with_log
 from relay.store.tables import (
     AnyInteger,
     channel,
@@ -36,6 +42,7 @@ from relay.store.unit_of_work import SqlStore, store_at
 
 _AT_ONCE = 1_000
 """Rows in one read."""
+_EMPTY = "copy into an empty database"
 
 _TABLES = tuple(table for table in metadata.sorted_tables if table is not lease)
 # Tables that may be long are read in the order of a number; all others at once.
@@ -84,19 +91,135 @@ async def copy_store(source_url: str, target_url: str, clock: Clock) -> Mapping[
     return {table.name: one.rows for table, one in sums.items()}
 
 
-def prepare(source_url: str, target_url: str) -> None:
-    """Make sure that there is a store to copy, and make the tables of the new one. Blocks. Raises `StoreError`."""
+@contextmanager
+def prepared(source_url: str, target_url: str) -> Iterator[str]:
+    """Make sure that there is a store to copy, and make the tables of the new one; the URL to copy it to. Blocks.
+
+    Raises `StoreError`. When the block fails, what was made for it is gone again, and nothing else: the next try would
+    find a store there. A new file gets its name only once it is complete.
+    """
     schema = migrate.check(source_url)
     if schema.state != "current":
         reason = "it does not exist" if schema.state in ("missing", "empty") else "it is not at this relay's revision"
         raise StoreError(store_at(source_url).name, reason, "name a store that `relay db check` calls up to date")
-    migrate.upgrade(target_url)
+    match migrate.check(target_url).state:
+        case "current":
+            yield target_url
+        case "missing":
+            with _new_file(database_path(target_url)) as url:
+                yield url
+        case "empty":
+            with _filled_database(target_url) if names_postgresql(target_url) else _filled_file(target_url):
+                yield target_url
+        case "outdated" | "too_new":
+            raise StoreError(store_at(target_url).name, "it is not new: it is another relay's", _EMPTY)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[str]:
+    """A store beside the file, which gets its name at the end of the block. Until then nobody else may make one."""
+    partly = path.with_name(f"{path.name}.part")
+    with LockFile(path) as lock, ExitStack() as undo:
+        alone = not lock.path.exists()
+        with translated(partly):  # told as what else cannot be written there
+            free = lock.take()
+        if not free:
+            raise StoreHeld(path, "another process is making it", "wait for that one, or name another file")
+        undo.callback(LockFile(partly).path.unlink, missing_ok=True)
+        undo.callback(remove_with_log, partly)
+        if alone:
+            undo.callback(lock.path.unlink, missing_ok=True)
+        remove_with_log(partly)  # of one that was killed
+        url = f"sqlite:///{partly}"
+        migrate.upgrade(url)
+        yield url
+        with translated(path):
+            with closing(connect(partly)) as copy:
+                copy.execute("DELETE FROM lease")  # nobody holds it
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+            if path.exists():
+                raise StoreError(path, "another process has made it meanwhile", "name another file")
+            partly.rename(path)
+
+
+@contextmanager
+def _filled_file(url: str) -> Iterator[None]:
+    """Tables in a file that has none. When the block fails it is as it was, unless somebody else uses it by then."""
+    path = database_path(url)
+    lock = LockFile(path).path
+    was_locked, content = lock.exists(), path.read_bytes()
+    migrate.upgrade(url)
+    try:
+        yield
+    except BaseException:
+        # What is told is why the copy failed.
+        with suppress(StoreError, OSError):
+            if asyncio.run(_is_unused(url)) and not any(path.with_name(path.name + end).exists() for end in BESIDE):
+                path.write_bytes(content)
+                if not was_locked:
+                    lock.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _filled_database(url: str) -> Iterator[None]:
+    """The same in a database on a server, or in a schema of one."""
+    new = asyncio.run(_will_be_new(url))
+    migrate.upgrade(url)
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):
+            if asyncio.run(_is_unused(url)):
+                migrate.downgrade(url, "base")
+                asyncio.run(_run(url, [f"DROP {name}" for name in new]))
+        raise
+
+
+async def _is_unused(url: str) -> bool:
+    store = store_at(url)
+    try:
+        if await is_held(store):
+            return False
+        async with store.read() as unit:
+            return await _used(unit.transaction) is None
+    finally:
+        await store.close()
+
+
+async def _will_be_new(url: str) -> Sequence[str]:
+    """What an upgrade makes in an empty database and a downgrade leaves there."""
+    from relay.store.postgresql.connections import quoted
+
+    schema = schema_in(url)
+    found = await _run(url, ["SELECT to_regclass('alembic_version')", "SELECT nspname FROM pg_namespace"])
+    new = () if found[0][0][0] else ("TABLE alembic_version",)
+    names = {name for (name,) in found[1]}
+    return new if not schema or schema in names else (*new, f"SCHEMA {quoted(schema)}")
+
+
+async def _run(url: str, statements: Sequence[str]) -> list[Any]:
+    from relay.store.postgresql.connections import connect, translated
+
+    with translated(without_password(url)):
+        server = await connect(url, lock_timeout=BUSY_TIMEOUT)
+        try:
+            return [await server.fetch(statement) for statement in statements]
+        finally:
+            server.terminate()
 
 
 async def _refuse_used(target: SqlStore, transaction: Transaction) -> None:
+    if (table := await _used(transaction)) is not None:
+        raise StoreError(target.name, f"it is not new: {table.name} has rows", _EMPTY)
+
+
+async def _used(transaction: Transaction) -> Table | None:
+    """A table with rows."""
     for table in _TABLES:
         if await transaction.first(select(next(iter(table.columns))).limit(1), {}) is not None:
-            raise StoreError(target.name, f"it is not new: {table.name} has rows", "copy into an empty database")
+            return table
+    return None
 
 
 async def _copy(store: SqlStore, table: Table, old: Transaction, new: Transaction) -> _Sum:

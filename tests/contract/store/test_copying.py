@@ -1,16 +1,19 @@
 """`relay db copy`: from each implementation to each."""
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import select
 
+from relay.config.store_url import names_postgresql, without_schema
 from relay.core.clock import SystemClock
 from relay.core.ports import Cursor
 from relay.core.storage import Copy, Store
@@ -18,8 +21,9 @@ from relay.domain.commands import Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.errors import StoreError, StoreHeld
+from relay.store import migrate
 from relay.store.backup import TAKEN
-from relay.store.copying import copy_store, prepare
+from relay.store.copying import copy_store, prepared
 from relay.store.lease import hold
 from relay.store.tables import key_value, lease, metadata
 from relay.store.unit_of_work import SqlStore, open_store
@@ -43,8 +47,12 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
 
 async def copied(source: str, target: str) -> dict[str, int]:
     """As the command does it."""
-    await asyncio.to_thread(prepare, source, target)
-    return dict(await copy_store(source, target, CLOCK))
+
+    def work() -> dict[str, int]:
+        with prepared(source, target) as made:
+            return dict(asyncio.run(copy_store(source, made, CLOCK)))
+
+    return await asyncio.to_thread(work)
 
 
 async def fill(store: Store) -> None:
@@ -116,8 +124,57 @@ async def test_what_is_in_use_or_not_new_is_left_alone(urls: tuple[str, str]) ->
     await old.close()
 
 
+async def names_at(url: str) -> list[str]:
+    """What there is where a store is: files, or schemas and tables."""
+    if not names_postgresql(url):
+        file = Path(url.removeprefix("sqlite:///"))
+        found = sorted(path.name for path in file.parent.glob(f"{file.name}*"))
+        if file.exists():
+            with closing(sqlite3.connect(file)) as connection:
+                found += [name for (name,) in connection.execute("SELECT name FROM sqlite_master ORDER BY name")]
+        return found
+    server = await asyncpg.connect(without_schema(url))
+    rows = await server.fetch(
+        "SELECT table_schema || '.' || table_name AS name FROM information_schema.tables UNION SELECT schema_name"
+        " FROM information_schema.schemata UNION SELECT proname FROM pg_proc ORDER BY name"
+    )
+    await server.close()
+    return [row["name"] for row in rows]
+
+
+@pytest.mark.parametrize("existing", ["nothing", "an empty file or a schema"])
+async def test_what_fails_leaves_nothing_behind(urls: tuple[str, str], existing: str) -> None:
+    """The next try was refused, because there was a store already."""
+    source, target = urls
+    await asyncio.to_thread(prepare_new, source)
+    if existing != "nothing" and names_postgresql(target):
+        target += "&search_path=tenant_a"
+    elif existing != "nothing":
+        Path(target.removeprefix("sqlite:///")).touch()
+    before = await names_at(target)
+    old = await open_store(source)
+    async with hold(old, CLOCK):
+        with pytest.raises(StoreHeld):
+            await copied(source, target)
+    assert await names_at(target) == before
+    assert (await copied(source, target))["message"] == 0
+    new = await open_store(target)
+    async with hold(new, CLOCK):
+        assert new.id == old.id
+    for store in (old, new):
+        await store.close()
+
+
+async def test_an_older_relays_store_is_not_upgraded_by_a_copy_that_is_refused(urls: tuple[str, str]) -> None:
+    await asyncio.to_thread(prepare_new, urls[0])
+    await asyncio.to_thread(prepare_new, urls[1])
+    await asyncio.to_thread(migrate.downgrade, urls[1], "-1")
+    before = await asyncio.to_thread(migrate.check, urls[1])
+    with pytest.raises(StoreError, match="it is not new: it is another relay's"):
+        await copied(*urls)
+    assert await asyncio.to_thread(migrate.check, urls[1]) == before
+
+
 def prepare_new(url: str) -> None:
     """Make a store."""
-    from relay.store.migrate import upgrade
-
-    upgrade(url)
+    migrate.upgrade(url)

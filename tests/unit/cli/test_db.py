@@ -52,3 +52,22 @@ def test_what_is_no_backup_is_no_matter_of_the_store(tmp_path: Path, capsys: pyt
         told = " ".join(capsys.readouterr().err.split())
         assert f"error: {tmp_path / name}: {words}" in told
         assert told.endswith("; name a file that `relay db backup` made")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("mysql://host/relay", "TO: is neither a file nor the address of a store; write sqlite:///…"),
+        ("postgresql://relay:se/cret@host/relay", "TO: has a / in its password; write %2F for it"),
+        (".", "TO: is a folder; name a file in it"),
+        ("none/new.db", "none: there is no such folder; make it: mkdir"),
+        ("/proc/new.db", "/proc/new.db cannot be written: "),
+    ],
+)
+def test_where_no_store_can_be_copied_to_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, words: str
+) -> None:
+    """mysql://host/relay was taken for a file."""
+    assert ended_with("db", "upgrade", "--config", str(write(tmp_path, SIDES))) == 0
+    assert ended_with("db", "copy", "relay.db", target) != 0
+    assert words in " ".join(capsys.readouterr().err.split())
