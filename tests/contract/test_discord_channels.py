@@ -1,15 +1,20 @@
 """Declared channels open and close as permissions and the configuration change."""
 
+from dataclasses import replace
+
 import pytest
 
 from relay.adapters.discord.identifiers import DECLARED_STREAM
+from relay.adapters.discord.survey import DiscordSurvey
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import (
     Transient,
 )
 from relay.sandbox.world.models import Channel, Overwrite
 from relay.sandbox.world.permissions import Permission
-from tests.support.discord import World, until
+from tests.support.discord import World, discord_settings, until
+from tests.support.mistakes import altered
+from tests.support.world import pair
 
 
 async def test_a_channel_that_cannot_be_used_is_closed_with_a_remedy_and_stops_nobody_else(world: World) -> None:
@@ -28,6 +33,22 @@ async def test_a_channel_that_cannot_be_used_is_closed_with_a_remedy_and_stops_n
         await until(lambda: closed[str(hidden.id)] == "open")
         world.say("heard", channel=hidden)
         await until(lambda: world.inbox.said() == ["heard"])
+
+
+async def test_a_direct_message_is_told_as_what_it_is(world: World) -> None:
+    """The sandbox has none. The bot was said to be in no server, or the channel not to exist."""
+    direct = {"id": "12345", "type": 1, "last_message_id": None, "flags": 0, "recipients": [{"id": str(world.bob.id)}]}
+    told = "a direct message with the bot, and no channel of a server"
+    async with altered(world.server.origin, {"/api/v10/channels/12345": direct}) as origin:
+        world.api_url = world.server.api_url.replace(world.server.origin, origin)
+        async with world.running(world.channel, Channel(12345, world.guild.id, "direct")):
+            await until(lambda: world.inbox.channels["12345"].startswith(f"12345 is {told}: right-click the channel"))
+        survey = DiscordSurvey(settings=discord_settings(world.app.token, world.api_url))
+        await survey.account()
+        sides = (ChannelAddress(Platform.DISCORD, "12345"), ChannelAddress(Platform.MATRIX, "#help"))
+        found = [one async for one in survey.pairs([replace(pair(), sides=sides)])]
+        await survey.close()
+    assert [(one.state, one.words) for one in found] == [("wrong", f"it is {told}")]
 
 
 async def test_a_permission_that_comes_back_brings_what_was_missed(world: World) -> None:

@@ -24,6 +24,7 @@ from relay.adapters.discord.identifiers import (
     threads_stream,
     webhooks_stream,
 )
+from relay.adapters.discord.permissions import COPY_CHANNEL_ID, DIRECT_KINDS, DIRECT_MESSAGE
 from relay.adapters.discord.webhooks import Webhooks
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox
@@ -180,6 +181,8 @@ class Channels:
             self._fetch_tries.pop(channel, None)
             if isinstance(found, dict) and self.guilds.remember_thread(found):
                 return self.access.of(channel)
+            if isinstance(found, dict) and found.get("type") in DIRECT_KINDS:
+                self._absent[channel] = f"{channel} is {DIRECT_MESSAGE}: {COPY_CHANNEL_ID}"
         self._fetch_again_at[channel] = self.clock.monotonic() + again
         return self._absent[channel]
 

@@ -55,6 +55,10 @@ COPY_CHANNEL_ID = (
     "right-click the channel in Discord and take Copy Channel ID, which shows with Developer Mode (Settings, Advanced)"
 )
 
+DIRECT_MESSAGE = "a direct message with the bot, and no channel of a server"
+# https://docs.discord.com/developers/resources/channel#channel-object-channel-types: of one person, and of several.
+DIRECT_KINDS = frozenset({1, 3})
+
 # https://docs.discord.com/developers/resources/guild#guild-object-guild-age-restriction-level
 _ADULT_LEVELS = frozenset({1, 3})  # EXPLICIT, AGE_RESTRICTED
 _ADMINISTRATOR = 1 << 3

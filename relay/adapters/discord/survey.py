@@ -16,6 +16,8 @@ from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.permissions import (
     BAN_MEMBERS,
     COPY_CHANNEL_ID,
+    DIRECT_KINDS,
+    DIRECT_MESSAGE,
     MANAGE_WEBHOOKS,
     SEND_IN_THREADS,
     SEND_MESSAGES,
@@ -393,6 +395,8 @@ class DiscordSurvey:
             guild = next(
                 (one for one in self._guilds or () if str(one.document["id"]) == channel.get("guild_id")), None
             )
+        if channel.get("type") in DIRECT_KINDS:
+            return Finding(subject, "wrong", f"it is {DIRECT_MESSAGE}", COPY_CHANNEL_ID)
         if guild is None:
             return Finding(subject, "wrong", "it is in no server that the bot is in", f"invite it: {self.invite}")
         in_thread = channel.get("type") in _THREADS
