@@ -114,8 +114,10 @@ async def test_a_picture_is_fetched_by_discord(faces: Faces) -> None:
 async def test_what_moves_on_one_side_moves_on_the_other(faces: Faces) -> None:
     faces.files.pictures[MXC + "ann"] = moving("WEBP", 256, 256)
     async with faces.running() as adapter:
-        found = await faces.fetched(await faces.face(adapter, person("ann", "ann")))
+        url = await faces.face(adapter, person("ann", "ann"))
+        found = await faces.fetched(url)
     assert found.animated
+    assert url.endswith(".webp?animated=true"), "GIFs are not sure to be shown as a webhook's picture"
 
 
 async def test_the_same_picture_is_uploaded_once(faces: Faces) -> None:

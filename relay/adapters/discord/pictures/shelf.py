@@ -44,8 +44,10 @@ class Emoji:
 
     @property
     def file(self) -> str:
-        """Its name on the CDN."""
-        return f"{self.id}.gif" if self.name.endswith(_ANIMATED) else f"{self.id}.webp"
+        """Its name on the CDN. A moving one is asked for as WebP, too, as Discord recommends: as a GIF, a webhook's
+        picture was left out (https://docs.discord.com/developers/reference#image-formatting).
+        """
+        return f"{self.id}.webp?animated=true" if self.name.endswith(_ANIMATED) else f"{self.id}.webp"
 
 
 @dataclass(frozen=True, slots=True)
