@@ -77,8 +77,12 @@ class Screen:
     def _overview(self, report: "Report", width: int) -> list[Iterable[Line]]:
         """All pairs, with as much about those in trouble as leaves about a line for each, or all that is asked for."""
         most = max(_MOST_LINES, len(report.pairs) + _OTHER_LINES)
-        for troubled in (_each_explained, _explained_together):
-            blocks: list[Iterable[Line]] = [list(block) for block in self._blocks(report, width, troubled)]
+        shorter: Sequence[ShowTroubled] = (_each_explained, _explained_together, _explained_beside)
+        # What could be better gives way before what is wrong, and a remedy last.
+        for troubled, notes in ((shorter[0], None), (shorter[1], None), *((one, 0) for one in shorter)):
+            blocks: list[Iterable[Line]] = [
+                list(block) for block in self._blocks(report, width, troubled, most_notes=notes)
+            ]
             if sum(len(list(block)) for block in blocks) <= most:
                 return blocks
         if self.problems_only:
@@ -201,6 +205,13 @@ def _explained_together(pairs: Sequence["PairStatus"], report: "Report", column:
             yield from _wrapped(f"{of}{printable(problem)}", width, indent=_INDENT)
 
 
+def _explained_beside(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
+    """What is wrong begins in the pair's own line, without what crossed."""
+    for pair in pairs:
+        words = f"{cut(printable(pair.name), column)} ✗ {printable(' '.join(pair.problems))}"
+        yield from (Line(line, "red") for line in wrapped(words, width, indent=_INDENT))
+
+
 def _in_one_line(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
     """The beginning of what is wrong with each pair has to do."""
     for pair in pairs:
@@ -230,7 +241,7 @@ def _count_others(report: "Report", number: int) -> str:
         return f"{_count(number, 'pair')} well"
     if report.daemon.running:
         return f"{_count(number, 'pair')} with no trouble of {'its' if number == 1 else 'their'} own"
-    return f"{_count(number, 'pair')}{' as the daemon left them' if report.daemon.ended else ''}"
+    return f"{_count(number, 'pair')}{' as it left them' if report.daemon.ended else ''}"
 
 
 def _row(pair: "PairStatus", mark: str, now: datetime, column: int, width: int) -> str:
@@ -287,8 +298,8 @@ def _detail(pair: "PairStatus", now: datetime, width: int) -> Iterator[Line]:
         yield from _wrapped(printable(note), width, "yellow", indent=_INDENT)
     for name, channel in pair.channels.items():
         yield from _wrapped(f"{name.capitalize()}: {_channel(channel)}", width, indent=_INDENT)
-    for name, way in pair.directions.items():
-        words = _way(way, now) if name in pair.carried else "off"
+    for name in sorted(pair.directions, key=list(_ARROWS).index):  # as in the line of a pair
+        words = _way(pair.directions[name], now) if name in pair.carried else "off"
         yield from _wrapped(f"{_ARROWS.get(name, ' ')} {in_words(name)}: {words}", width, indent=_INDENT)
 
 
@@ -342,7 +353,7 @@ def _notes(pairs: Iterable["PairStatus"], width: int, most: int | None) -> Itera
         for note in pair.notes:
             about.setdefault(note, []).append(shortened(printable(pair.name), _LONGEST_NAME))
     if most is not None and len(about) > most:
-        yield from _wrapped(f"{len(about)} notes, which `relay status PAIR` shows.", width, "yellow")
+        yield from _wrapped(f"{_count(len(about), 'note')}: `relay status PAIR` shows them.", width, "yellow")
         return
     for note, names in about.items():
         listed = ", ".join(names) if len(names) <= _FEW else f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"

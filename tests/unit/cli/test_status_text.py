@@ -101,10 +101,38 @@ def test_sixty_pairs_in_trouble_in_seventy_lines() -> None:
         for one in pairs:
             start = f"✗ {one.problems[0][:30]}"
             assert sum(line.startswith(one.name[:20]) and start in line for line in lines) == 1
-        assert any(line.startswith("`relay status --problems` shows all that is wrong") for line in lines)
+        # A line that may be as long as it has to be holds all of it.
+        cut_off = any(line.startswith("`relay status --problems` shows all that is wrong") for line in lines)
+        assert cut_off == (width == 80)
         everything = " ".join(shown(report(*pairs), Screen(problems_only=True), width))
         assert all(word in everything for one in pairs for problem in one.problems for word in problem.split())
-        assert "60 notes, which `relay status PAIR` shows." in lines
+        assert "60 notes: `relay status PAIR` shows them." in lines
+
+
+@pytest.mark.parametrize("troubled", [1, 2, 3])
+def test_a_remedy_is_shown_rather_than_a_note(troubled: int) -> None:
+    """Of 60 pairs, those in trouble lost theirs to a note of three lines, and to how the last daemon ended."""
+    pairs = [
+        pair(f"p{number}", notes=["Without this right it works less well: give it, and it does." * 3])
+        for number in range(60)
+    ]
+    for number in range(troubled):
+        pairs[number] = replace(pairs[number], problems=(f"{LONG[0]} Here it is {number}.",))
+    again = replace(RUNNING, previous=replace(KILLED, at=NOW - timedelta(hours=3)))
+    lines: list[str] = []
+    for daemon in (RUNNING, again):
+        lines = shown(report(*pairs, daemon=daemon))
+        assert len(lines) <= 70
+        assert all(f"Here it is {number}." in " ".join(lines) for number in range(troubled))
+    assert "1 note: `relay status PAIR` shows them." in lines
+
+
+def test_the_line_above_the_pairs_is_one_line_when_the_daemon_has_ended() -> None:
+    ended = replace(RUNNING, running=False, ended=replace(KILLED, at=NOW))
+    heads = [
+        line for line in shown(report(*(pair(f"p{number}") for number in range(60)), daemon=ended)) if "→ to" in line
+    ]
+    assert heads == ["60 pairs as it left them (→ to Matrix, ← to Discord: age of last message):"]
 
 
 def test_what_is_wrong_with_many_pairs_is_said_once() -> None:
@@ -148,6 +176,7 @@ def test_one_pair_in_detail() -> None:
     assert "  Matrix: Help room (#help:example.org, !a:example.org)" in lines
     assert "  ← to Discord: last message 1 min ago; 7 so far; 2 tried again; 1 dead; dropped: reaction 3" in lines
     assert any("#help on A server (1234567890123456789)" in line for line in lines)
+    assert [line.split()[0] for line in lines if "last message" in line] == ["→", "←"]
     assert not any("staff" in line for line in lines)
 
 
