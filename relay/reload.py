@@ -1,12 +1,12 @@
 """The file with the pairs, read again whenever somebody saves it, and what the daemon does with what it says then."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from relay.config.settings import Settings, Stamp, differing_keys, stamp
+from relay.config.settings import PairSettings, Settings, Stamp, changed_values, differing_keys, stamp
 from relay.core.bootstrap import Core
 from relay.core.claims.agreement import Claims
 from relay.core.claims.handover import Handover, claim_keys
@@ -19,6 +19,9 @@ _log = get_logger(__name__)
 
 _LOOK_SECONDS, SETTLE_SECONDS = 2.0, 0.5
 """Between two looks at the file; and where it has changed, until it is looked whether it goes on to."""
+
+# Pairs that are named one by one where several have changed in the same way.
+_FEW = 3
 
 
 @dataclass(slots=True)
@@ -86,7 +89,7 @@ class Reloader:
 
     async def _use(self, settings: Settings) -> None:
         core, pairs = self.core, settings.declared_pairs()
-        _log_difference(core.pairs.pairs, pairs)
+        _log_difference(self.declared.settings.pairs, settings.pairs)
         self.declared.settings = settings
         if changed := self._needs_restart(settings):
             if self.restart is not None:
@@ -123,34 +126,28 @@ class Reloader:
         return differing_keys(before, now)
 
 
-def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:
+def _log_difference(before: Iterable[PairSettings], after: Iterable[PairSettings]) -> None:
     """Log what changed. A pair is identified by its two channels: under another name it was renamed."""
-    known = {pair.sides: pair for pair in before}
-    declared = {pair.sides: pair for pair in after}
+    known = {pair.as_pair().sides: pair for pair in before}
+    declared = {pair.as_pair().sides: pair for pair in after}
+    # The pairs of each change: one in [defaults] is one line, and not sixty.
+    changed: dict[str, list[str]] = {}
     for sides, pair in declared.items():
         old = known.get(sides)
         if old is None:
-            _log.info("pair added", pair=pair.name)
-        elif old.name != pair.name:
-            _log.info("pair renamed", pair=pair.name, before=old.name)
-        if old is not None and (changes := _changes(old, pair)):
-            _log.info("pair changed", pair=pair.name, changed=changes)
+            _log.info("pair added", pair=pair.label)
+            continue
+        if old.label != pair.label:
+            _log.info("pair renamed", pair=pair.label, before=old.label)
+        values = changed_values(old.model_copy(update={"name": pair.name}), pair)
+        if words := ", ".join(f"{key}: {was} -> {now}" for key, (was, now) in values.items()):
+            changed.setdefault(words, []).append(pair.label)
+    for words, names in changed.items():
+        if len(names) > _FEW:
+            _log.info("pairs changed", pairs=f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more", changed=words)
+            continue
+        for name in names:
+            _log.info("pair changed", pair=name, changed=words)
     for sides, pair in known.items():
         if sides not in declared:
-            _log.info("pair removed", pair=pair.name)
-
-
-def _changes(old: Pair, new: Pair) -> str:
-    """What the operator has changed in a pair but its name, as the file calls it: `max_parts: 5 -> 7`."""
-    before, after = (_settings_of(pair) for pair in (old, new))
-    return ", ".join(f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key])
-
-
-def _settings_of(pair: Pair) -> Mapping[str, str]:
-    ways = {2: "both", 1: "".join(f"to_{platform}" for platform in pair.destinations), 0: "none (archived)"}
-    values = {"direction": ways[len(pair.destinations)], "paused": pair.paused, **asdict(pair.policy)}
-    return {key: _written(value) for key, value in values.items()}
-
-
-def _written(value: object) -> str:
-    return ", ".join(sorted(map(str, value))) if isinstance(value, frozenset) else str(value)
+            _log.info("pair removed", pair=pair.label)

@@ -5,6 +5,7 @@ the same to the operator. `examples` are quoted in error messages.
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,7 @@ from relay.config.values import (
 from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.pair import BARE_NAME, SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
 
+_LONGEST_VALUE = 60
 DEFAULT_PREFIX = "_discord_"
 """Of the names of ghosts."""
 
@@ -398,6 +400,28 @@ def differing_keys(one: BaseModel, other: BaseModel, section: str = "") -> str:
         else:
             found.append(f"[{section}] {name}" if section else f"[{name}]")
     return ", ".join(found)
+
+
+def changed_values(one: BaseModel, other: BaseModel, section: str = "") -> Mapping[str, tuple[str, str]]:
+    """What differs between two tables without secrets: by its key in the file, how it was and how it is."""
+    found: dict[str, tuple[str, str]] = {}
+    for name in type(one).model_fields:
+        before, after = getattr(one, name), getattr(other, name)
+        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
+            found |= changed_values(before, after, f"{section}{name}.")
+        elif before != after:
+            found[f"{section}{name}"] = (_written(before), _written(after))
+    return found
+
+
+def _written(value: object) -> str:
+    """A value as people write it; all times are in seconds."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}s"
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"{text[:_LONGEST_VALUE]}…" if len(text) > _LONGEST_VALUE else text or '""'
 
 
 Stamp = tuple[int, int, int] | None
