@@ -309,8 +309,8 @@ class DiscordAdapter:
         self._channels.session_started(shard.covers)
         self._commands.session_started(self._identity.application)
         self._shard_is_connected(shard)
-        guilds = len(client.guilds)
-        _log.info("discord connected", **shard.label(), user=self._identity.user, guilds=guilds)
+        who = f"{client.user.name} ({client.user.id})" if client.user is not None else ""
+        _log.info("discord connected", **shard.label(), user=who, guilds=len(client.guilds))
         if not self._connecting and not self._guilds.guilds():
             _log.warning("the bot is in no server", remedy=f"invite it: {self._guilds.invite_link()}")
 
