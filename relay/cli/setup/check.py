@@ -11,6 +11,7 @@ import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
 from relay.cli.common import is_terminal, no_such_pair, print_json, printable, wrapped
+from relay.cli.setup.asking import heading
 from relay.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def check(
     if as_json:
         print_json({"well": not wrong, "findings": [finding.as_json() for finding in found]})
     else:
+        if again := _out_of_sight(found) if is_terminal() else []:
+            heading("Once more, what is wrong")
+            for finding in again:
+                print_finding(finding)
         typer.echo(_summary(found))
     raise typer.Exit(1 if wrong else 0)
 
@@ -83,6 +88,14 @@ def _chosen(settings: "Settings", names: Sequence[str]) -> "list[Pair]":
     if unknown:
         raise ConfigurationError(tuple(Mistake("--pair", *no_such_pair(name, declared)) for name in unknown))
     return [declared[name] for name in names]
+
+
+def _out_of_sight(found: "Sequence[Finding]") -> "list[Finding]":
+    """What is wrong, to be shown once more, where more than a screen of other lines is below the first of it."""
+    first = next((number for number, one in enumerate(found) if one.state == "wrong"), len(found))
+    if len(found) - first < shutil.get_terminal_size().lines:
+        return []
+    return [one for one in found if one.state == "wrong"]
 
 
 def _summary(found: "Sequence[Finding]") -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli import main
-from relay.cli.setup.check import print_finding
+from relay.cli.setup.check import _out_of_sight, print_finding
 from relay.core.operations.findings import Finding
 from relay.doctor import clock_finding, disk_finding, is_in_memory
 from tests.support.settings import PAIRS, SIDES, write
@@ -28,6 +28,18 @@ def test_a_finding_is_a_line_and_its_remedy_another(capsys: pytest.CaptureFixtur
         "✗ #help on Se\\x1brver: the bot may not see it\n  → give its role View Channel\n"
         "✓ !room:a (pair help): joined\n"
     )
+
+
+def test_what_has_gone_off_the_screen_is_said_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 pairs two were in trouble, and their lines a hundred lines up."""
+    monkeypatch.setenv("LINES", "24")
+    wrong, well = (
+        Finding("#help", "wrong", "gone", "mend it"),
+        [Finding(f"#{number}", "ok", "here") for number in range(24)],
+    )
+    assert _out_of_sight([*well, wrong, *well]) == [wrong]
+    assert _out_of_sight([*well, wrong, *well[:20]]) == []
+    assert _out_of_sight(well) == []
 
 
 @pytest.mark.parametrize(("skew", "state"), [(0.6, "ok"), (-4.0, "ok"), (20.0, "note"), (-3600.0, "wrong")])
