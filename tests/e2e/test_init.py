@@ -192,6 +192,26 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
         await screen.answer("relay.toml exists. Overwrite it at the end? [y/N]: ", "")
         assert await screen.ended() == 1
     assert path.read_text() == text
+    # Old tokens, too; but what was answered until then is not lost.
+    path.unlink()
+    kept = (tmp_path / "secrets" / "discord_token").read_text()
+    (tmp_path / "secrets" / "matrix_access_token").unlink()
+    async with terminal("init", folder=tmp_path) as screen:
+        await screen.answer("Token: ", accounts.token)
+        await screen.answer("Account: ", accounts.relay)
+        await screen.answer("Address of the homeserver", accounts.homeserver.url)
+        await screen.answer("access token (t)? [p]: ", "")
+        await screen.answer("Password: ", PASSWORD)
+        await screen.answer("Which to pair (1 3-5, all, none) [all]: ", "1")
+        await screen.answer("Another pair (Enter goes on): ", "")
+        await screen.answer("below secrets/? [Y/n]: ", "")
+        await screen.answer("secrets/discord_token exists. Overwrite it at the end? [y/N]: ", "")
+        await screen.until("Nothing changes there: both tokens go into relay.toml itself.")
+        await screen.until("The relay can start:")
+        assert await screen.ended() == 0
+    assert (tmp_path / "secrets" / "discord_token").read_text() == kept
+    assert not (tmp_path / "secrets" / "matrix_access_token").exists()
+    assert tomllib.loads(path.read_text())["discord"]["token"] == accounts.token
 
 
 @pytest.mark.parametrize(

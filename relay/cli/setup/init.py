@@ -145,7 +145,8 @@ class _Setup:
 
     asker: Asker
     path: Path
-    _overwrites: bool = field(init=False, default=False)
+    # What is there, and may be overwritten.
+    _replaced: set[Path] = field(init=False, default_factory=set)
     # Made with a password, each with a device on the account.
     _logins: "list[StoredSession]" = field(init=False, default_factory=list)
 
@@ -161,7 +162,10 @@ class _Setup:
                 remedy = f"outside the container, sudo chown -R {os.geteuid()}:{os.getegid()} config"
             raise _mistake(str(self.path), what, remedy)
         say(f"This writes {self.path}, in four steps. Nothing is written before the end; Ctrl-C leaves at any time.")
-        self._may_overwrite([self.path])
+        if not self._may_replace([self.path]):
+            what = "It" if self.asker.present else f"{self.path} exists, and"
+            say(f"{what} stays as it is. `relay pairs add` adds pairs to a file; --config names another one.")
+            raise typer.Exit(1)
         used = ""
         try:
             discord = self._discord()
@@ -184,18 +188,15 @@ class _Setup:
                 words = f"the homeserver did not log the device {made.device_id} out, which nobody uses now"
                 say(f"{words}: end that session of {made.user_id} in a client.", sign="✗")
 
-    def _may_overwrite(self, files: Sequence[Path]) -> None:
-        there = [str(file) for file in files if file.exists()]
-        if not there:
-            return
-        question = Question(
-            key=_OVERWRITE, words=f"{' and '.join(there)} exists. Overwrite it at the end?", default="no"
-        )
-        if not self.asker.agrees(question):
-            what = "It stays as it is" if self.asker.present else f"{' and '.join(there)} exists, and stays as it is"
-            say(f"{what}. `relay pairs add` adds pairs to a file; --config names another one.")
-            raise typer.Exit(1)
-        self._overwrites = True
+    def _may_replace(self, files: Sequence[Path]) -> bool:
+        """Whether nothing is there, or the operator lets it be overwritten."""
+        there = [file for file in files if file.exists()]
+        what = f"{' and '.join(map(str, there))} {'exists' if len(there) == 1 else 'exist'}"
+        words = f"{what}. Overwrite {'it' if len(there) == 1 else 'them'} at the end?"
+        if there and not self.asker.agrees(Question(key=_OVERWRITE, words=words, default="no")):
+            return False
+        self._replaced.update(there)
+        return True
 
     # --- 1: Discord ---------------------------------------------------------------------------------------
 
@@ -372,8 +373,13 @@ class _Setup:
                 key="secret_files", words=f"Keep both tokens in files of their own, below {folder}/?", default="yes"
             )
         )
-        if apart:
-            self._may_overwrite([self.path.parent / name for name in secrets])
+        if apart and not self._may_replace([self.path.parent / name for name in secrets]):
+            if not self.asker.present:
+                say(f"A token is in {folder}/ already, and stays as it is: overwrite = true, or secret_files = false.")
+                raise typer.Exit(1)
+            # Whoever has answered everything does not have to begin again.
+            say(f"Nothing changes there: both tokens go into {self.path} itself.")
+            apart = False
         keys = ("token", "access_token")
         written = [
             (f"{key}_file", str(name)) if apart else (key, secret)
@@ -405,10 +411,10 @@ class _Setup:
                     file = self.path.parent / name
                     if not file.exists():
                         undo.callback(file.unlink, missing_ok=True)
-                    write_private(file, f"{secret}\n", replace=self._overwrites)
+                    write_private(file, f"{secret}\n", replace=file in self._replaced)
                 # What it says is checked before it is there.
                 load(self.path, os.environ, text)
-                write_private(self.path, text, replace=self._overwrites)
+                write_private(self.path, text, replace=self.path in self._replaced)
                 undo.pop_all()
         except OSError as error:
             reason = f"cannot be written: {(error.strerror or type(error).__name__).lower()}"

@@ -87,6 +87,8 @@ def _by_hand(
     over = [one for one in rooms if one not in [choice.room for choice in chosen]]
     taken = list(chosen)
     if asker.present and not left:
+        if not channels:
+            say("The bot sees no channels yet. Once it does, `relay pairs add` offers them.", indent=2)
         return []
     if asker.present:
         say("Other channels:", indent=2)
@@ -94,10 +96,7 @@ def _by_hand(
         if over:
             say("Other rooms:", indent=2)
             rows((f"{number:>2}", _called(one, rooms), one.problem or "") for number, one in enumerate(over, 1))
-        say(
-            "By hand: a channel's number, then a room's number or alias, like “2 1” or “2 #help:example.org”.",
-            indent=2,
-        )
+        say("By hand, like “2 1”: a channel's number, then a room's number or its alias.", indent=2)
 
     def parse(words: str) -> str | None:
         found = _choice(words, left if asker.present else channels, over if asker.present else rooms)
@@ -175,7 +174,8 @@ def _meant(words: str, listed: "Sequence[VisibleChannel]") -> "VisibleChannel | 
     if words.isascii() and words.isdigit() and 0 < int(words) <= len(listed):
         return listed[int(words) - 1]
     same = [one for one in listed if words == one.address or words in one.also]
-    found = same or [one for one in listed if words.casefold() == one.name.casefold()]
+    bare = words.casefold().removeprefix("#")
+    found = same or [one for one in listed if bare == one.name.casefold().removeprefix("#")]
     return found[0] if len(found) == 1 else None
 
 
@@ -200,8 +200,11 @@ def _numbers(words: str, count: int) -> list[int] | None:
         first, dash, last = part.partition("-")
         if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
             return None
-        found += range(int(first), min(int(last or first), count + 1) + 1)
-    return list(dict.fromkeys(found)) if found and all(0 < one <= count for one in found) else None
+        low, high = int(first), int(last or first)
+        if not 0 < low <= high <= count:
+            return None
+        found += range(low, high + 1)
+    return list(dict.fromkeys(found)) or None
 
 
 def _spelled(numbers: Sequence[int]) -> str:

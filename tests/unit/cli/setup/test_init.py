@@ -123,10 +123,17 @@ def test_answers_have_defaults_and_secrets_may_be_in_files(tmp_path: Path) -> No
         ("x", None),
         ("", None),
         ("3-1", None),
+        ("1, 9", None),
+        ("1 3-1", None),
     ],
 )
 def test_numbers_as_people_write_them(words: str, numbers: list[int] | None) -> None:
     assert pairing._numbers(words, 3) == numbers
+
+
+def test_a_channel_is_meant_with_and_without_its_sign() -> None:
+    channels = [VisibleChannel("1", "#help"), VisibleChannel("2", "#dev-chat")]
+    assert [pairing._meant(words, channels) for words in ("#Dev-Chat", "dev-chat", "dev")] == [channels[1]] * 2 + [None]
 
 
 def test_numbers_are_offered_in_short() -> None:
