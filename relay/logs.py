@@ -136,7 +136,7 @@ def configure(
         formatter = _Readable(known, hide, debug=level == "debug", wrap=target.isatty())
     else:
         formatter = _Json(known, hide)
-    handler = logging.StreamHandler(target)
+    handler = _Output(target)
     handler.setFormatter(formatter)
     handler.addFilter(_is_no_noise)
     if level != "debug":
@@ -150,6 +150,40 @@ def configure(
     for name, (usual, debugging) in _LIBRARIES.items():
         logging.getLogger(name).setLevel(max(threshold, debugging if level == "debug" else usual))
     logging.captureWarnings(True)
+
+
+class _Output(logging.StreamHandler[TextIO]):
+    """Lines that cannot be written are counted, and told of once they can: a full disk is no matter of the bridge.
+
+    The standard library's handler writes a traceback instead, with the facts as they were before anything was hidden.
+    """
+
+    _missing = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, after how many are missing before it."""
+        if self._missing:
+            facts = Line("log lines are missing: there was no room for them", {"lines": self._missing})
+            told = logging.LogRecord(__name__, logging.WARNING, __file__, 0, facts, None, None)
+            if self._write(told):
+                self._missing = 0
+        if self._missing or not self._write(record):
+            self._missing += 1
+
+    def _write(self, record: logging.LogRecord) -> bool:
+        try:
+            # What is kept back goes first, or more and more would be.
+            self.flush()
+        except OSError:
+            return False
+        try:
+            self.stream.write(f"{self.format(record)}{self.terminator}")
+            self.flush()
+        except OSError:
+            pass  # it is kept back, and comes with the next line
+        except Exception:  # noqa: BLE001 - a bug: a fact that cannot be put in words
+            self.handleError(record)
+        return True
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:

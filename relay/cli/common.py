@@ -137,7 +137,8 @@ def print_problem(words: str, kind: str = "error") -> None:
         lines = wrapped(line, shutil.get_terminal_size().columns, indent="  ")
         color = "31" if kind == "error" else "33"
         line = "\n".join(lines).replace(f"{kind}:", f"\x1b[{color}m{kind}:\x1b[0m", 1)
-    sys.stderr.write(f"{line}\n")
+    with suppress(OSError):  # the exit status is left to tell of it
+        sys.stderr.write(f"{line}\n")
 
 
 def print_line(words: str, *, indent: int = 0, leads_to: Mapping[str, str | None] = MappingProxyType({})) -> None:

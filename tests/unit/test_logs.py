@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -195,3 +197,25 @@ def test_secrets_are_learned_while_lines_are_written() -> None:
     hide = Redactor(["tea-for-two"])
     hide.learn(["tea-for-two-and-more", "coffee!"])
     assert hide("tea-for-two-and-more, tea-for-two, coffee%21") == ", ".join([HIDDEN] * 3)
+
+
+def test_lines_for_which_there_is_no_room_are_counted_and_told_of_later(capfd: pytest.CaptureFixture[str]) -> None:
+    """The library wrote a traceback with all facts to standard error, before anything was hidden in it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(writing, "w", encoding="utf-8") as output, os.fdopen(reading, "rb", buffering=0) as reader:
+        configure("info", "json", Redactor([SECRET]), output)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 65536)
+        for number in range(50):
+            get_logger("relay").info("crossed", number=number, text="y" * 100, secret=SECRET)
+        assert set(reader.read(1 << 20)) == set(b"x")
+        get_logger("relay").info("again")
+        lines = [json.loads(line) for line in reader.read(65536).decode().splitlines()]
+    assert capfd.readouterr() == ("", "")
+    events = [line["event"] for line in lines]
+    # A few were kept in memory.
+    assert events[-2:] == ["log lines are missing: there was no room for them", "again"]
+    assert {line["number"] for line in lines[:-2]} == set(range(50 - lines[-2]["lines"]))
+    assert lines[-2]["lines"] > 40

@@ -45,3 +45,7 @@ def test_an_encoding_without_most_letters(tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     assert "l-\\u6f22\\u5b57" in output.splitlines()[0]
     assert '"name": "gener\\u00e4l-\\u6f22\\u5b57"' in output
+
+
+def test_errors_that_cannot_be_written_leave_the_exit_status_as_it_is(tmp_path: Path) -> None:
+    assert relay(tmp_path, "relay run --config none 2> /dev/full")[0] == 2
