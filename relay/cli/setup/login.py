@@ -45,8 +45,12 @@ def login(
 
     without_settings()
     given = {"homeserver_url": ("--homeserver", homeserver), "user_id": ("--user", user)}
+    path = locate(config or invocation_of(context).config, os.environ)
+    if not path.exists() and None in (homeserver, user):
+        remedy = "write --homeserver URL and --user @NAME:SERVER, or name another file with --config"
+        raise _mistake(str(path), "there is no such file", remedy)
     settings = load_account(
-        locate(config or invocation_of(context).config, os.environ),
+        path,
         os.environ,
         {key: (option, value) for key, (option, value) in given.items() if value is not None},
     )

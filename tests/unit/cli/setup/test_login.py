@@ -45,3 +45,9 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["login"])
     assert "; correct [matrix] homeserver_url" in capsys.readouterr().err
+
+
+def test_without_a_file_its_options_are_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["login", "--user", "@relay:example.org"])
+    assert "relay.toml: there is no such file; write --homeserver URL and --user" in capsys.readouterr().err
