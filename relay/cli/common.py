@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _ERRORS = 2
 """The number of the stream for errors, the highest of the three that every process has."""
+# What is to be typed as it stands.
+_COMMAND = re.compile(r"`[^`]{1,40}`")
 
 
 class Invocation:
@@ -177,10 +180,12 @@ def wrapped(text: str, width: int, *, indent: str = "", first: str = "") -> list
     """`text` in lines of so many columns; `indent` is before each line, but for the first, which has `first`.
 
     They are broken between words only, so that paths and addresses can be copied: a longer word has a line to itself.
+    A short command in backticks counts as one word.
     """
     from rich.cells import cell_len  # a sign may be two columns wide
 
-    words = text.split(" ")
+    words = _COMMAND.sub(lambda found: found[0].replace(" ", "\0"), text).split(" ")
+    words = [word.replace("\0", " ") for word in words]
     lines = [f"{first}{words[0]}"]
     for word in words[1:]:
         if cell_len(longer := f"{lines[-1]} {word}") > width and lines[-1].strip():

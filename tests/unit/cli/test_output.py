@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.cli.common import wrapped
 from tests.support.settings import SIDES, pair, write
 
 pytestmark = pytest.mark.slow
@@ -49,3 +50,13 @@ def test_an_encoding_without_most_letters(tmp_path: Path) -> None:
 
 def test_errors_that_cannot_be_written_leave_the_exit_status_as_it_is(tmp_path: Path) -> None:
     assert relay(tmp_path, "relay run --config none 2> /dev/full")[0] == 2
+
+
+def test_a_command_is_not_broken_where_it_may_be_on_a_line_of_its_own() -> None:
+    """`relay run --take-over` stood on two lines: whoever copied the first one got the other command."""
+    assert wrapped("stop that one, or start this one with `relay run --take-over`.", 50) == [
+        "stop that one, or start this one with",
+        "`relay run --take-over`.",
+    ]
+    long = f"with `{'relay outbox discard --channels ' * 2}`"
+    assert max(map(len, wrapped(long, 40))) <= 40
