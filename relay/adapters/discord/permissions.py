@@ -115,6 +115,13 @@ def blocked(channel: str, held: int, *, in_thread: bool = False, denied: int = 0
     return None
 
 
+def locked(thread: str, held: int) -> str | None:
+    """Why the bot cannot mirror a locked thread with these permissions in its channel; None if it can."""
+    if held & MANAGE_THREADS.bit:
+        return None
+    return f"the thread #{thread} is locked: unlock it, or give the bot's role {MANAGE_THREADS.name} there"
+
+
 def shortcoming(channel: str, held: int, *, in_thread: bool = False, denied: int = 0) -> str | None:
     """What the relay cannot do in a channel that it mirrors for lack of permissions, with the remedy; None if nothing.
 

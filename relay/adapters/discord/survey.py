@@ -27,6 +27,7 @@ from relay.adapters.discord.permissions import (
     how_to_allow,
     invite_link,
     is_for_adults,
+    locked,
     missing,
     not_mirrored,
     shortcoming,
@@ -404,6 +405,8 @@ class DiscordSurvey:
         held = self._held(guild, home)
         denied = denied_to(self._user, home)
         problem = _unusable(channel) or blocked(f"#{home.get('name')}", held, in_thread=in_thread, denied=denied)
+        if problem is None and as_dict(channel.get("thread_metadata")).get("locked"):
+            problem = locked(str(channel.get("name")), held)
         adults = is_for_adults(guild.document) or bool(home.get("nsfw"))
         return _Found(
             f"#{channel.get('name')} on {guild.name}", channel, home, held, denied, in_thread, problem, adults

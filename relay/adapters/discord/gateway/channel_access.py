@@ -9,10 +9,10 @@ from relay.adapters.discord.permissions import (
     ATTACH_FILES,
     COPY_CHANNEL_ID,
     MANAGE_MESSAGES,
-    MANAGE_THREADS,
     MANAGE_WEBHOOKS,
     blocked,
     how_to_allow,
+    locked,
     not_mirrored,
 )
 from relay.logs import get_logger
@@ -140,9 +140,8 @@ class BotAccess:
         denied = _denied(parent)
         if (problem := blocked(f"#{parent.name}", may.value, in_thread=True, denied=denied)) is not None:
             return problem
-        if thread.locked and not may.manage_threads:
-            needed = MANAGE_THREADS.name
-            return f"the thread #{thread.name} is locked: unlock it, or give the bot's role {needed} there"
+        if thread.locked and (problem := locked(thread.name, may.value)) is not None:
+            return problem
         return ChannelAccess(
             guild=str(guild.id),
             # Webhooks cannot post in a locked thread.
