@@ -177,6 +177,8 @@ async def test_where_the_registration_is_gone_the_bot_speaks(ghost_homeserver: G
             lines = await shown(place, "help", "by the ghost", "by the ghost, gone", "by the bot")
             assert (lines[-1].sender, lines[-1].name) == (place.relay_user, "Ada")
             await note_says(place, "does not know the registration")
+            status, output = await place.daemon.relay("check")
+            assert (status, "✗ ghosts: the homeserver does not know" in output) == (1, True), output
             # Only the ghost may change what it posted. That keeps nobody waiting, and is done once the ghost is back.
             place.control.edit(channel, edited, "by the ghost, edited")
             place.control.delete(channel, deleted)
@@ -192,6 +194,8 @@ async def test_where_the_registration_is_gone_the_bot_speaks(ghost_homeserver: G
         await place.daemon.start()
         await shown(place, "help", "by the ghost, edited", "by the bot", "by the bot, too")
         await eventually(letters, lambda kinds: kinds == [], what=place.daemon.log)
+        _, output = await place.daemon.relay("check")
+        assert "✓ ghosts: the homeserver knows the registration" in output
 
 
 async def test_a_pair_goes_from_the_bot_to_ghosts_and_back(place: FullStack) -> None:

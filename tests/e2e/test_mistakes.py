@@ -339,6 +339,7 @@ IN_PAIRS: dict[str, tuple[Callable[[FullStack, str], Any], tuple[str, ...]]] = {
     "a misspelt alias": (ROOMS["an alias without a room"].make, ("No room has the alias", "correct matrix_room")),
     "an alias of no server": (alias_of_no_server, ("The alias #help:homeserver.invalid", "correct matrix_room")),
     "a private room": (ROOMS["not invited"].make, ("is not let into", "invite it")),
+    "a space": (ROOMS["a space"].make, ("is a space, which lists rooms", "declare one of its rooms")),
     "an encrypted room": (ROOMS["encrypted"].make, ("cannot be switched off again", "make another room without it")),
     "a ban": (ROOMS["banned"].make, ("is banned from", "lift the ban")),
     "a kick": (ROOMS["kicked"].make, ("is not let into", "invite it")),

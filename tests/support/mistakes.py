@@ -88,6 +88,13 @@ def role_id(place: FullStack) -> str:
     return str(place.control.create_role(place.guild, "Helpers")["id"])
 
 
+def thread(place: FullStack, *, private: bool = False, locked: bool = False) -> str:
+    made = place.control.open_thread(place.channels["help"], place.people["Ada"], "a thread", private=private)["id"]
+    if locked:
+        place.control.archive_thread(made, True, locked=True)
+    return str(made)
+
+
 def lacks(permission: Permission) -> Kind:
     """Only what is missing is named."""
     blocks = permission.name in {"View Channel", "Read Message History"}
@@ -160,6 +167,16 @@ CHANNELS = {
         lambda place, pair: declare_channel(place, pair, new_channel(place, pair, 4)),
         ("is a category, which cannot be mirrored", "name a text channel"),
         right_channel,
+    ),
+    "a private thread": Kind(
+        lambda place, pair: declare_channel(place, pair, thread(place, private=True)),
+        ("the bot may not see it", "add the bot to the thread"),
+        lambda place, pair: place.control.join_thread(place.channels[pair], place.bot),
+    ),
+    "a locked thread": Kind(
+        lambda place, pair: declare_channel(place, pair, thread(place, locked=True)),
+        ("the thread #a thread is locked", "unlock it, or give the bot's role Manage Threads"),
+        lambda place, pair: place.control.archive_thread(place.channels[pair], False, locked=False),
     ),
     "a forum": Kind(
         lambda place, pair: declare_channel(place, pair, new_channel(place, pair, 15)),
@@ -254,6 +271,17 @@ async def broadcast(place: FullStack, pair: str) -> None:
     place.pair_settings[pair] = "allow_broadcast = true"
 
 
+async def space(place: FullStack, pair: str, **options: Any) -> None:
+    body = {"preset": "public_chat", "name": pair, "creation_content": {"type": "m.space"}, **options}
+    name_room(place, pair, (await place.mia.call("POST", "client/v3/createRoom", body))["room_id"])
+
+
+async def window(place: FullStack, pair: str) -> None:
+    """Anybody may look into it, so that the homeserver tells who may join."""
+    await new_room(place, pair, public=False)
+    await place.mia.set_state(place.rooms[pair], "m.room.history_visibility", {"history_visibility": "world_readable"})
+
+
 BRIDGE = {"protocol": {"id": "discord", "displayname": "Discord"}, "channel": {"id": "1", "displayname": "#general"}}
 ROOMS = {
     "an alias without a room": Kind(
@@ -293,6 +321,15 @@ ROOMS = {
         same_room,
         ("it names the same room as !", "declare the room in one pair only"),
         new_room,
+    ),
+    "a space": Kind(
+        lambda place, pair: space(place, pair, invite=[place.relay_user]),
+        ("is a space, which lists rooms", "declare one of its rooms"),
+        new_room,
+    ),
+    "a space that anybody may join": Kind(space, ("is a space", "declare one of its rooms"), new_room),
+    "only who is invited may join": Kind(
+        window, ("is not in it, and only who is invited may join", "invite @relay"), invite
     ),
     "upgraded": Kind(upgrade, ("has been replaced by", "declare the new room"), new_room, "note"),
     "history for members only": Kind(

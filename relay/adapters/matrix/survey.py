@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 from relay.adapters.matrix.allowance import RATE_LIMIT, ROOM_TYPE, measure, rate_finding
 from relay.adapters.matrix.api.address import correction, discovery_finding, is_private, look
-from relay.adapters.matrix.api.client import Api, Refused, Unreachable
+from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.api.session import DEVICE_NAME, MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.inbound.events import timestamp
 from relay.adapters.matrix.register import AccountRegister
-from relay.adapters.matrix.rooms.declared import encrypted_problem, power_problem, removal_reason
+from relay.adapters.matrix.rooms.declared import encrypted_problem, power_problem, removal_reason, space_problem
 from relay.adapters.matrix.rooms.joins import join_problem, lookup_problem
-from relay.adapters.matrix.rooms.state import RoomState
+from relay.adapters.matrix.rooms.state import SPACE, RoomState
 from relay.adapters.matrix.sync.response import learn_creators
 from relay.config.settings import MatrixSettings
 from relay.core.claims.board import claims_in
@@ -161,6 +161,7 @@ class MatrixSurvey:
         try:
             await self._establish()
             found += await self._device()
+            found += await self._ghosts()
             found += await self._uploads()
             if self.measures:
                 found.append(await self._allowance())
@@ -217,6 +218,23 @@ class MatrixSurvey:
         remedy = "make an account for the relay alone, or log this one out there"
         return [Finding("who uses the Matrix account", "note", words, remedy)]
 
+    async def _ghosts(self) -> list[Finding]:
+        """Whether the homeserver knows the registration that `[matrix.appservice]` is about."""
+        if self.settings.appservice is None:
+            return []
+        service = Identity("", self.settings.appservice.as_token.get_secret_value())
+        try:
+            await self._api.call("GET", "account", "whoami", identity=service)
+        except Refused as refused:
+            if refused.status == 401:
+                words = (
+                    "the homeserver does not know [matrix.appservice] as_token, so that the bot speaks for everybody"
+                )
+                return [
+                    Finding("ghosts", "wrong", words, "`relay registration` prints what it needs, and where it goes")
+                ]
+        return [Finding("ghosts", "ok", "the homeserver knows the registration")]
+
     async def _uploads(self) -> list[Finding]:
         try:
             answer = await self._api.call("GET", "media", "config", root="/_matrix/client/v1/")
@@ -252,11 +270,14 @@ class MatrixSurvey:
     # --- Its rooms ----------------------------------------------------------------------------------------
 
     async def channels(self) -> Sequence[VisibleChannel]:
-        """See `Survey.channels`: the rooms that the account is in, and those that it is invited into, by name."""
+        """See `Survey.channels`: the rooms that the account is in, and those that it is invited into, by name.
+
+        Nobody talks in spaces.
+        """
         rooms = [
             self._visible(room)
             for room in (await self.rooms()).values()
-            if not room.state.upgraded and room.content("m.room.create").get("type") != ROOM_TYPE
+            if not room.state.upgraded and room.content("m.room.create").get("type") not in (ROOM_TYPE, SPACE)
         ]
         return sorted(rooms, key=lambda room: (room.name.casefold(), room.address))
 
@@ -404,6 +425,8 @@ class MatrixSurvey:
         me, name = self._api.user_id, _subject(one, "" if room is None else room.name)
         if room is not None and room.invited and room.state.encrypted:
             return [Finding(name, "wrong", *split(encrypted_problem(room.name)))]
+        if room is not None and room.invited and room.state.is_space:
+            return [Finding(name, "wrong", *split(space_problem(room.name)))]
         if room is not None and room.invited:
             return [Finding(name, "ok", f"{me} is invited: the relay joins when it starts")]
         if room is not None and room.removed is not None and "banned" in room.removed:
@@ -423,6 +446,8 @@ class MatrixSurvey:
         name = _subject(one, called) if called else name
         if summary.get("encryption") or summary.get("im.nheko.summary.encryption"):
             return [Finding(name, "wrong", *split(encrypted_problem(called or one.name)))]
+        if summary.get("room_type") == SPACE:
+            return [Finding(name, "wrong", *split(space_problem(called or one.name)))]
         if summary.get("join_rule", "public") == "public" and room is not None and room.removed is not None:
             return [Finding(name, "note", *split(room.removed))]
         if summary.get("join_rule", "public") == "public":
@@ -445,6 +470,9 @@ class MatrixSurvey:
         name = _subject(one, room.name)
         if state.encrypted:
             yield Finding(name, "wrong", *split(encrypted_problem(room.name)))
+            return
+        if state.is_space:
+            yield Finding(name, "wrong", *split(space_problem(room.name)))
             return
         if state.upgraded:
             successor = state.successor or "another room"

@@ -358,6 +358,8 @@ class DeclaredRooms:
             return f"{room.name} is not known yet: the homeserver is being asked for its state."
         if state.encrypted:
             return encrypted_problem(room.name)
+        if state.is_space:
+            return space_problem(room.name)
         if state.upgraded and room.upgrade_problem is not None:
             return room.upgrade_problem
         if state.upgraded:
@@ -373,6 +375,11 @@ def encrypted_problem(name: str) -> str:
         "Encryption cannot be switched off again: make another room without it (Element switches it on for a new "
         "private room unless asked not to), and declare that one."
     )
+
+
+def space_problem(name: str) -> str:
+    """Why a space cannot be mirrored, with the remedy."""
+    return f"{name} is a space, which lists rooms, and in which nobody sees messages: declare one of its rooms."
 
 
 def power_problem(name: str, state: RoomState, me: str) -> str | None:

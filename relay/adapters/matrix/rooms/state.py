@@ -18,6 +18,7 @@ _FIRST_VERSION_WITH_REDACTS_IN_CONTENT = 11
 MEMBERS = 8 * 1024 * 1024
 """Bytes of what the members of all rooms are called. They are asked for where they are not remembered."""
 
+SPACE = "m.space"
 LONGEST_NAME, LONGEST_TOPIC = 500, 1_000
 """Characters of a name and of a topic that are kept. An event may hold 60,000, and they are kept in many places."""
 
@@ -53,6 +54,8 @@ class RoomState:
         # The one that the room itself shows, "" for none; and all that it lists.
         self.alias = ""
         self.aliases: frozenset[str] = frozenset()
+        # Whether it is a space: a list of rooms, in which clients show no messages.
+        self.is_space = False
         # Whether the room has been replaced by another one, by which, and who did it.
         self.upgraded = False
         self.successor: str | None = None
@@ -178,6 +181,7 @@ class RoomState:
 
     def _apply_create(self, sender: str, content: Json) -> None:
         self.creator_known = True
+        self.is_space = content.get("type") == SPACE
         version = self.version = str(content.get("room_version", "1"))
         self._creators_are_privileged = (
             version.isdecimal() and int(version) >= _FIRST_VERSION_WITH_PRIVILEGED_CREATORS
