@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreTooNew, reason_of
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from relay.logs import ChannelNames
     from relay.store.unit_of_work import SqlStore
 
+
+T = TypeVar("T")
 
 _ERRORS = 2
 """The number of the stream for errors, the highest of the three that every process has."""
@@ -71,6 +73,20 @@ class Invocation:
         level = settings.log.level if daemon or settings.log.level == "error" else "warning"
         form = settings.log.format if daemon else "console"
         logs.configure(level, form, self.redact, names=self.channel_names)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, after which neither it nor the process waits for threads.
+
+    A look-up at a silent name server takes half a minute, and cannot be broken off.
+    """
+    from relay.core.offload import UnawaitedThreads
+
+    async def unhindered() -> T:
+        asyncio.get_running_loop().set_default_executor(UnawaitedThreads())
+        return await work
+
+    return asyncio.run(unhindered())
 
 
 def without_settings() -> None:

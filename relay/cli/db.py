@@ -1,6 +1,5 @@
 """`relay db`: create, change and check the tables of the store, back it up, restore it. `relay run` upgrades them."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
+from relay.cli.common import run_async
 from relay.config.store_url import names_postgresql, problem_with_database
 from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreUnavailable
 
@@ -125,7 +125,7 @@ def copy(
     if not names_postgresql(new):
         _need(Path(new.removeprefix("sqlite:///")).parent)
     with _about(Path(new.removeprefix("sqlite:///"))), prepared(old, new) as made:
-        counts = asyncio.run(copy_store(old, made, SystemClock()))
+        counts = run_async(copy_store(old, made, SystemClock()))
     typer.echo(f"copied {sum(counts.values())} rows, {counts['message']} messages among them; both hold the same.")
     typer.echo("The relay uses the new store once [store] url names it.")
 

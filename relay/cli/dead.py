@@ -1,6 +1,5 @@
 """`relay dead`: dead letters, which are commands that failed for good. They are kept until somebody decides."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, print_line, print_problem, printable, way
+from relay.cli.common import existing_store, print_json, print_line, print_problem, printable, run_async, way
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,7 +36,7 @@ def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     """List the dead letters, without their text."""
     from relay.core.operations.dead_letters import summary
 
-    letters = asyncio.run(_letters(invocation_of(context).load(config)))
+    letters = run_async(_letters(invocation_of(context).load(config)))
     if as_json:
         print_json([summary(letter) for letter in letters])
     elif not letters:
@@ -60,7 +59,7 @@ def show(
     """Show one dead letter with its reason and its text."""
     from relay.core.operations.dead_letters import summary
 
-    letters = asyncio.run(_letters(invocation_of(context).load(config)))
+    letters = run_async(_letters(invocation_of(context).load(config)))
     letter = next((letter for letter in letters if letter.entry.id == entry), None)
     if letter is None:
         _unknown(entry)
@@ -127,7 +126,7 @@ def _each(
     if bool(entries) == every:
         raise typer.BadParameter("give some IDs, or --all", ctx=context)
     url = invocation_of(context).load(config).store.url
-    results = asyncio.run(_act(url, None if every else list(dict.fromkeys(entries or ())), act))
+    results = run_async(_act(url, None if every else list(dict.fromkeys(entries or ())), act))
     for entry, there in results.items():
         if there:
             typer.echo(f"{entry}: {done}")

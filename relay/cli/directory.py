@@ -1,13 +1,12 @@
 """`relay directory`: the community's page of rooms. It works whether the daemon runs or not."""
 
-import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, print_problem
+from relay.cli.common import existing_store, print_json, print_problem, run_async
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -46,7 +45,7 @@ def directory(
     from relay.web.directory import directory_of
 
     settings = invocation_of(context).load(config)
-    found = directory_of(settings, asyncio.run(_known(settings)), private=private)
+    found = directory_of(settings, run_async(_known(settings)), private=private)
     match chosen.pop() if chosen else Format.MARKDOWN:
         case Format.MARKDOWN:
             typer.echo(directory_pages.markdown(found), nl=False)

@@ -1,6 +1,5 @@
 """`relay explain`: the life of one message, from what is on record of it. It works whether the daemon runs or not."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, print_line, print_link, printable
+from relay.cli.common import existing_store, print_json, print_line, print_link, printable, run_async
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -72,7 +71,7 @@ def explain(
     asked = _read(message.strip().removeprefix("<").removesuffix(">"))
     if asked is None:
         raise typer.BadParameter(f"it is neither a link to a message nor an ID: {_FORMS}", ctx=context)
-    answer = asyncio.run(_answer(settings, asked))
+    answer = run_async(_answer(settings, asked))
     if as_json:
         lives = [
             {**life.as_json(with_text=with_text), "link": _link(life.message, answer.channels)} for life in answer.lives
@@ -84,7 +83,7 @@ def explain(
     for number, life in enumerate(() if as_json else answer.lives):
         if number:
             typer.echo()
-        _print_life(life, answer.channels, asyncio.run(_author(settings, life, answer)), with_text=with_text)
+        _print_life(life, answer.channels, run_async(_author(settings, life, answer)), with_text=with_text)
     raise typer.Exit(0 if answer.lives and all(life.well for life in answer.lives) else 1)
 
 

@@ -1,6 +1,5 @@
 """`relay outbox`: the messages that wait for delivery."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.cli.common import existing_store, no_such_pair, print_line, print_problem
+from relay.cli.common import existing_store, no_such_pair, print_line, print_problem, run_async
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -49,7 +48,7 @@ def discard(
             " behind goes with --channels"
         )
         raise typer.Exit(1)
-    found = asyncio.run(_discard(settings, pair, channels))
+    found = run_async(_discard(settings, pair, channels))
     for lane, count in found.discarded.items():
         source, destination = (found.called(channel) for channel in (lane.source, lane.destination))
         print_line(f"{source} -> {destination}: {count} discarded", indent=2)

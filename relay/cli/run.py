@@ -3,11 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from relay.cli.common import Invocation
+from relay.cli.common import Invocation, run_async
 from relay.errors import ConfigurationError
 from relay.memory import import_without_docstrings, settle
 
@@ -56,7 +55,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         standby=standby,
         log_with=partial(invocation.log_with, daemon=True),
     )
-    asyncio.run(_unhindered(app.run(make, on_stop=_end_at_last)))
+    run_async(app.run(make, on_stop=_end_at_last))
 
 
 def _run_tenants(invocation: Invocation, host: "Host") -> None:
@@ -78,15 +77,7 @@ def _run_tenants(invocation: Invocation, host: "Host") -> None:
         web=host.settings.web,
         on_stop=_end_at_last,
     )
-    asyncio.run(_unhindered(tenants.run()))
-
-
-async def _unhindered(work: Coroutine[Any, Any, None]) -> None:
-    """Do it; the process then ends, whatever its threads still wait for."""
-    from relay.core.offload import UnawaitedThreads
-
-    asyncio.get_running_loop().set_default_executor(UnawaitedThreads())
-    await work
+    run_async(tenants.run())
 
 
 def _end_at_last() -> None:

@@ -19,6 +19,7 @@ from relay.cli.common import (
     print_json,
     print_problem,
     printable,
+    run_async,
 )
 from relay.cli.status_text import Screen
 from relay.errors import ConfigurationError, StoreError
@@ -90,7 +91,7 @@ def _with_tenants(invocation: "Invocation") -> "Host | None":
 
 def _show_tenants(host: "Host", *, as_json: bool) -> int:
     """A line for each tenant. Returns the exit status."""
-    found = asyncio.run(_tenants(host))
+    found = run_async(_tenants(host))
     if as_json:
         print_json(
             {"tenants": {name: {"problem": one} if isinstance(one, str) else one.as_json() for name, one in found}}
@@ -135,7 +136,7 @@ def _show(
 ) -> int:
     """Show it once. Returns the exit status. Raises `RelayError`, and `Exit` where no pair is meant."""
     subject, mistakes = _subject(invocation, config)
-    report = asyncio.run(read_status(subject.store, subject.pairs))
+    report = run_async(read_status(subject.store, subject.pairs))
     if mistakes is not None and not report.daemon.running and report.daemon.ended is None:
         raise mistakes  # No daemon has left anything to show.
     names = [pair.name for pair in report.pairs]

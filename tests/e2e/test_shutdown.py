@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # The relay on a machine whose name server never answers.
 SILENT = """
-import socket, threading
+import socket, sys, threading
 
 def never(*_, **__):
     print("asked", flush=True)
@@ -30,7 +30,7 @@ def never(*_, **__):
 
 socket.getaddrinfo = never
 from relay.cli import main
-main(["run", "--config", "relay.toml"])
+main([*sys.argv[1:], "--config", "relay.toml"])
 """
 # The relay with a task that does not end when it is told to.
 STUBBORN = """
@@ -143,17 +143,18 @@ async def test_in_the_middle_of_a_send_that_hangs(place: FullStack, when: str) -
     assert await place.discord_words("help") == ["one", "two", "three"]
 
 
-async def test_while_a_name_server_is_silent(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "number", "status"), [("run", signal.SIGTERM, 0), ("check", signal.SIGINT, 130)])
+async def test_while_a_name_server_is_silent(tmp_path: Path, command: str, number: signal.Signals, status: int) -> None:
     (tmp_path / "relay.toml").write_text(AWAY)
     daemon = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SILENT), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", SILENT, command), cwd=tmp_path, stdout=asyncio.subprocess.PIPE
     )
     assert daemon.stdout is not None
     try:
         async with asyncio.timeout(PATIENCE):
             await daemon.stdout.readuntil(b"asked\n")
-            daemon.send_signal(signal.SIGTERM)
-            assert await daemon.wait() == 0
+            daemon.send_signal(number)
+            assert await daemon.wait() == status
     finally:
         if daemon.returncode is None:
             daemon.kill()

@@ -1,6 +1,5 @@
 """`relay check`: the doctor. One line for each thing that it looked at, and the remedy under what is wrong."""
 
-import asyncio
 import os
 import shutil
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import is_terminal, no_such_pair, print_json, printable, wrapped
+from relay.cli.common import is_terminal, no_such_pair, print_json, printable, run_async, wrapped
 from relay.cli.setup.asking import heading
 from relay.errors import ConfigurationError, Mistake
 
@@ -41,7 +40,7 @@ def check(
     settings = invocation.load(config)
     path = locate(config or invocation.config, os.environ)
     chosen = None if pair is None else _chosen(settings, pair)
-    found = asyncio.run(_examine(settings, path, chosen, silent=as_json))
+    found = run_async(_examine(settings, path, chosen, silent=as_json))
     wrong = any(finding.state == "wrong" for finding in found)
     if as_json:
         print_json({"well": not wrong, "findings": [finding.as_json() for finding in found]})

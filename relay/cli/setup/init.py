@@ -1,6 +1,5 @@
 """`relay init`: asks for what the relay needs, checks each answer, and writes relay.toml."""
 
-import asyncio
 import getpass
 import os
 import shlex
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.cli.common import without_settings
+from relay.cli.common import run_async, without_settings
 from relay.cli.setup.asking import Answers, Asker, Question, Terminal, heading, say
 from relay.cli.setup.check import check, print_finding
 from relay.cli.setup.pairing import Choice, choose_pairs, declared_pairs
@@ -182,7 +181,7 @@ class _Setup:
         from relay import setup
 
         for made in unused:
-            if asyncio.run(setup.log_out(made)):
+            if run_async(setup.log_out(made)):
                 say(f"{made.user_id} is logged out again: the device {made.device_id} is gone.")
             else:
                 words = f"the homeserver did not log the device {made.device_id} out, which nobody uses now"
@@ -218,7 +217,7 @@ class _Setup:
             question = Question(key="discord_token", words="Token", secret=True)
             token = self.asker.ask(question, lambda it: problem_with(DiscordSettings, {"token": it}))
             settings = DiscordSettings.model_validate({"token": token, "api_url": url})
-            look = self._until_well(lambda given=settings: asyncio.run(look_at(given)))  # type: ignore[misc]
+            look = self._until_well(lambda given=settings: run_async(look_at(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
 
@@ -265,7 +264,7 @@ class _Setup:
             token = self._matrix_token(url, user)
             values = {"homeserver_url": url, "user_id": user, "access_token": token}
             settings = MatrixSettings.model_validate(values)
-            look = self._until_well(lambda given=settings: asyncio.run(look_at(given)))  # type: ignore[misc]
+            look = self._until_well(lambda given=settings: run_async(look_at(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
 
@@ -276,7 +275,7 @@ class _Setup:
 
         found = None
         if self.asker.present:
-            found = asyncio.run(setup.find_homeserver(user))
+            found = run_async(setup.find_homeserver(user))
             if found is not None:
                 say(f"its homeserver is at {found}", sign="✓")
                 return found
@@ -285,14 +284,14 @@ class _Setup:
         def wrong(url: str) -> str | None:
             others = {"user_id": user, "access_token": "x"}
             problem = problem_with(MatrixSettings, {**others, "homeserver_url": url})
-            return problem or asyncio.run(setup.homeserver_problem(url.rstrip("/"), user))
+            return problem or run_async(setup.homeserver_problem(url.rstrip("/"), user))
 
         question = Question(key="homeserver_url", words="Address of the homeserver, like https://matrix.example.org")
         if not self.asker.present:
             question = Question(
                 key="homeserver_url",
                 words=question.words,
-                default=asyncio.run(setup.find_homeserver(user)) or f"https://{user.partition(':')[2]}",
+                default=run_async(setup.find_homeserver(user)) or f"https://{user.partition(':')[2]}",
             )
         return self.asker.ask(question, wrong).rstrip("/")
 
@@ -312,7 +311,7 @@ class _Setup:
                 return self.asker.ask(Question(key="matrix_access_token", words="", secret=True), token_problem)
             password = self.asker.ask(Question(key="matrix_password", words="", secret=True))
             remedy = "correct matrix_account or matrix_password in the file of answers"
-            self._logins.append(asyncio.run(setup.log_in(url, user, password, refused=remedy)))
+            self._logins.append(run_async(setup.log_in(url, user, password, refused=remedy)))
             return self._logins[-1].access_token
         say("Its password is used once, now, to get an access token; only that is kept.", indent=2)
         while True:
@@ -325,7 +324,7 @@ class _Setup:
             password = self.asker.ask(Question(key="matrix_password", words="Password", secret=True))
             try:
                 remedy = f"write it again; if {user} is not the account, leave with Ctrl-C and begin again"
-                made = asyncio.run(setup.log_in(url, user, password, refused=remedy))
+                made = run_async(setup.log_in(url, user, password, refused=remedy))
             except RelayError as error:
                 say(f"{error}.", sign="✗")
                 continue
@@ -349,7 +348,7 @@ class _Setup:
             question = Question(key="go_on", words="Enter looks again; write “go on”", default="again")
             if self.asker.ask(question).casefold() == "go on":
                 break
-            rooms = asyncio.run(setup.look_at_matrix(matrix.settings)).channels
+            rooms = run_async(setup.look_at_matrix(matrix.settings)).channels
         return choose_pairs(self.asker, discord.look.channels, rooms)
 
     # --- 4: the file --------------------------------------------------------------------------------------

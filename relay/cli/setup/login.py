@@ -1,6 +1,5 @@
 """`relay login`: an access token of the Matrix account, for a device of its own."""
 
-import asyncio
 import getpass
 import os
 import sys
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.cli.common import without_settings
+from relay.cli.common import run_async, without_settings
 from relay.errors import ConfigurationError, Mistake, reason_of
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def login(
     kept = settings.password if user is None else None
     password = _password(settings) if kept is None else kept.get_secret_value()
     refused = "write it again, or name another account with --user" if kept is None else "correct [matrix] password"
-    made = asyncio.run(
+    made = run_async(
         setup.log_in(settings.homeserver_url, settings.user_id, password, refused=refused, typed=homeserver is not None)
     )
     typer.echo(f"{made.user_id} is logged in, with the device {made.device_id}.", err=True)

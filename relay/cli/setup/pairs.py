@@ -1,6 +1,5 @@
 """`relay pairs`: the pairs of relay.toml. The file keeps its comments and its order; a running daemon follows it."""
 
-import asyncio
 import os
 import shlex
 import sys
@@ -14,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import Invocation, existing_store, no_such_pair, print_json, print_line, print_problem, printable
+from relay.cli.common import (
+    Invocation,
+    existing_store,
+    no_such_pair,
+    print_json,
+    print_line,
+    print_problem,
+    printable,
+    run_async,
+)
 from relay.errors import ConfigurationError, Mistake, StoreError
 
 if TYPE_CHECKING:
@@ -129,8 +137,8 @@ def _add_chosen(editor: "_Editor") -> None:
     if not sys.stdin.isatty():
         raise _mistake("standard input", "is no terminal, so nobody can choose", "give CHANNEL and ROOM")
     settings = editor.settings
-    discord = asyncio.run(setup.look_at_discord(settings.discord))
-    matrix = asyncio.run(setup.look_at_matrix(settings.matrix))
+    discord = run_async(setup.look_at_discord(settings.discord))
+    matrix = run_async(setup.look_at_matrix(settings.matrix))
     for finding in (*discord.findings, *matrix.findings):
         if finding.state == "wrong":
             print_finding(finding)
@@ -201,7 +209,7 @@ def _called(settings: "Settings", numbers: Sequence[int]) -> list[str]:
     """Each pair by its channels too, because names move from pair to pair: the channels' names, and their IDs."""
     from relay.domain.ids import ChannelAddress, Platform
 
-    known = asyncio.run(_known_channels(settings))
+    known = run_async(_known_channels(settings))
     found = []
     for pair in (settings.pairs[number] for number in numbers):
         sides = ((Platform.DISCORD, pair.discord_channel), (Platform.MATRIX, pair.matrix_room))
@@ -296,7 +304,7 @@ def _number(channel: str) -> "Scalar":
 
 
 def _followed(settings: "Settings") -> str:
-    if asyncio.run(_daemon_runs(settings)):
+    if run_async(_daemon_runs(settings)):
         return "The running daemon follows within a few seconds."
     return "It takes effect when the daemon is started."
 
