@@ -53,6 +53,12 @@ async def town(homeserver: Homeserver) -> AsyncIterator[Town]:
         yield Town(homeserver, ann, f"@bot{number}:localhost", token, await ann.create_room())
 
 
+@pytest.fixture(autouse=True)
+def rooms_are_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in long answers, those of many rooms."""
+    monkeypatch.setattr("relay.adapters.matrix.api.client._UNREAD_BYTES", 0)
+
+
 # --- Absences -----------------------------------------------------------------------------------------------
 
 

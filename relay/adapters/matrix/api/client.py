@@ -7,7 +7,7 @@ only its transport is used, and answers stay JSON. Nothing is retried here: the 
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from nio.client.async_client import AsyncClient, AsyncClientConfig
 from yarl import URL
 
 from relay.adapters.matrix.api.redirects import ForbiddenAddress, RedirectClient
+from relay.adapters.matrix.api.unread import Unread, read_partly
 from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import NOT_OURS
@@ -39,6 +40,8 @@ _DONE = frozenset({200, 201})  # 201: a device of an appservice's user was made.
 _EVENT_LEVELS = 6
 # Lists and objects in one event. A message has ten; the read receipts of a large room have a thousand.
 _MOST_CONTAINERS = 2_000
+# Bytes of an answer from which on parts of it may be left unread. To read them later takes half as long again.
+_UNREAD_BYTES = 64 * 1024
 
 
 class Refused(Exception):
@@ -192,11 +195,13 @@ class Api:
         root: str = _CLIENT,
         most: int | None = None,
         identity: Identity | None = None,
+        unread: Sequence[str] = (),
     ) -> Json:
         """One request. The segments of `path` follow `root`; they are percent-encoded here.
 
-        `timeout`: for the whole request, in seconds. `identity`: as whom, if not as the relay's own account. Raises
-        `Refused` or `Unreachable`; `TooLong` if the answer has more than `most` bytes.
+        `timeout`: for the whole request, in seconds. `identity`: as whom, if not as the relay's own account. `unread`:
+        the path to the object of which the values are left `Unread` if the answer is long. Raises `Refused` or
+        `Unreachable`; `TooLong` if the answer has more than `most` bytes.
         """
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         headers = {"Content-Type": "application/json"}
@@ -211,8 +216,12 @@ class Api:
             async with response:
                 raw = await response.read() if most is None else await _read(response, most)
         return await self._conversions.run(
-            len(raw), parse_response, response.status, response.headers.get("Retry-After"), raw
+            len(raw), parse_response, response.status, response.headers.get("Retry-After"), raw, unread
         )
+
+    async def read(self, value: Any) -> Any:
+        """A value of an answer, which may be `Unread`."""
+        return await self._conversions.run(len(value), value.read) if isinstance(value, Unread) else value
 
     async def upload(
         self,
@@ -339,10 +348,13 @@ def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT + size / _MIN_UPLOAD_RATE, sock_connect=10.0)
 
 
-def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
+def parse_response(status: int, retry_after: str | None, raw: bytes, unread: Sequence[str] = ()) -> Json:
     """The answer as JSON. Raises `Refused` if a homeserver refuses, `Unreachable` if it is no homeserver's. Pure."""
     try:
-        answer = loads(raw, levels=_EVENT_LEVELS, max_containers=_MOST_CONTAINERS)
+        if unread and len(raw) > _UNREAD_BYTES:
+            answer = read_partly(raw, unread, levels=_EVENT_LEVELS, max_containers=_MOST_CONTAINERS)
+        else:
+            answer = loads(raw, levels=_EVENT_LEVELS, max_containers=_MOST_CONTAINERS)
     except ValueError:
         answer = None
     if status in _DONE and isinstance(answer, dict):

@@ -185,7 +185,7 @@ class SyncLoop:
             except RoomsChanged:
                 continue
             synced = version
-            del response  # the first one has the state of all rooms, and nothing may happen for half a minute
+            del response  # nothing may happen for half a minute
             self.status.set("ready")
             self.status.caught_up.set()
 
@@ -254,7 +254,8 @@ class SyncLoop:
         query |= {"since": since} if since else {}
         query |= {"full_state": "true"} if full and since else {}
         timeout = _CATCH_UP_TIMEOUT if at_once else _LONG_POLL + _GRACE
-        asked = asyncio.create_task(self.api.call("GET", "sync", query=query, timeout=timeout), name="matrix sync")
+        asking = self.api.call("GET", "sync", query=query, timeout=timeout, unread=("rooms", "join"))
+        asked = asyncio.create_task(asking, name="matrix sync")
         if self._changed is None or self._changed.done():
             self._changed = asyncio.create_task(self.rooms.changed.wait(), name="matrix rooms changed")
         try:

@@ -42,9 +42,9 @@ from relay.adapters.matrix.sync.lost import resume_after_record, was_restored
 from relay.adapters.matrix.sync.update import (
     RoomUpdate,
     SyncRequest,
+    Told,
     events_of,
     is_recent,
-    last_told,
     sections_of,
 )
 from relay.core.offload import LONG, Conversions
@@ -137,13 +137,21 @@ class ResponseHandler:
         Raises `Refused` or `Unreachable` if a gap could not be read, `RoomsChanged`.
         """
         token = str(response["next_batch"])
-        position = SyncPosition(token, last_told(response, request.rooms, request.told, self._now()))
+        told = Told(request.told, self._now())
         sections = as_dict(response.get("rooms"))
         known = request.rooms - self._rooms.awaited
-        joined, left = (sections_of(sections.get(kind), known) for kind in ("join", "leave"))
+        joined = {room_id: one for room_id, one in as_dict(sections.get("join")).items() if room_id in known}
+        left = sections_of(sections.get("leave"), known)
         invited = sections_of(sections.get("invite"), request.rooms)
         await learn_creators(self._api, map(self._rooms.state, joined))
-        updates = [await self._joined(room_id, section, request, token, inbox) for room_id, section in joined.items()]
+        updates = []
+        for room_id, unread in joined.items():
+            section = as_dict(await self._api.read(unread))
+            told.see(room_id, section)
+            updates.append(update := await self._joined(room_id, section, request, token, inbox))
+            if update.since is None:
+                update.members = []  # The state of all rooms at once would be too much.
+        position = SyncPosition(token, told.last)
         updates += [await self._left(room_id, section, request.since, inbox) for room_id, section in left.items()]
         for update in updates:
             if update.timeline or update.room_id in joined:

@@ -76,19 +76,34 @@ def events_of(section: Any) -> list[Json]:
     return [event for event in as_list(as_dict(section).get("events")) if isinstance(event, dict)]
 
 
-def last_told(response: Json, rooms: frozenset[str], before: LastTold | None, now: datetime) -> LastTold | None:
-    """The newest event of a response that can be asked for later: of a room that we are in. `before`: until then."""
-    found = None if before is None else (before.room_id, before.event_id)
-    latest = timestamp(0) if before is None else before.latest
-    newest = None
-    for room_id, section in sections_of(as_dict(response.get("rooms")).get("join"), rooms).items():
+@dataclass(slots=True)
+class Told:
+    """The newest event of a response that can be asked for later: of a room that we are in."""
+
+    # Until then.
+    before: LastTold | None
+    now: datetime
+    _latest: datetime = field(init=False)
+    _found: tuple[str, str] | None = field(init=False)
+    _newest: datetime | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._found = None if self.before is None else (self.before.room_id, self.before.event_id)
+        self._latest = timestamp(0) if self.before is None else self.before.latest
+
+    def see(self, room_id: str, section: Json) -> None:
+        """What the response says of a room."""
         written = timestamp(0)
         events = events_of(section.get("timeline"))
         for event in events:
             # Any server can write any date, and clocks differ.
-            written = min(timestamp(event.get("origin_server_ts")), now + _AHEAD)
-            latest = max(latest, written)
+            written = min(timestamp(event.get("origin_server_ts")), self.now + _AHEAD)
+            self._latest = max(self._latest, written)
         event_id = as_string(events[-1].get("event_id")) if events else ""
-        if is_event_id(event_id) and (newest is None or written > newest):
-            found, newest = (room_id, event_id), written
-    return None if found is None else LastTold(*found, latest)
+        if is_event_id(event_id) and (self._newest is None or written > self._newest):
+            self._found, self._newest = (room_id, event_id), written
+
+    @property
+    def last(self) -> LastTold | None:
+        """Of all that was seen."""
+        return None if self._found is None else LastTold(*self._found, self._latest)
