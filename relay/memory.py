@@ -22,6 +22,9 @@ _LOAD, _STORE, _EXTENDED = (dis.opmap[name] for name in ("LOAD_CONST", "STORE_NA
 _NO_WORDS = "…"
 """Stands in their place: SQLAlchemy asserts that there is something, and `dataclass` writes words itself where not."""
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGE, _HUGE = 32 * 1024, 1024 * 1024
+
 
 def import_without_docstrings() -> None:
     """Whatever is imported from now on has no docstrings: a seventeenth of what the daemon is, most of it libraries'.
@@ -75,6 +78,14 @@ def _loads(code: CodeType, number: int) -> int:
     return found
 
 
+def begin() -> None:
+    """Until `settle`, what is large has memory of its own, and what is free of the rest goes back at once.
+
+    Else answers, and tables that grow, leave holes between small things that stay: 11 KiB for each pair.
+    """
+    _set(_MMAP_THRESHOLD, _LARGE)
+
+
 def settle() -> None:
     """What is there now stays: it is not looked through for garbage again. What is free goes back to the system.
 
@@ -82,11 +93,20 @@ def settle() -> None:
     contain a thousand lists. What imports leave behind goes: every `@overload` (half a mebibyte, most of it
     SQLAlchemy's and discord.py's), and which files there are beside each module.
     """
+    # Now what was large is asked for again and again: whatever is read from a socket has 256 KiB until it is there.
+    _set(_MMAP_THRESHOLD, _HUGE)
+    _set(_TRIM_THRESHOLD, 2 * _HUGE)
     clear_overloads()
     sys.path_importer_cache.clear()
     gc.collect()
     gc.freeze()
     give_back()
+
+
+def _set(parameter: int, value: int) -> None:
+    # See mallopt(3). From the first time on glibc changes neither of them by itself.
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(parameter, value)
 
 
 def give_back() -> None:

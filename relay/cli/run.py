@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from relay.cli.common import Invocation, run_async
 from relay.errors import ConfigurationError
-from relay.memory import import_without_docstrings, settle
+from relay.memory import begin, import_without_docstrings, settle
 
 if TYPE_CHECKING:
     from relay.config.tenants import Host
@@ -43,6 +43,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     from relay import app
 
     settle()
+    begin()
     names = invocation.channel_names
     make = partial(
         app.Daemon,

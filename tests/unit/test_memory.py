@@ -9,7 +9,7 @@ from typing import Any, get_overloads, overload
 
 import pytest
 
-from relay.memory import give_back, settle, without_docstrings
+from relay.memory import begin, give_back, settle, without_docstrings
 
 _HAS_TRIM = hasattr(ctypes.CDLL(None), "malloc_trim")
 
@@ -133,3 +133,20 @@ def test_what_is_free_goes_back_to_the_system_although_what_came_after_it_stays(
     give_back()
     assert full - anonymous_bytes() > 30_000_000
     assert len(behind) == 100_000
+
+
+@pytest.mark.skipif(not _HAS_TRIM, reason="this C library gives memory back by itself, or never")
+def test_until_it_has_settled_what_is_large_goes_back_at_once() -> None:
+    def takes() -> int:
+        blocks = [bytearray(100_000) for _ in range(400)]
+        behind = bytearray(10_000)
+        full = anonymous_bytes()
+        blocks.clear()
+        return full - anonymous_bytes() + len(behind) - 10_000
+
+    try:
+        begin()
+        assert takes() > 30_000_000
+    finally:
+        settle()
+    assert takes() < 30_000_000
