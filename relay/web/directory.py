@@ -8,7 +8,7 @@ it is. `directory_pages` makes Markdown and HTML of it.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from relay.config.settings import PairSettings, RoomSettings, Settings
 from relay.core.ports import ChannelInfo
@@ -19,6 +19,7 @@ from relay.domain.names import shortened, visible
 # What people know the channels by.
 Known = Mapping[ChannelAddress, ChannelInfo]
 
+_MATRIX_TO = "https://matrix.to/#/"
 _LONGEST_NAME = 80
 _LONGEST_TOPIC = 300
 _MOST_ALIASES = 5
@@ -49,7 +50,7 @@ class Address:
         The `#` of an alias stays, as in the links that people know.
         """
         servers = "&".join(f"via={quote(server, safe=':')}" for server in self.via)
-        return f"https://matrix.to/#/{quote(self.text, safe='#!:')}{'?' if servers else ''}{servers}"
+        return f"{_MATRIX_TO}{quote(self.text, safe='#!:')}{'?' if servers else ''}{servers}"
 
     def as_json(self) -> Json:
         """For `relay directory --json`."""
@@ -197,7 +198,7 @@ def _room(
     known = () if room is None else room.aliases
     # An alias cannot be cleaned: it would lead elsewhere.
     aliases = [alias for alias in known if alias != listed.matrix_room and alias == visible(alias)]
-    text = listed.matrix_room
+    text = listed.matrix_room if room is None else _led_to(listed.matrix_room, room.link)
     if text.startswith("!") and aliases:
         # People remember an alias, and it follows the room when it is upgraded.
         text = aliases.pop(0)
@@ -215,6 +216,14 @@ def _room(
         channel="" if channel is None else _cut(channel.name, _LONGEST_NAME),
         channel_link="" if channel is None else channel.link,
     )
+
+
+def _led_to(address: str, link: str) -> str:
+    """The ID of the room that replaced the one that is declared by its ID, if one did: nobody should enter that."""
+    if not address.startswith("!"):
+        return address
+    found = unquote(link.removeprefix(_MATRIX_TO).partition("?")[0])
+    return found if found.startswith("!") else address
 
 
 def _name_of(room: ChannelInfo | None, address: str) -> str:

@@ -194,6 +194,13 @@ def test_a_room_by_its_id_is_shown_by_its_alias_or_with_servers_that_know_it(tmp
     assert room.address.link == "https://matrix.to/#/!abc:example.net?via=example.net&via=example.org"
 
 
+def test_nobody_is_led_into_a_room_that_was_replaced(tmp_path: Path) -> None:
+    address = ChannelAddress(Platform.MATRIX, "!old:example.net")
+    known = {address: ChannelInfo("Help", public=True, link="https://matrix.to/#/!new:example.net?via=example.net")}
+    (room,) = directory_of(settings(tmp_path, pair(1, address.value)), known).rooms
+    assert room.address.link == "https://matrix.to/#/!new:example.net?via=example.net&via=example.org"
+
+
 def test_nobody_has_to_read_an_id_where_a_name_leads_there(tmp_path: Path) -> None:
     own = '[directory]\nmatrix_space = "!space:example.net"\n'
     found = directory_of(settings(tmp_path, own + pair(1, "!abc:example.net", 'name = "Help"\npurpose = "x"')), {})
