@@ -20,6 +20,8 @@ from relay.core.operations.findings import Finding
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.doctor import clock_finding
+from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.pair import Pair
 from tests.support.discord import discord_settings
 from tests.support.matrix import SavedState, numbers, person
 from tests.support.mistakes import redirecting, website
@@ -27,6 +29,8 @@ from tests.support.sandbox import Place
 from tests.support.world import WrongClock
 
 pytestmark = pytest.mark.slow
+
+CHANNEL = ChannelAddress(Platform.DISCORD, "1234567890123456789")
 
 
 def test_the_invite_link_is_the_one_of_the_readme() -> None:
@@ -84,6 +88,40 @@ async def test_an_account_sees_its_rooms_and_what_is_wrong_with_them(homeserver:
     assert found["Help"].problem is None
     assert "Encryption cannot be switched off again" in (found["Secret"].problem or "")
     assert (found["Waiting"].address, found["Waiting"].kind) == (invited, "room, invited")
+
+
+async def test_a_room_that_was_replaced_is_looked_at_where_the_relay_goes_on(homeserver: Homeserver) -> None:
+    """It said that the daemon would follow if it was let in, while it had; and nothing of the new room."""
+    number = next(numbers)
+    me = f"@seer{number}:{homeserver.server_name}"
+    token = await homeserver.register(f"seer{number}")
+    settings = MatrixSettings.model_validate({"homeserver_url": homeserver.url, "user_id": me, "access_token": token})
+    async with person(homeserver, f"host{number}") as host, Person(homeserver.url, me, token) as seer:
+        old = await host.create_room("Help")
+        await seer.join(old)
+        made = await host.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
+        new, other = str(made["replacement_room"]), await host.create_room("Other")
+        await seer.join(other)
+        help_pair = Pair("help", (CHANNEL, ChannelAddress(Platform.MATRIX, old)), frozenset(Platform))
+
+        async def told() -> list[tuple[str, str]]:
+            survey = MatrixSurvey(settings=settings, load=SavedState().load, save=None)
+            try:
+                return [(one.state, str(one)) async for one in survey.pairs([help_pair])]
+            finally:
+                await survey.close()
+
+        ((state, words),) = await told()
+        assert (state, f"replaced by {new}, which the relay follows if {me} is let in" in words) == ("note", True)
+        await seer.join(new)
+        (state, words), (now, there) = await told()
+        assert (state, f"replaced by {new}, and the relay goes on there" in words) == ("note", True)
+        assert (now, there.startswith(f"Help ({new}): joined")) == ("ok", True)
+        await host.set_state(new, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+        assert [state for state, _ in await told()] == ["note", "wrong"]
+        # A room that says nothing of the old one is not followed, and not looked at.
+        await host.set_state(old, "m.room.tombstone", {"replacement_room": other})
+        assert [state for state, _ in await told()] == ["note"]
 
 
 async def test_an_account_that_a_person_uses_too(homeserver: Homeserver) -> None:
