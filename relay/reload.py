@@ -98,7 +98,7 @@ class Reloader:
                 return
             # Only their names: some of them are secrets.
             _log.warning("settings changed; they take effect when the daemon is started again", settings=changed)
-        await self.claims.want(claim_keys(pairs))
+        await self.claims.before_declaring(claim_keys(pairs))
         self.declared.pairs = pairs
         try:
             await core.moderation.declare(pairs)
@@ -108,7 +108,7 @@ class Reloader:
         if core.people.declare(settings.declared_links()):
             _log.info("declared links changed", links=len(settings.people))
         await self.handover.watch()
-        await self.claims.drop_unwanted(claim_keys(pairs))
+        await self.claims.declared(claim_keys(pairs))
         await core.inbox.keep_names()
         self.declared.changed.set()
         self.lookups.changed.set()

@@ -126,6 +126,8 @@ class Process:
     finds_before: float = float("-inf")
     reasons: Mapping[str, str] = field(default_factory=dict)
     leaving: frozenset[str] = frozenset()
+    # It has been told to end: nothing is read or sent any more.
+    ending: bool = False
     reads: frozenset[str] = frozenset()
     sends: frozenset[str] = frozenset()
     # Until when it may send for sure, and up to when what it does is written down.
@@ -165,7 +167,13 @@ class Process:
 
     def look(self) -> None:
         """Find out what it mirrors from now on."""
-        running = bool(self.tasks) and self.line.running.is_set() and self.has_lease and self.claims.begun.is_set()
+        running = (
+            bool(self.tasks)
+            and not self.ending
+            and self.line.running.is_set()
+            and self.has_lease
+            and self.claims.begun.is_set()
+        )
         open_pairs = self.wanted - self.reasons.keys() if running else frozenset[str]()
         reads, sends = open_pairs - self.leaving, open_pairs if self.claims.valid() else frozenset[str]()
         if (reads, sends) != (self.reads, self.sends):
@@ -195,15 +203,17 @@ class Process:
     def is_ready(self) -> bool:
         return asyncio.get_running_loop().time() >= self.ready_at
 
+    # Of pairs that are not declared, nothing is known of their other side: nothing can be done with them.
+
     async def positions(self, keys: Collection[str]) -> Mapping[str, Positions]:
         self._use_store()
-        read = {key: self.volume.read.get(key) for key in keys}
+        read = {key: self.volume.read.get(key) for key in sorted(self.wanted.intersection(keys))}
         return {key: {} if until is None else {"x": repr(until)} for key, until in read.items()}
 
     async def hold_back(self, reasons: Mapping[str, str]) -> None:
         self.look()
         self.settle()
-        self.reasons, self.leaving = dict(reasons), self.leaving & reasons.keys()
+        self.reasons, self.leaving = dict(reasons), self.leaving - reasons.keys()
         self.look()
         await asyncio.sleep(0)
 
@@ -216,7 +226,7 @@ class Process:
 
     async def stand_down(self, keys: Collection[str]) -> None:
         self._use_store()
-        for key in keys:
+        for key in self.wanted.intersection(keys):
             self.volume.waiting.pop(key, None)
         await asyncio.sleep(0)
 
@@ -224,7 +234,9 @@ class Process:
         self._use_store()
         now = asyncio.get_running_loop().time()
         for key, told in positions.items():
-            if not positions.keys() <= self.reasons.keys():
+            if key not in self.wanted:
+                continue
+            if key not in self.reasons:
                 self.world.broken = self.world.broken or f"{self.name} has opened {key} before it was told from where"
             self.volume.read[key] = float(told["x"]) if told else now
 
@@ -257,8 +269,7 @@ class Process:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.look()
         self.settle()
-        # Nothing is read or sent any more.
-        self.wanted = frozenset()
+        self.ending = True
         self.look()
         idle = frozenset(key for key in self.claims.held if not self.volume.waiting.get(key))
         with suppress(Transient, TimeoutError, StoreHeld, StoreUnavailable):
@@ -270,11 +281,11 @@ class Process:
         """The operator saves a file with other pairs."""
         async with self.reloading:
             with suppress(StoreHeld, StoreUnavailable):
-                await self.claims.want(keys)
+                await self.claims.before_declaring(keys)
                 self.look()
                 self.wanted = keys
                 self.look()
-                await self.claims.drop_unwanted(keys)
+                await self.claims.declared(keys)
 
 
 @dataclass(slots=True)

@@ -18,13 +18,14 @@ account itself keeps it) who it is and which channels it mirrors. A channel that
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from relay.core.claims.board import Board, Reading
 from relay.core.claims.holders import Holders, PairSwitch
 from relay.core.claims.question import Question
-from relay.core.claims.register import Claim, NoRegister, Positions, Register
+from relay.core.claims.register import FROM_NOW, Claim, NoRegister, Positions, Register
 from relay.core.clock import Backoff
 from relay.core.ports import Clock
 from relay.errors import RelayError, StoreUnavailable, Transient
@@ -64,6 +65,9 @@ class Claims:
     # The channels that the operator wants us to mirror, and those that are ours.
     wanted: frozenset[str] = frozenset()
     held: frozenset[str] = field(init=False, default=frozenset())
+    # Wanted ones that are not declared yet, and those of them with which nothing can be done before that.
+    _coming: frozenset[str] = field(init=False, default=frozenset())
+    _not_yet: frozenset[str] = field(init=False, default=frozenset())
     # Those that we are handing over at this moment: still ours for everybody else.
     _handing: frozenset[str] = field(init=False, default=frozenset())
     # What was handed over, until that stands in the register.
@@ -79,7 +83,7 @@ class Claims:
     # Set once it is known what others hold.
     begun: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _look_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    # Set each time that the register was read and acted on.
+    # Set each time that the register was read and acted on, or when that will take longer.
     _looked: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _busy: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
@@ -144,7 +148,7 @@ class Claims:
         await self._write(reading, keep, new=new, take=silent, answers=answers)
         reading, won = await self._confirm(keep, new)
         # What we begin with later is taken from the silent now, by leaving it without a word.
-        self._left = {key: {} for key in won - free}
+        self._left = dict.fromkeys(won - free, FROM_NOW)
         if won & new:
             await self._write(reading, won & free, answers=answers)
         self.held = won & free & self.wanted
@@ -153,8 +157,8 @@ class Claims:
         if rivals and self.take_over and self._question.ask is None:
             self._question.start(frozenset(rivals), take=True)
         await self._leave_alone(rivals)
-        if self._holders.awaited:
-            await self.switch.stand_down(self._holders.awaited)
+        if doubtful := self._holders.read_as_far(self.held, reading) | self._holders.awaited:
+            await self.switch.stand_down(doubtful)
         self._look_now.set()
         if not self._unanswered(reading, self.held):
             self.register.settle(reading.asked)
@@ -237,35 +241,35 @@ class Claims:
             news.cancel()
         self._look_now.clear()
 
-    async def want(self, keys: frozenset[str]) -> None:
-        """The operator has added pairs: claim them before they are declared. Waits for an answer for some seconds."""
-        new = keys - self.wanted
-        self.wanted |= keys
-        if not self._agreed or not self.begun.is_set():
-            self.held = self.wanted if not self._agreed else self.held
+    async def before_declaring(self, keys: frozenset[str]) -> None:
+        """The operator is about to declare these pairs: claim the new ones, or have them left alone once declared.
+
+        Waits for some seconds: a pair whose channel is another one now is read all the time where nobody else has it.
+        """
+        self._coming = keys - self.wanted
+        if not self.begun.is_set():
             return
-        if not new:
+        self.wanted |= keys
+        if not self._agreed:
+            self.held = self.wanted
             return
         self._look_now.set()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_READ_EVERY / 2):
-                while new & self.wanted - self.held - self._holders.known():
+                # A handover may take minutes.
+                while self._coming - self.held - self._holders.known() - self._not_yet and not self._handing:
                     self._looked.clear()
                     await self._looked.wait()
-        except TimeoutError:
-            _log.warning("it is not known yet whether another relay holds the new pairs")
-        while self._handing:
-            # What was read there is to be delivered, and nothing more is to be read.
-            await self.clock.sleep(_POLL_SECONDS)
         await self._tell()
 
-    async def drop_unwanted(self, keys: frozenset[str]) -> None:
-        """The operator has removed pairs, and they are not mirrored any more: others may have all but `keys`."""
-        if self._agreed and keys != self.wanted:
+    async def declared(self, keys: frozenset[str]) -> None:
+        """The operator has declared these pairs: claim those that are new. Others may have all that are not."""
+        if keys != self.wanted or self._coming:
             self._look_now.set()
-        self.wanted = keys
-        self.held &= keys
-        await self._tell()
+        self.wanted, self._coming = keys, frozenset()
+        self.held = self.held & keys if self._agreed else keys
+        if self._agreed and self.begun.is_set():
+            await self._tell()
 
     async def _react(self, reading: Reading) -> None:
         """Act on what the register says. To do it again changes nothing."""
@@ -312,7 +316,8 @@ class Claims:
         await self._leave_alone({key: holder for key, holder in others.items() if key not in silent})
         answers = self._question.answers(claims, self.held)
         # Nor do we, before we have: what we read then is not what we have left.
-        new = (free | silent) - self._left.keys() - self._board.sure()
+        self._not_yet = self._coming & self._holders.had_since(reading)
+        new = (free | silent) - self._left.keys() - self._board.sure() - self._not_yet
         if new or self._left or not self._board.is_done(reading, self.held, self._question.ask, answers):
             answers |= self._question.open(claims, new)
             missed = asked_for & new
@@ -334,8 +339,9 @@ class Claims:
         confirmed, won = await self._confirm(self._claimed(), new)
         rivals = self._rivals(confirmed.possible)
         await self._leave_alone({key: rivals[key] for key in self.wanted & rivals.keys() if key not in won})
+        since = self._holders.had_since(confirmed)
         # Some may have been removed meanwhile.
-        won &= new & self.wanted
+        won &= (new & self.wanted) - (self._coming & since)
         if not won:
             self._look_now.set()
             return
@@ -343,7 +349,10 @@ class Claims:
         for key in won:
             told = [claim.left[key] for claim in claims if key in claim.left]
             # Of a channel that was free all the time, what somebody left there long ago says nothing.
-            positions[key] = told[0] if told and key in self._holders.awaited else {}
+            positions[key] = told[0] if told and key in self._holders.awaited and told[0] != FROM_NOW else {}
+        if since & won:
+            # What waits here may be from a time when we had no right any more, and did not know it.
+            await self.switch.stand_down(since & won)
         # First, as whoever is sure goes on from what its store says.
         await self.switch.read_from(positions)
         await self._write(confirmed, self.held | won, answers=answers)
@@ -369,6 +378,7 @@ class Claims:
         nonces = frozenset(ask.nonce for _, ask in asks)
         self.held -= keys
         self._handing = keys
+        self._looked.set()
         self._holders.awaited |= keys
         try:
             self._left |= await self._while_answering(self.switch.hand_over(keys), keys, nonces)
@@ -486,7 +496,10 @@ class Claims:
         return self._holders.of(self.wanted, claims)
 
     async def _leave_alone(self, holders: Mapping[str, Claim]) -> None:
-        await self._holders.leave_alone(holders, self.wanted - self.held)
+        await self._holders.leave_alone(holders, self._not_ours())
 
     async def _tell(self) -> None:
-        await self._holders.tell(self.wanted - self.held)
+        await self._holders.tell(self._not_ours())
+
+    def _not_ours(self) -> frozenset[str]:
+        return (self.wanted | self._coming) - self._claimed()

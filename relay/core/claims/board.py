@@ -118,7 +118,7 @@ class Board:
         if mine is None:
             return frozenset()
         others = [claim for claim in reading.said if not self.me.is_same_place(claim)]
-        left = _last((replace(claim, channels=frozenset()) for claim in others), pending=True)
+        left = last_numbers((replace(claim, channels=frozenset()) for claim in others), pending=True)
         return mine.channels - {key for key in mine.pending if mine.numbers.get(key, 0) <= left.get(key, 0)}
 
     def sure(self) -> frozenset[str]:
@@ -127,7 +127,7 @@ class Board:
 
     def is_certain(self, reading: Reading, keys: frozenset[str]) -> bool:
         """Whether nobody else is certain to have one of these, which we claim. It may be about to withdraw."""
-        mine, surely = self.mine(reading.said), _last(reading.said, pending=False)
+        mine, surely = self.mine(reading.said), last_numbers(reading.said, pending=False)
         if mine is None or not keys <= mine.channels:
             return False
         return all(mine.numbers.get(key, 0) >= surely.get(key, 0) for key in keys)
@@ -189,11 +189,11 @@ class Board:
             **{key: before.numbers[key] for key in left.keys() & before.numbers.keys()},
         }
         left = {**before.left, **left}
-        # And what we have replaced would count again if we said nothing any more, or be read on from where others were.
-        if any((claim.store, claim.file) != (self.me.store, self.me.file) for claim in others):
-            for key in before.channels - before.pending - set(keep) - left.keys():
-                left[key], left_numbers[key] = {}, before.numbers.get(key, 0)
-        since = _last(others, pending=False)
+        # And if we said nothing any more, what we have replaced would count again, or be read on from where others
+        # were, and a copy of our store would not know that it is older.
+        for key in before.channels - before.pending - set(keep) - left.keys():
+            left[key], left_numbers[key] = {}, before.numbers.get(key, 0)
+        since = last_numbers(others, pending=False)
         left = {
             key: told for key, told in left.items() if key not in keep and since.get(key, 0) <= left_numbers.get(key, 0)
         }
@@ -250,7 +250,7 @@ class Board:
         """Values of our store, in other places, that have stood there for long although nothing in them counts."""
         if self._first is None or reading.asked - self._first.asked < _FORGOTTEN_AFTER:
             return []
-        surely = _last(reading.said, pending=False)
+        surely = last_numbers(reading.said, pending=False)
         others = [claim for claim in reading.said if claim.store == self.me.store and not self.me.is_same_place(claim)]
         empty = [
             claim for claim in others if claim in self._first.said and not _counting(claim, surely, surely).tells()
@@ -281,18 +281,19 @@ def counting(said: Sequence[Claim]) -> list[Claim]:
 
     Questions, and how far it was read, count until somebody else has it for certain.
     """
-    last = _last(said, pending=True)
-    surely = _last(said, pending=False)
+    last = last_numbers(said, pending=True)
+    surely = last_numbers(said, pending=False)
     return [_counting(claim, last, surely) for claim in said]
 
 
 def _possible(said: Sequence[Claim]) -> list[Claim]:
     """What of it counts, or did before somebody claimed it who is not sure of it yet, and may never be."""
-    surely = _last(said, pending=False)
+    surely = last_numbers(said, pending=False)
     return [_counting(claim, surely, surely) for claim in said]
 
 
-def _last(said: Iterable[Claim], *, pending: bool) -> dict[str, int]:
+def last_numbers(said: Iterable[Claim], *, pending: bool) -> dict[str, int]:
+    """The number of what was said last of each channel, also of claims that are `pending` or only of sure ones."""
     last: dict[str, int] = {}
     for claim in said:
         for key in claim.channels if pending else claim.channels - claim.pending:

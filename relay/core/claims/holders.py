@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from relay.core.claims.board import Reading, last_numbers
 from relay.core.claims.question import Question
-from relay.core.claims.register import Claim, Positions
+from relay.core.claims.register import FROM_NOW, Claim, Positions
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -87,18 +88,32 @@ class Holders:
         untold = {key for key in sure & set(taken) if known.get(key)}
         return frozenset(told | untold)
 
+    def read_as_far(self, ours: frozenset[str], reading: Reading) -> frozenset[str]:
+        """Those of `ours` that another store has had since, and left where we are: it may have sent what waits here."""
+        left = ours.intersection(key for claim in reading.said for key in claim.left)
+        return frozenset() if self.restored else left & self.had_since(reading)
+
+    def had_since(self, reading: Reading) -> frozenset[str]:
+        """The channels that another store has had since ours has: what waits in ours must not be sent."""
+        others = last_numbers(filter(self._is_another_store, reading.said), pending=False)
+        ours = last_numbers((claim for claim in reading.said if not self._is_another_store(claim)), pending=False)
+        return frozenset(key for key, number in others.items() if number >= ours.get(key, 0))
+
     def _has_read_more(self, claim: Claim, told: Positions) -> bool:
         """Whether what a relay has left counts: not if we look for what crossed since, or if it is our own place.
 
-        Except that we have left something without a word: because somebody else had it, or to read from now on.
+        Except where somebody else had had it, and we left it before we had read on from there.
         """
         if self.me.is_same_place(claim):
-            return not told
+            return told == FROM_NOW
         return claim.store != self.me.store or not self.restored
 
     def _is_elsewhere(self, claim: Claim) -> bool:
         """Whether a relay certainly had another store, or another copy of ours. After a power cut, our boot is new."""
-        return claim.store != self.me.store or (claim.file != self.me.file and not self.restored)
+        return self._is_another_store(claim) and (claim.store != self.me.store or not self.restored)
+
+    def _is_another_store(self, claim: Claim) -> bool:
+        return (claim.store, claim.file) != (self.me.store, self.me.file)
 
     async def leave_alone(self, holders: Mapping[str, Claim], not_ours: Collection[str]) -> None:
         """Remember who holds what, and tell it where that is new."""

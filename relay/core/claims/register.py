@@ -13,7 +13,10 @@ Values = Mapping[str, Json]
 """What stands in the register, by name."""
 
 Positions = Mapping[str, str]
-"""How far the channels of a pair were read, by platform, in the adapters' own form."""
+"""How far the channels of a pair were read, by platform, in the adapters' own form. Empty: only its store knows."""
+
+FROM_NOW: Positions = {"": "from now on"}
+"""Not even the store of who left it knows: others had it before, and it was not read on from there."""
 
 
 class NoRegister(Exception):

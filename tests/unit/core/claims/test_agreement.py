@@ -76,7 +76,7 @@ def test_after_a_lost_volume_the_new_store_has_the_pairs_as_soon_as_the_old_one_
         first.start()
         await until(first.claims.begun.is_set)
         assert (first.works, second.works) == (frozenset(), PAIRS)
-        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+        assert set(first.switch.set_aside) == PAIRS
 
     play(story)
 
@@ -120,7 +120,7 @@ def test_a_store_that_was_away_does_not_read_again_what_another_one_has_read(end
         first.switch.ready = False
         await until(first.claims.begun.is_set)
         assert first.works == frozenset()
-        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+        assert set(first.switch.set_aside) == PAIRS
         # Where it reads on is only written down once both sides have begun to read without these pairs.
         await asyncio.sleep(100)
         assert first.works == frozenset()
@@ -146,7 +146,7 @@ def test_a_pair_that_somebody_has_had_since_is_not_read_from_where_the_one_befor
         await until(lambda: second.works == PAIRS)
         await asyncio.sleep(3600)
         if end == "removed":
-            await second.claims.drop_unwanted(frozenset())
+            await second.claims.declared(frozenset())
         else:
             await second.kill()
             second.start(wanted=frozenset())
@@ -164,7 +164,7 @@ def test_a_pair_that_another_store_has_had_since_is_not_read_from_our_own_place_
         for relay in (first, second):
             relay.start()
             await until(lambda relay=relay: relay.works == PAIRS)  # type: ignore[misc]
-            await relay.claims.drop_unwanted(frozenset())
+            await relay.claims.declared(frozenset())
             await until(lambda: not any(claim.channels for claim in claims_in(account.value)))
         await first.kill()
         first.start(known={key: {"x": f"a {key}"} for key in PAIRS})
@@ -434,7 +434,7 @@ def test_who_was_stopped_for_long_sends_nothing_when_it_goes_on() -> None:
         assert first.works == frozenset()
         await asyncio.sleep(60)
         assert (first.works, second.works) == (frozenset(), PAIRS)
-        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+        assert set(first.switch.set_aside) == PAIRS
 
     play(story)
 
@@ -451,8 +451,90 @@ def test_who_was_stopped_and_replaced_sends_nothing_of_its_own_although_nobody_i
         await second.stop()
         first.line.running.set()
         await until(lambda: first.works == PAIRS)
-        assert sorted(first.switch.set_aside) == sorted(PAIRS)
+        assert set(first.switch.set_aside) == PAIRS
         assert first.switch.started == {key: {"x": f"b {key}"} for key in PAIRS}
+
+    play(story)
+
+
+def test_who_was_replaced_and_has_its_pair_removed_and_added_again_sends_nothing_of_what_waited() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.line.up = False
+        first.line.running.clear()
+        second.start(take_over=True)
+        await until(lambda: second.works == PAIRS)
+        await second.stop()
+        # It goes on, and has not read yet what has become of its pairs.
+        first.line.running.set()
+        for keys in (frozenset[str](), PAIRS):
+            await first.claims.before_declaring(keys)
+            await first.claims.declared(keys)
+        first.line.up = True
+        await until(lambda: first.works == PAIRS)
+        assert set(first.switch.set_aside) == PAIRS
+
+    play(story)
+
+
+def test_what_is_handed_over_by_a_relay_that_had_been_replaced_before_is_not_sent_later() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 10.0
+        second.start(take_over=True)
+        await until(lambda: first.works == frozenset())
+        # It is stopped before it has delivered all, and taken for dead.
+        first.line.running.clear()
+        await second.kill()
+        third.start(take_over=True)
+        await until(lambda: third.works == PAIRS, 400)
+        await third.stop()
+        first.line.running.set()
+        await until(lambda: first.works == PAIRS, 400)
+        assert set(first.switch.set_aside) == PAIRS
+
+    play(story)
+
+
+def test_a_copy_of_a_store_does_not_read_a_pair_that_the_original_had_until_it_was_removed() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        original, copy = Relay("a1", account, rng), Relay("a2", account, rng)
+        original.start()
+        await until(lambda: original.works == PAIRS)
+        # Alone in the register, it is started again without one of them.
+        await original.kill()
+        original.start(wanted=frozenset({"200"}))
+        await until(lambda: original.works == {"200"})
+        await original.stop()
+        copy.start(known={key: {"x": "long ago"} for key in PAIRS})
+        await until(lambda: copy.works == PAIRS)
+        assert copy.switch.started == {"100": {}, "200": {"x": "a1 200"}}
+
+    play(story)
+
+
+def test_what_waits_in_a_pair_that_is_removed_and_comes_back_is_sent_if_nobody_else_had_it() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay, other = Relay("a", account, rng), Relay("b", account, rng)
+        other.start(wanted=frozenset({"300"}))
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        await relay.claims.declared(frozenset())
+        await until(lambda: not any("100" in claim.channels for claim in claims_in(account.value)))
+        await relay.claims.declared(frozenset({"100"}))
+        await until(lambda: relay.works == {"100"})
+        await relay.kill()
+        relay.start(known={key: {"x": f"a {key}"} for key in PAIRS})
+        await until(lambda: relay.works == PAIRS, 2)
+        assert not relay.switch.set_aside
 
     play(story)
 
@@ -477,11 +559,12 @@ def test_a_pair_that_is_added_later_is_claimed_first() -> None:
         second.start(wanted=frozenset({"200"}))
         await until(lambda: first.works == {"100"} and second.works == {"200"})
         with captured_logs() as lines:
-            await second.claims.want(frozenset({"100", "200", "300"}))
+            await second.claims.before_declaring(PAIRS | {"300"})
         assert not any("left no word" in line["event"] for line in lines)
         assert second.works == {"200", "300"}
         assert "process 1 on a" in second.switch.reasons["100"]
-        await first.claims.drop_unwanted(frozenset())
+        await second.claims.declared(PAIRS | {"300"})
+        await first.claims.declared(frozenset())
         await until(lambda: second.works == {"100", "200", "300"}, 5)
 
     play(story)
@@ -496,7 +579,10 @@ def test_a_pair_that_is_added_while_others_are_handed_over_loses_nothing_of_them
         first.switch.takes = 30.0
         second.start(take_over=True)
         await until(lambda: any(claim.ask for claim in claims_in(account.value)))
-        await first.claims.want(PAIRS | {"300"})
+        # Nobody waits for the handover before it is declared, and what is handed over is still delivered.
+        await first.claims.before_declaring(PAIRS | {"300"})
+        await first.claims.declared(PAIRS | {"300"})
+        assert first.switch.reasons.keys() == {"300"}
         await until(lambda: (first.works, second.works) == (frozenset({"300"}), PAIRS))
         assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
 
@@ -513,7 +599,7 @@ def test_a_pair_that_is_removed_while_it_is_claimed_is_free() -> None:
         await until(second.claims.begun.is_set)
         await first.stop()
         await until(lambda: bool(second.switch.started))
-        await second.claims.drop_unwanted(frozenset())
+        await second.claims.declared(frozenset())
         await asyncio.sleep(100)
         assert not any(claim.channels for claim in claims_in(account.value))
 
@@ -534,3 +620,22 @@ def test_a_database_is_the_same_place_from_every_machine_and_a_copied_file_is_no
     assert not claim("database 7/5", "one").is_same_place(claim("database 8/5", "one"))
     assert claim("12", "one").is_same_place(claim("12", "one"))
     assert not claim("12", "one").is_same_place(claim("12", "other"))
+
+
+def test_who_had_read_as_far_as_the_one_that_was_there_since_sends_nothing_of_what_waits() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.line.running.clear()
+        second.start(take_over=True)
+        await until(lambda: second.works == PAIRS)
+        await second.stop()
+        # It went on for a moment, and read what the other one had sent.
+        await first.kill()
+        first.start(known={key: {"x": f"b {key}"} for key in PAIRS})
+        await until(lambda: first.works == PAIRS)
+        assert set(first.switch.set_aside) == PAIRS
+
+    play(story)

@@ -142,7 +142,7 @@ def test_who_has_lost_its_store_says_nothing_in_the_place_of_the_next_process() 
         await until(lambda: relay.works == PAIRS and account.writes > 1)
         await asyncio.sleep(60)
         relay.has_lease, writes = False, account.writes
-        await relay.claims.drop_unwanted(frozenset())
+        await relay.claims.declared(frozenset())
         await asyncio.sleep(100)
         assert account.writes == writes
         relay.has_lease = True
