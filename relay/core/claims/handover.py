@@ -72,6 +72,8 @@ class Handover:
     adapters: Sequence[Adapter]
     clock: Clock
     _held_back: Mapping[str, str] = field(init=False, default_factory=dict)
+    # Pairs that are being handed over: nothing more is read in them, whatever is declared, until they are held back.
+    _leaving: frozenset[str] = field(init=False, default=frozenset())
 
     def is_ready(self) -> bool:
         """See `PairSwitch.is_ready`."""
@@ -90,6 +92,12 @@ class Handover:
         reasons = self._held_back
         pairs = [pair for pair in self.pairs.pairs if claim_key(pair) in reasons]
         self.pairs.hold_back({pair.sides[0]: reasons[claim_key(pair)] for pair in pairs})
+        self._leaving -= reasons.keys()
+        self._leave(self._leaving)
+
+    def _leave(self, keys: frozenset[str]) -> None:
+        self._leaving = keys
+        self.pairs.leave(side for pair in self._pairs(keys) for side in pair.sides)
 
     async def watch(self) -> None:
         """Tell the adapters which channels are ours. To be called when the operator has changed the pairs, too."""
@@ -106,7 +114,7 @@ class Handover:
         async def leave() -> None:
             # In a transaction of its own: no batch is half on disk.
             async with self.store.write() as uow:
-                self.pairs.leave(side for pair in pairs for side in pair.sides)
+                self._leave(frozenset(keys))
                 found.update(await self._positions(pairs, uow))
 
         try:
@@ -114,7 +122,7 @@ class Handover:
                 await self._all_at_rest(leave)
         except (TimeoutError, StoreUnavailable):
             # A platform does not answer, or nothing can be written. The other relay begins from now on.
-            self.pairs.leave(side for pair in pairs for side in pair.sides)
+            self._leave(frozenset(keys))
         with suppress(TimeoutError):
             async with asyncio.timeout(_DELIVERED_WITHIN):
                 while await self._waiting(pairs):

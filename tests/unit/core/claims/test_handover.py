@@ -1,0 +1,37 @@
+"""What becomes of pairs that another relay takes over."""
+
+import asyncio
+from pathlib import Path
+
+from relay.core.claims.handover import Handover, claim_key
+from relay.core.clock import SystemClock
+from relay.domain.ids import Platform
+from tests.support.pairs import Gate, waits
+from tests.support.world import lane, until, world
+
+
+async def test_what_is_handed_over_is_not_read_again_although_pairs_are_declared_meanwhile(tmp_path: Path) -> None:
+    async with world(tmp_path) as bridge:
+        gate = Gate()
+        channel, room = bridge.channels()
+        async with bridge.relay(gate.prepare) as core:
+            [pair] = core.pairs.pairs
+            handover = Handover(
+                store=bridge.store, pairs=core.pairs, lanes=core.dispatcher, adapters=(), clock=SystemClock()
+            )
+            bridge.discord.say(channel, "ann", "before")
+            await waits(bridge, lane(Platform.MATRIX), 1)
+            handing = asyncio.create_task(handover.hand_over({claim_key(pair)}))
+            await until(lambda: core.pairs.is_left(pair))
+            # The operator has added another pair.
+            await handover.hold_back({"another": "It is being looked up whether another relay holds this pair."})
+            bridge.discord.say(channel, "ann", "after")
+            gate.closed = False
+            await bridge.shows(room, "before")
+            await handing
+            await bridge.quiet()
+            assert bridge.words(room) == ["before"]
+            # And it can be taken back.
+            await handover.hold_back({claim_key(pair): "Another relay holds it."})
+            await handover.hold_back({})
+            assert not core.pairs.is_left(pair)
