@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,28 @@ async def test_what_discord_posts_late_after_we_have_posted_it_again_is_taken_ba
         world.say("seen")
         await until(lambda: "seen" in world.inbox.said())
     assert [str(message) for message in world.channel.order][:3] == [last.id, second.id, third.id]
+
+
+async def test_a_deletion_that_waits_for_discord_keeps_no_other_channel_waiting(world: World) -> None:
+    """One after the other was taken back, in whatever channel."""
+    other = world.state.add_channel(world.guild, "other")
+    channels = [world.channel, other]
+
+    def delivery(words: str, to: Channel, **more: Any) -> Delivery:
+        return replace(world.delivery(words, **more), channel=ChannelRef(Platform.DISCORD, str(to.id)))
+
+    async with world.running(*channels) as adapter:
+        last = [await adapter.send(delivery("tea", to, key=f"tea {to.id}")) for to in channels]
+        (webhook,) = [hook for hook in world.state.webhooks.values() if hook.channel_id == world.channel.id]
+        world.server.faults.add(Fault("rate_limit", "DELETE", f"/webhooks/{webhook.id}/", count=None, seconds=600))
+        for to, after in zip(channels, last, strict=True):
+            late = world.server.faults.add(Fault("status", "POST", "/webhooks/", when="late", status=504, seconds=0.2))
+            with pytest.raises(Transient):
+                await adapter.send(delivery("hello", to, key=f"{to.id}"))
+            await adapter.send(delivery("hello", to, key=f"{to.id}", suspect=True, after=after))
+            await until(lambda late=late: late.carried_out)  # type: ignore[misc]
+        await until(lambda: len(other.order) == 2)
+        assert len(world.channel.order) == 3
 
 
 async def test_what_discord_posts_late_while_the_gateway_is_away_is_taken_back_too(world: World) -> None:

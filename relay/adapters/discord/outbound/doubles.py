@@ -11,12 +11,11 @@ All of this is in memory: after a crash, a double stays.
 
 import asyncio
 import random
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NoReturn
 
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused
@@ -81,6 +80,15 @@ class Doubt:
     until: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """A message that stands there twice, and is to go."""
+
+    doubt: Doubt
+    message: str
+    webhook: str
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Doubles:
     """Knows what may come twice, and sees what comes."""
@@ -96,6 +104,8 @@ class Doubles:
     _doubts: dict[str, Doubt] = field(init=False, default_factory=dict)
     # What came and is not judged yet: each with its channel.
     _seen: list[tuple[str, Json]] = field(init=False, default_factory=list)
+    # What is to go, by its channel: a deletion may wait for minutes, and no other channel is to wait with it.
+    _late: dict[str, deque[_Late]] = field(init=False, default_factory=dict)
     # How many messages are just being posted into each channel.
     _posting: Counter[str] = field(init=False, default_factory=Counter)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -140,24 +150,25 @@ class Doubles:
             self._seen = [*self._seen, (channel, message)][-_MOST:]
             self._changed.set()
 
-    async def run(self) -> NoReturn:
+    async def run(self) -> None:
         """Work until cancelled."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            waiting, self._seen = self._seen, []
-            for channel, message in waiting:
-                try:
-                    is_judged = await self._is_judged(channel, message)
-                except StoreUnavailable:
-                    is_judged = False
-                except Exception:  # noqa: BLE001 - the top of a worker
-                    _log.exception("a message that may be there twice was not looked at")
-                    is_judged = True
-                if not is_judged:
-                    self._seen.append((channel, message))
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                waiting, self._seen = self._seen, []
+                for channel, message in waiting:
+                    try:
+                        is_judged = await self._is_judged(channel, message, group)
+                    except StoreUnavailable:
+                        is_judged = False
+                    except Exception:  # noqa: BLE001 - the top of a worker
+                        _log.exception("a message that may be there twice was not looked at")
+                        is_judged = True
+                    if not is_judged:
+                        self._seen.append((channel, message))
 
-    async def _is_judged(self, channel: str, message: Json) -> bool:
+    async def _is_judged(self, channel: str, message: Json, group: asyncio.TaskGroup) -> bool:
         id_ = str(message["id"])
         doubts = self._doubts_of(channel, message)
         if not doubts or id_ in self.posted:
@@ -170,8 +181,26 @@ class Doubles:
         if self._posting[channel]:
             return False
         doubt.left -= 1
-        await self._take_back(doubt, id_, str(message.get("webhook_id")))
+        self.posted.put(f"double {id_}", id_)  # no other try is to take it for its own
+        self.cache.mark_deleted_by_us(id_)
+        late = _Late(doubt, id_, str(message.get("webhook_id")))
+        if (others := self._late.get(channel)) is not None:
+            others.append(late)
+        else:
+            self._late[channel] = deque([late])
+            group.create_task(self._take_all_back(channel), name=f"take doubles back in {channel}")
         return True
+
+    async def _take_all_back(self, channel: str) -> None:
+        late = self._late[channel]
+        try:
+            while late:
+                try:
+                    await self._take_back(late.popleft())
+                except Exception:  # noqa: BLE001 - the top of a worker
+                    _log.exception("a message that is there twice was not taken back", channel=channel)
+        finally:
+            del self._late[channel]
 
     def _doubts_of(self, channel: str, message: Json) -> list[Doubt]:
         now = self.clock.monotonic()
@@ -179,21 +208,19 @@ class Doubles:
         there = [doubt for doubt in self._doubts.values() if doubt.channel == channel]
         return [doubt for doubt in there if created_at(str(message["id"])) >= doubt.since and doubt.is_it(message)]
 
-    async def _take_back(self, doubt: Doubt, message: str, webhook_id: str) -> None:
-        channel = doubt.channel
-        self.posted.put(f"double {message}", message)  # no other try is to take it for its own
-        self.cache.mark_deleted_by_us(message)
+    async def _take_back(self, late: _Late) -> None:
+        channel, message = late.doubt.channel, late.message
         backoff = Backoff(random.Random(), longest=30.0)
         while backoff.tries < _TRIES:
-            if self.buffers.get(channel) is None or await doubt.on_record(message):
-                return  # another relay may post there now
             try:
-                await self._delete(channel, message, webhook_id)
+                if self.buffers.get(channel) is None or await late.doubt.on_record(message):
+                    return  # another relay may post there now
+                await self._delete(channel, message, late.webhook)
             except Refused as error:
                 if error.code != ErrorCode.UNKNOWN_MESSAGE:
                     _log.warning("discord message is there twice", channel=channel, message=message, reason=str(error))
                 return
-            except ApiError as error:
+            except (ApiError, StoreUnavailable) as error:
                 wait = backoff.next(error.retry_after if isinstance(error, Limited) else None)
                 _log.info("discord message is there twice for now", channel=channel, message=message, reason=str(error))
                 await self.clock.sleep(wait)
