@@ -450,6 +450,7 @@ MORE = {
     "a direct message",
     "a channel's mention",
     "days without a unit",
+    "a space",
 }
 """What was not in the list."""
 
