@@ -5,7 +5,7 @@ import random
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -154,7 +154,7 @@ class Daemon:
             except Exception as error:
                 await self._record_end(parts, _end_of(error))
                 # What was read last without mistakes, for whoever stands by again.
-                self.settings = parts.declared.settings.model_copy(update={"store": self.settings.store})
+                self.settings = replace(parts.declared.settings, store=self.settings.store)
                 raise
             await self._record_end(parts, STOPPED)
             _log.info("stopped", **await self._left(parts))

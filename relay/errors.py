@@ -2,6 +2,7 @@
 
     RelayError
     ├── ConfigurationError        the configuration is wrong: all mistakes at once; exit status 2
+    │   └── ConfigurationUnread   it could not be read, and may be right; exit status 1
     ├── FatalError                the daemon cannot go on: why, and what to do; exit status 4
     ├── StoreError                the store cannot be used; exit status 1
     │   ├── StoreTooNew           made by a newer relay
@@ -64,6 +65,15 @@ class ConfigurationError(RelayError):
     def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
         super().__init__("\n".join(map(str, mistakes)))
         self.mistakes = mistakes
+
+
+class ConfigurationUnread(ConfigurationError):
+    """What was to read the configuration came to an end. The configuration may be right."""
+
+    exit_status = 1
+
+    def __init__(self, path: Path, what: str, remedy: str) -> None:
+        super().__init__((Mistake(str(path), what, remedy),))
 
 
 class FatalError(RelayError):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from relay.config.settings import PairSettings, Settings, Stamp, changed_values, differing_keys, stamp
@@ -115,14 +115,11 @@ class Reloader:
 
     def _needs_restart(self, settings: Settings) -> str:
         """The settings that have changed and that a running daemon does not follow, as the file calls them."""
-        followed = {
-            "pairs": (),
-            "rooms": (),
-            "people": (),
-            "defaults": self.started_with.defaults,
-            "directory": self.started_with.directory,
-        }
-        before, now = (one.model_copy(update=followed) for one in (self.started_with, settings))
+        defaults, directory = self.started_with.defaults, self.started_with.directory
+        before, now = (
+            replace(one, pairs=(), rooms=(), people=(), defaults=defaults, directory=directory)
+            for one in (self.started_with, settings)
+        )
         return differing_keys(before, now)
 
 
@@ -139,7 +136,7 @@ def _log_difference(before: Iterable[PairSettings], after: Iterable[PairSettings
             continue
         if old.label != pair.label:
             _log.info("pair renamed", pair=pair.label, before=old.label)
-        values = changed_values(old.model_copy(update={"name": pair.name}), pair)
+        values = changed_values(replace(old, name=pair.name), pair)
         if words := ", ".join(f"{key}: {was} -> {now}" for key, (was, now) in values.items()):
             changed.setdefault(words, []).append(pair.label)
     for words, names in changed.items():

@@ -137,4 +137,4 @@ async def read_again(
         _log.warning("another store takes effect when this standby is started again")
     log_with(found)
     _log.info("configuration read again", pairs=len(found.pairs))
-    return found.model_copy(update={"store": settings.store})
+    return replace(found, store=settings.store)

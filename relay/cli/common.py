@@ -44,7 +44,7 @@ class Invocation:
 
     def choose(self, tenant: str) -> None:
         """Be about this tenant of the configuration. Raises `ConfigurationError`."""
-        from relay.config.sources import HOST_VARIABLE, locate
+        from relay.config.settings import HOST_VARIABLE, locate
         from relay.config.tenants import load_host
 
         host = load_host(self.config, os.environ)
@@ -54,16 +54,22 @@ class Invocation:
         self.config = host.path_of(tenant)
         os.environ[HOST_VARIABLE] = str(host.file)
 
-    def load(self, config: Path | None, *, daemon: bool = False, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Load the settings, and configure logging with them. Only the daemon logs more than warnings."""
+    def load(self, config: Path | None, *, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Load the settings, and configure logging with them."""
         from relay import logs
         from relay.config.loading import load
 
         self.redact = logs.Redactor()
         settings = load(config or self.config, environ)
+        self.use(settings)
+        return settings
+
+    def use(self, settings: "Settings", *, daemon: bool = False) -> None:
+        """Configure logging with these settings. Only the daemon logs more than warnings."""
+        from relay import logs
+
         self.channel_names = logs.ChannelNames()
         self.log_with(settings, daemon=daemon)
-        return settings
 
     def log_with(self, settings: "Settings", *, daemon: bool) -> None:
         """Log as these settings say, and hide their secrets."""

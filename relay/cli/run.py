@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.cli.common import Invocation, run_async
-from relay.errors import ConfigurationError
 from relay.memory import begin, import_without_docstrings, settle
 
 if TYPE_CHECKING:
@@ -25,23 +24,19 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     import_without_docstrings()
-    from relay.config.loading import load
-    from relay.config.settings import stamp
-    from relay.config.sources import HOST_VARIABLE, locate
+    from relay.config import child
+    from relay.config.settings import Settings, locate, stamp
 
     path = locate(invocation.config, os.environ)
     saved = stamp(path)
-    try:
-        settings = invocation.load(invocation.config, daemon=True)
-    except ConfigurationError:
-        from relay.config.tenants import load_host
+    reading = child.begin(path)
+    from relay import app  # takes longer than reading
 
-        if os.environ.get(HOST_VARIABLE) or (host := load_host(invocation.config, os.environ)) is None:
-            raise
-        _run_tenants(invocation, host)
+    settings = reading.result()
+    if not isinstance(settings, Settings):
+        _run_tenants(invocation, settings)
         return
-    from relay import app
-
+    invocation.use(settings, daemon=True)
     settle()
     begin()
     names = invocation.channel_names
@@ -50,7 +45,7 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         settings=settings,
         saved=saved,
         config=path,
-        reload=partial(load, path, os.environ),
+        reload=partial(child.read_again, path),
         name_channels=None if names is None else names.use,
         take_over=take_over,
         standby=standby,

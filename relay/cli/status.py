@@ -80,7 +80,7 @@ def status(
 def _with_tenants(invocation: "Invocation") -> "Host | None":
     """The configuration, if it has tenants and none was named."""
     from relay import logs
-    from relay.config.sources import HOST_VARIABLE
+    from relay.config.settings import HOST_VARIABLE
     from relay.config.tenants import load_host
 
     host = None if HOST_VARIABLE in os.environ else load_host(invocation.config, os.environ)
@@ -176,7 +176,7 @@ def _subject(invocation: "Invocation", config: "Path | None") -> tuple[_Subject,
     except ConfigurationError as error:
         from relay import logs
         from relay.config.loading import store_settings
-        from relay.config.sources import locate
+        from relay.config.settings import locate
 
         store = store_settings(locate(config or invocation.config, os.environ), os.environ)
         if store is None or store.is_missing:

@@ -8,29 +8,31 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from relay.config.mistakes import (
-    Location,
-    Origin,
-    explain,
-)
+from relay.config.mistakes import Location, Origin, explain, holds_keys, validated
 from relay.config.settings import (
     DEFAULT_PREFIX,
+    HOST_VARIABLE,
     MatrixSettings,
     PairSettings,
     RoomSettings,
     Settings,
     StoreSettings,
+    keys_of,
+    locate,
 )
-from relay.config.sources import HOST_VARIABLE, LISTS, Source, gather, locate, read_file
+from relay.config.sources import LISTS, Source, checker_of, gather, read_file
 from relay.config.store_url import names_postgresql
 from relay.errors import ConfigurationError, Mistake
+
+_Model = TypeVar("_Model")
 
 _HEADER = re.compile(r"\s*\[+\s*([\w.-]+)")
 
@@ -92,10 +94,10 @@ def store_settings(file: Path, environ: Mapping[str, str]) -> StoreSettings | No
     if url is None and source.broken:
         url = _store_url(read_file(file)[0])
     try:
-        store = StoreSettings() if url is None else StoreSettings(url=url)
+        store = validated(StoreSettings, {} if url is None else {"url": url})
     except ValidationError:
         return None
-    return store.model_copy(update={"url": anchored(store.url, source.folder)})
+    return replace(store, url=anchored(store.url, source.folder))
 
 
 def _store_url(text: str) -> str | None:
@@ -128,7 +130,7 @@ def load_account(path: Path, environ: Mapping[str, str], given: Mapping[str, tup
     table = source.values.get("matrix")
     found = {**(table if isinstance(table, dict) else {}), **{name: value for name, (_, value) in given.items()}}
     try:
-        return MatrixSettings.model_validate({name: found[name] for name in names if name in found})
+        return validated(MatrixSettings, {name: found[name] for name in names if name in found})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
     for detail in details:
@@ -137,32 +139,40 @@ def load_account(path: Path, environ: Mapping[str, str], given: Mapping[str, tup
 
 
 def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
+    settings, mistakes = validate(source, Settings)
+    if settings is None:
+        return None, mistakes
+    common = source.values.get("defaults", {})
+    tables = source.values.get("pairs", ())
+    pairs = TypeAdapter(tuple[PairSettings, ...]).validate_python([_merged(common, table) for table in tables])
+    _mark_lines("pairs", pairs, source.origin)
+    _mark_lines("rooms", settings.rooms, source.origin)
+    store = replace(settings.store, url=anchored(settings.store.url, source.folder))
+    return replace(settings, pairs=pairs, store=store, overridden=source.overridden), mistakes
+
+
+def validate(source: Source, model: type[_Model]) -> tuple[_Model | None, list[Mistake]]:
+    """The values as a configuration of this kind; None if they cannot be one. What is wrong with them."""
     if source.broken:
         return None, []
     # A missing section becomes an empty table, so that its missing keys are named. Keys that begin with an underscore
     # would be taken for arguments of pydantic-settings.
-    tables = {name: {} for name in Settings.model_fields if name not in LISTS} | source.values
+    tables = {name: {} for name, one in keys_of(model).items() if holds_keys(one) and name not in LISTS} | source.values
     odd = [name for name in tables if name.startswith("_")]
     mistakes = [Mistake(source.origin.where((name,)), "there is no such section", "remove it") for name in odd]
     try:
-        settings = Settings(**{name: table for name, table in tables.items() if name not in odd})
+        found = checker_of(model)(**{name: table for name, table in tables.items() if name not in odd})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        return None, [*mistakes, *(explain(detail, Settings, source.origin) for detail in details)]
-    common = settings.defaults.model_dump(exclude_unset=True)
-    pairs = tuple(PairSettings(**_merged(common, pair.model_dump(exclude_unset=True))) for pair in settings.pairs)
-    _mark_lines("pairs", pairs, source.origin)
-    _mark_lines("rooms", settings.rooms, source.origin)
-    store = settings.store.model_copy(update={"url": anchored(settings.store.url, source.folder)})
-    settings._overridden = source.overridden
-    return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
+        return None, [*mistakes, *(explain(detail, model, source.origin) for detail in details)]
+    return model(**{name: getattr(found, name) for name in keys_of(model)}), mistakes
 
 
 def _mark_lines(name: str, tables: Iterable[PairSettings | RoomSettings], origin: Origin) -> None:
     """Remember where each table of a list begins: TOML does not say which of [[pairs]] and [[rooms]] comes first."""
     if (name,) not in origin.variables:
         for number, table in enumerate(tables):
-            table._line = origin.line((name, number))
+            object.__setattr__(table, "line", origin.line((name, number)))  # frozen for everybody else
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,20 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import Field, dataclass, field
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
+from relay.config.settings import Section, keys_of
+from relay.config.values import Wrong
 from relay.errors import Mistake
 
 # The path to a value: `("discord", "token")`, `("pairs", 0, "name")`.
 Location = tuple[str | int, ...]
+
+_Table = TypeVar("_Table", bound=Section)
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*[=.]")
@@ -27,11 +30,6 @@ _CURLY = re.compile(r"^[^#\"']*=\s*\[?\s*([“”„‟‘’«»])")
 _ASSIGNMENT = re.compile(r"\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=(.*)")
 _COLON = re.compile(r"\s*[a-z_]+\s*:(?:\s|$)")
 _LONGEST_KEY = 32
-
-
-def wrong(what: str, remedy: str) -> PydanticCustomError:
-    """The error that a validator raises. It becomes a `Mistake`, and does not contain the value."""
-    return PydanticCustomError("relay", "{what}; {remedy}", {"what": what, "remedy": remedy})
 
 
 def positions(text: str) -> dict[Location, int]:
@@ -187,73 +185,80 @@ def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] =
     return f"did you mean {written(close[0])}?" if close else f"write one of {', '.join(map(written, names))}"
 
 
-def _sections_with(key: str, model: type[BaseModel]) -> list[str]:
+def _sections_with(key: str, model: type[Any]) -> list[str]:
     """The sections that know a key. In TOML a line belongs to the header above it, wherever it is meant for."""
-    tables = [(name, info.annotation) for name, info in model.model_fields.items()]
-    return [name for name, table in tables if table in _models(table) and key in table.model_fields]
+    tables = [(name, one.type) for name, one in keys_of(model).items()]
+    return [name for name, table in tables if table in _tables(table) and key in keys_of(table)]
 
 
-def explain(error: ErrorDetails, model: type[BaseModel], origin: Origin) -> Mistake:
+def explain(error: ErrorDetails, model: type[Any], origin: Origin) -> Mistake:
     """One of pydantic's errors about `model`, as a mistake."""
     location: Location = tuple(error["loc"])
     what, remedy = _words(error, model, location)
     return Mistake(origin.where(location), what, remedy)
 
 
-def problem_with(model: type[BaseModel], values: Mapping[str, str]) -> str | None:
+def validated(table: type[_Table], values: Mapping[str, Any]) -> _Table:
+    """A table with these values. Raises pydantic's `ValidationError`."""
+    return TypeAdapter(table).validate_python(values)
+
+
+def problem_with(table: type[Section], values: Mapping[str, str]) -> str | None:
     """The first thing that is wrong with an answer, as a sentence that does not contain it; None if nothing is."""
     try:
-        model.model_validate(values)
+        validated(table, values)
     except ValidationError as error:
-        context = error.errors(include_url=False, include_input=False)[0].get("ctx", {})
-        return f"That {context.get('what', 'is not valid')}: {context.get('remedy', 'write it again')}."
+        match error.errors(include_url=False, include_input=False)[0].get("ctx"):
+            case {"error": Wrong(what=what, remedy=str(remedy))}:
+                return f"That {what}: {remedy}."
+        return "That is not valid: write it again."
     return None
 
 
-def find_field(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The model at `location`, and its field. None for an unknown key."""
-    info: FieldInfo | None = None
+def find_key(model: type[Any], location: Location) -> tuple[type[Any], Field[Any] | None]:
+    """The table at `location`, and its key. None for an unknown key."""
+    found: Field[Any] | None = None
     for part in location:
         if isinstance(part, int):
             continue
-        if info is not None:
-            model = next(kind for kind in _models(info.annotation))
-        info = model.model_fields.get(part)
-        if info is None:
+        if found is not None:
+            model = next(kind for kind in _tables(found.type))
+        found = keys_of(model).get(part)
+        if found is None:
             break
-    return model, info
+    return model, found
 
 
-def holds_keys(info: FieldInfo) -> bool:
-    """Whether a field is itself a table."""
-    return bool(_models(info.annotation))
+def holds_keys(key: Field[Any]) -> bool:
+    """Whether what a key has is itself a table."""
+    return bool(_tables(key.type))
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _tables(annotation: Any) -> list[type[Section]]:
     candidates = (annotation, *get_args(annotation))
-    return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Section)]
 
 
-def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> tuple[str, str]:
+def _words(error: ErrorDetails, model: type[Any], location: Location) -> tuple[str, str]:
     context = error.get("ctx", {})
     key = str(location[-1])
-    inner, info = find_field(model, location)
-    example = info.examples[0] if info is not None and info.examples else None
+    inner, found = find_key(model, location)
+    example = None if found is None else found.metadata.get("example")
     write = f"write, for example, {key} = {example}" if example else "see deploy/relay.example.toml"
     match error["type"]:
-        case "relay":
-            return context["what"], context["remedy"]
-        case "missing" if f"{key}_file" in inner.model_fields:
+        case "value_error" if isinstance(wrong := context["error"], Wrong):
+            return wrong.what, wrong.remedy or write
+        case "missing" if f"{key}_file" in keys_of(inner):
             variable = f"RELAY_{'__'.join(map(str, location))}".upper()
             return "is missing", f'write {key} = "…" or {key}_file = "/run/secrets/{key}", or set {variable}'
         case "missing":
             return "is missing", write
-        case "extra_forbidden" if len(location) == 1:
-            return "there is no such section", did_you_mean(key, model.model_fields, "[{}]".format)
-        case "extra_forbidden" if len(sections := _sections_with(key, model)) == 1:
-            return "there is no such key here", f"move it into [{sections[0]}], above the first [[pairs]]"
         case "extra_forbidden":
-            return "there is no such key", did_you_mean(key, inner.model_fields)
+            return "there is no such section", did_you_mean(key, keys_of(model), "[{}]".format)
+        case "unexpected_keyword_argument" if len(sections := _sections_with(key, model)) == 1:
+            return "there is no such key here", f"move it into [{sections[0]}], above the first [[pairs]]"
+        case "unexpected_keyword_argument":
+            return "there is no such key", did_you_mean(key, keys_of(inner))
         case "string_type":
             return "must be text", f"put it in quotes; {write}"
         case "bool_type" | "bool_parsing":
@@ -262,13 +267,9 @@ def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> t
             return "must be a whole number", write
         case "literal_error":
             return "is not an allowed value", f"write {context['expected']}"
-        case "greater_than_equal":
-            return "is too small", f"write at least {context['ge']}"
-        case "less_than_equal":
-            return "is too large", f"write at most {context['le']}"
         case "tuple_type" if len(location) == 1:
             return f"must be a list of {key}", f"start each of them with [[{key}]], in double brackets"
-        case "model_type" | "model_attributes_type" | "dict_type":
+        case "dataclass_type":
             head = f"[{key}]" if len(location) == 1 else f"[[{location[0]}]]"
             return "must be a table", f"start it with {head} and write its keys below, one per line"
     return "is not valid", write

@@ -5,33 +5,30 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic import create_model
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config.mistakes import (
     Location,
     Origin,
     did_you_mean,
-    find_field,
+    find_key,
     holds_keys,
     instead_of,
     positions,
     shown,
 )
+from relay.config.settings import CONFIG_VARIABLE, DEFAULT_FILE, HOST_VARIABLE, keys_of
 from relay.errors import Mistake
 
 PREFIX = "RELAY_"
-CONFIG_VARIABLE = "RELAY_CONFIG"
-# The file that names the tenants, where a command is about one of them (`--tenant`).
-HOST_VARIABLE = "RELAY_TENANTS_OF"
 _NO_SETTINGS = frozenset({CONFIG_VARIABLE, HOST_VARIABLE})
-DEFAULT_FILE = Path("relay.toml")
 # Secrets. Each can also be in a file, which the key `<name>_file` names.
 SECRETS = (
     ("discord", "token"),
@@ -66,15 +63,38 @@ class Source:
     overridden: tuple[tuple[str, str], ...] = ()
 
 
-def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
-    """The configuration file: `path`, else the one in `RELAY_CONFIG`, else `./relay.toml`."""
-    return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+_checkers: dict[type[Any], type[BaseSettings]] = {}
+
+
+class _Checker(BaseSettings):
+    """A configuration as pydantic-settings checks it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", hide_input_in_errors=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Use only what is passed in. Pydantic must not read the environment by itself."""
+        return (init_settings,)
+
+
+def checker_of(model: type[Any]) -> type[BaseSettings]:
+    """What checks a `Settings`, section by section."""
+    if model not in _checkers:
+        sections: dict[str, Any] = {
+            name: (one.type, ... if one.default is MISSING else one.default) for name, one in keys_of(model).items()
+        }
+        _checkers[model] = create_model(model.__name__, __base__=_Checker, **sections)
+    return _checkers[model]
 
 
 def gather(
     file: Path,
     environ: Mapping[str, str],
-    model: type[BaseSettings],
+    model: type[Any],
     text: str | None = None,
     options: Mapping[Location, str] = MappingProxyType({}),
 ) -> Source:
@@ -133,7 +153,7 @@ def _parse(text: str, file: Path) -> tuple[dict[str, Any], list[Mistake]]:
 
 
 def _read_environment(
-    environ: Mapping[str, str], model: type[BaseSettings]
+    environ: Mapping[str, str], model: type[Any]
 ) -> tuple[dict[str, Any], dict[Location, str], list[Mistake]]:
     known: dict[str, str] = {}
     names: dict[Location, str] = {}
@@ -148,7 +168,7 @@ def _read_environment(
         else:
             known[variable.lower()] = value
             names[location] = variable
-    source = EnvSettingsSource(model)
+    source = EnvSettingsSource(checker_of(model))
     source.env_vars = known
     return source(), names, mistakes
 
@@ -170,22 +190,22 @@ def _overridden(
                 yield variable, file.where((*above, name))
 
 
-def _problem_of_variable(location: Location, value: str, model: type[BaseModel]) -> tuple[str, str] | None:
+def _problem_of_variable(location: Location, value: str, model: type[Any]) -> tuple[str, str] | None:
     """The mistake and the fix, if a variable's name or its JSON is wrong."""
     section, *keys = map(str, location)
-    if section not in model.model_fields:
+    if section not in (sections := keys_of(model)):
         name, _, key = section.partition("_")
-        if not keys and name in model.model_fields:  # most forget the second underscore
+        if not keys and name in sections:  # most forget the second underscore
             return "there is no such section", f"did you mean {_variable(name, key)}?"
-        return "there is no such section", did_you_mean(section, model.model_fields, _variable)
+        return "there is no such section", did_you_mean(section, sections, _variable)
     if section in LISTS:
         return _problem_of_list(section, keys, value)
     for number, key in enumerate(keys, 1):
-        inner, info = find_field(model, location[: number + 1])
-        if info is None:
+        inner, found = find_key(model, location[: number + 1])
+        if found is None:
             above = "__".join((section, *keys[: number - 1]))
-            return "there is no such key", did_you_mean(key, inner.model_fields, partial(_variable, above))
-        if not holds_keys(info):
+            return "there is no such key", did_you_mean(key, keys_of(inner), partial(_variable, above))
+        if not holds_keys(found):
             return None if number == len(keys) else ("names no key", f"write {_variable(section)}")
     return "names no key", f"write {_variable('__'.join((section, *keys)))}"
 

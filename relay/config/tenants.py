@@ -6,18 +6,14 @@ relay.toml has it for one community. The environment speaks of relay.toml only.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-
-from relay.config.loading import anchored, checked, refuse_inline_tenants
-from relay.config.mistakes import Location, did_you_mean, explain
-from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings
-from relay.config.sources import Source, gather, locate
+from relay.config.loading import anchored, checked, refuse_inline_tenants, validate
+from relay.config.mistakes import Location, did_you_mean
+from relay.config.settings import LogSettings, Settings, StoreSettings, WebSettings, example, locate
+from relay.config.sources import gather
 from relay.config.store_url import of_tenant, passwords_of
 from relay.errors import ConfigurationError, Mistake
 
@@ -25,25 +21,15 @@ _NAME = re.compile(r"[a-z0-9_]{1,40}")
 _OF_THE_PROCESS = ("store", "log")
 
 
-class HostSettings(BaseSettings):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings:
     """relay.toml where it has tenants."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
-    )
-
     # The folder of the tenants' files.
-    tenants: str = Field(examples=['"tenants.d"'])
+    tenants: str = field(metadata=example('"tenants.d"'))
     store: StoreSettings
     web: WebSettings
     log: LogSettings
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only what `load_host` passes in."""
-        return (init_settings,)
 
     def secrets(self) -> frozenset[str]:
         """The values that must never be printed."""
@@ -93,8 +79,8 @@ class Host:
             source.values["web"] = {"listen": "", **web}
         settings = checked(source)
         store = self.settings.store
-        own = store.model_copy(update={"url": of_tenant(store.url, tenant)})
-        return settings.model_copy(update={"store": own, "log": self.settings.log})
+        own = replace(store, url=of_tenant(store.url, tenant))
+        return replace(settings, store=own, log=self.settings.log)
 
 
 def load_host(path: Path | None, environ: Mapping[str, str]) -> Host | None:
@@ -104,19 +90,10 @@ def load_host(path: Path | None, environ: Mapping[str, str]) -> Host | None:
     if source.broken or "tenants" not in source.values:
         return None
     refuse_inline_tenants(source)
-    settings, mistakes = _validate(source)
+    settings, mistakes = validate(source, HostSettings)
     if settings is not None and not (folder := file.parent / settings.tenants).is_dir():
         mistakes.append(Mistake(source.origin.where(("tenants",)), f"there is no folder {folder}", "make it"))
     if settings is None or mistakes or source.mistakes:
         raise ConfigurationError(tuple(dict.fromkeys((*source.mistakes, *mistakes))))
-    store = settings.store.model_copy(update={"url": anchored(settings.store.url, file.parent)})
-    return Host(file, file.parent / settings.tenants, settings.model_copy(update={"store": store}))
-
-
-def _validate(source: Source) -> tuple[HostSettings | None, list[Mistake]]:
-    tables: dict[str, Any] = {name: {} for name in HostSettings.model_fields if name != "tenants"} | source.values
-    try:
-        return HostSettings(**tables), []
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-    return None, [explain(detail, HostSettings, source.origin) for detail in details]
+    store = replace(settings.store, url=anchored(settings.store.url, file.parent))
+    return Host(file, file.parent / settings.tenants, replace(settings, store=store))

@@ -24,6 +24,7 @@ from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts, profile_digest
 from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.config.mistakes import validated
 from relay.config.settings import AppserviceSettings, MatrixSettings
 from relay.core.clock import Backoff, SystemClock
 from relay.core.people.storage import Ghost
@@ -52,7 +53,7 @@ async def adapter(folder: Path, homeserver: GhostHomeserver, room_id: str, token
     }
     store, saved, clock = await open_store(new_store(folder)), SavedState(), SystemClock()
     made = MatrixAdapter(
-        settings=MatrixSettings.model_validate(settings),
+        settings=validated(MatrixSettings, settings),
         load_session=saved.load,
         save_session=saved.save,
         clock=clock,
@@ -111,7 +112,7 @@ async def known(folder: Path, people: int, rooms: int) -> None:
     )
     declared.declare([ChannelAddress(Platform.MATRIX, name) for name in names])
     api = Api("http://127.0.0.1:9", accounts.me)
-    made = GhostAccounts(api=api, settings=AppserviceSettings.model_validate({"as_token": AS_TOKEN}), store=store)
+    made = GhostAccounts(api=api, settings=validated(AppserviceSettings, {"as_token": AS_TOKEN}), store=store)
     ghosts = Ghosts(
         api=api,
         accounts=accounts,

@@ -15,6 +15,7 @@ from relay.adapters.discord.survey import DiscordSurvey
 from relay.adapters.matrix.api.address import correction, discovery_finding
 from relay.adapters.matrix.api.session import log_in
 from relay.adapters.matrix.survey import MatrixSurvey
+from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
 from relay.core.operations.findings import Finding
 from relay.demo.homeserver import Homeserver
@@ -74,9 +75,7 @@ async def test_an_account_sees_its_rooms_and_what_is_wrong_with_them(homeserver:
             await seer.join(room)
         await host.set_state(secret, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
         saved = SavedState()
-        settings = MatrixSettings.model_validate(
-            {"homeserver_url": homeserver.url, "user_id": me, "access_token": token}
-        )
+        settings = validated(MatrixSettings, {"homeserver_url": homeserver.url, "user_id": me, "access_token": token})
         survey = MatrixSurvey(settings=settings, load=saved.load, save=saved.save)
         try:
             found = {room.name: room for room in await survey.channels()}
@@ -95,7 +94,7 @@ async def test_a_room_that_was_replaced_is_looked_at_where_the_relay_goes_on(hom
     number = next(numbers)
     me = f"@seer{number}:{homeserver.server_name}"
     token = await homeserver.register(f"seer{number}")
-    settings = MatrixSettings.model_validate({"homeserver_url": homeserver.url, "user_id": me, "access_token": token})
+    settings = validated(MatrixSettings, {"homeserver_url": homeserver.url, "user_id": me, "access_token": token})
     async with person(homeserver, f"host{number}") as host, Person(homeserver.url, me, token) as seer:
         old = await host.create_room("Help")
         await seer.join(old)
@@ -130,8 +129,8 @@ async def test_an_account_that_a_person_uses_too(homeserver: Homeserver) -> None
     me, password = f"@both{number}:{homeserver.server_name}", "a long password"
     await homeserver.register(f"both{number}", password=password)
     ours = await log_in(homeserver.url, me, password)
-    settings = MatrixSettings.model_validate(
-        {"homeserver_url": homeserver.url, "user_id": me, "access_token": ours.access_token}
+    settings = validated(
+        MatrixSettings, {"homeserver_url": homeserver.url, "user_id": me, "access_token": ours.access_token}
     )
 
     async def told() -> list[str]:
@@ -206,7 +205,7 @@ async def test_a_clock_that_is_wrong_shows_on_either_side(place: Place, homeserv
         clock = WrongClock(off)
         discord = DiscordSurvey(settings=discord_settings(place.token, place.sandbox.api_url), clock=clock)
         sought = {"homeserver_url": homeserver.url, "user_id": "@none:localhost", "access_token": "x"}
-        matrix = MatrixSurvey(settings=MatrixSettings.model_validate(sought), load=_nothing, save=None, clock=clock)
+        matrix = MatrixSurvey(settings=validated(MatrixSettings, sought), load=_nothing, save=None, clock=clock)
         try:
             await discord.account()
             await matrix.account()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from relay.demo.homeserver import Homeserver
 from tests.e2e.test_cli import ROOT, environment
 from tests.support import preloaded
 from tests.support.patience import PATIENCE
-from tests.support.stack import stack
+from tests.support.stack import eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -57,6 +58,10 @@ async def test_the_daemon_loads_only_what_it_needs(
 ) -> None:
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     async with stack(folder, homeserver) as place:
+
+        async def log() -> str:
+            return place.daemon.log(1_000_000)
+
         await place.daemon.start()
         place.say("help", "from Discord")
         await place.until_matrix("help", lambda words: "from Discord" in words)
@@ -65,6 +70,10 @@ async def test_the_daemon_loads_only_what_it_needs(
         assert "prometheus_client" not in loaded(place.daemon.log(1_000_000))  # only where somebody asks for metrics
         for path in ("/", "/metrics", "/healthz"):
             assert (await place.daemon.get(path))[0] == 200
+        # Other processes read the configuration, at the start and later. The imports of the first are in the log.
+        place.daemon.send_signal(signal.SIGHUP)
+        await eventually(log, lambda lines: "configuration read again" in lines)
+        assert "pydantic_core" not in Path(f"/proc/{place.daemon.pid}/maps").read_text()
         modules = loaded(place.daemon.log(1_000_000))
     assert {"discord", "nio", "sqlalchemy", "relay.app"} <= modules
     assert modules & NOT_IN_THE_DAEMON == set()

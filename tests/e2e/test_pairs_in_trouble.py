@@ -1,7 +1,9 @@
 """What concerns one pair stops that pair only, shows in the status, and works once it is mended."""
 
 import html
+import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,11 @@ async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeser
         await until_logged(place, "configuration refused; the pairs stay as they are", "did you mean [pairs]?")
         place.daemon.config.write_text("[[pairs")
         await until_logged(place, "configuration refused", "is not valid TOML")
+        # The process that reads is killed, while it waits for a secret in a pipe that nobody writes into.
+        os.mkfifo(tmp_path / "pipe")
+        place.write_config(pairs=["two"], extra='token_file = "pipe"')
+        os.kill(await reader_of(place.daemon.pid), signal.SIGKILL)
+        await until_logged(place, "configuration refused", "reading it ended early (SIGKILL)")
         place.say("two", "still here")
         await place.until_matrix("two", lambda words: "still here" in words)
         assert "into the void" not in await place.matrix_words("one")
@@ -214,6 +221,21 @@ async def until_named(place: FullStack, pair: str, *, there: bool) -> None:
 
     await eventually(page, lambda shown: shown is there, what=place.daemon.log)
     await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
+
+
+async def reader_of(process: int) -> int:
+    """Wait until a daemon has a process that reads its configuration; the ID of that."""
+
+    async def readers() -> list[str]:
+        found = []
+        for thread in Path(f"/proc/{process}/task").glob("*/children"):
+            for child in thread.read_text().split():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    if b"relay.config.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.append(child)
+        return found
+
+    return int((await eventually(readers, bool))[0])
 
 
 async def until_logged(place: FullStack, *words: str) -> None:

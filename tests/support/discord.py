@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from relay.adapters.discord.adapter import DiscordAdapter
+from relay.config.mistakes import validated
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
 from relay.core.files import Files
@@ -38,7 +39,7 @@ async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> N
 
 def discord_settings(token: str, api_url: str, **more: object) -> DiscordSettings:
     """What a relay on the sandbox is told."""
-    return DiscordSettings.model_validate({"token": token, "api_url": api_url, **more})
+    return validated(DiscordSettings, {"token": token, "api_url": api_url, **more})
 
 
 @dataclass

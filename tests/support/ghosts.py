@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from relay.cli.setup.registration import registration_file
+from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Shown
@@ -34,13 +35,14 @@ class GhostHomeserver(Homeserver):
 
 
 def _settings(server_name: str, appservice: dict[str, str]) -> MatrixSettings:
-    return MatrixSettings.model_validate(
+    return validated(
+        MatrixSettings,
         {
             "homeserver_url": "http://localhost",
             "user_id": f"@relay:{server_name}",
             "access_token": "x",
             "appservice": appservice,
-        }
+        },
     )
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from relay.adapters.matrix.adapter import MatrixAdapter
+from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
 from relay.core.files import Files
@@ -265,13 +266,14 @@ async def matrix_side(
     """
     kept = saved or SavedState()
     adapter = MatrixAdapter(
-        settings=MatrixSettings.model_validate(
+        settings=validated(
+            MatrixSettings,
             {
                 "homeserver_url": url or homeserver.url,
                 "user_id": user_id,
                 "access_token": token,
                 "password": password,
-            }
+            },
         ),
         load_session=kept.load,
         save_session=kept.save,

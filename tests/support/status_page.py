@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import aiohttp
-from pydantic import SecretStr
 from yarl import URL
 
 from relay.config.settings import WebSettings
+from relay.config.values import Secret
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import ChannelStatus, DaemonStatus, DirectionStatus, PairStatus, Report
@@ -114,7 +114,7 @@ class Page:
 @asynccontextmanager
 async def serving(token: str | None = TOKEN, answer: Report | None = None) -> AsyncIterator[Page]:
     letters = Letters()
-    settings = WebSettings(listen="127.0.0.1:0", token=None if token is None else SecretStr(token))
+    settings = WebSettings(listen="127.0.0.1:0", token=None if token is None else Secret(token))
     status = Status(answer or report(pair("help", dead=2)))
     server = WebServer(status=status, settings=settings, letters=letters)
     url = await server.start()

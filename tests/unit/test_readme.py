@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from relay import errors
 from relay.cli.commands import application
 from relay.config.loading import load
-from relay.config.settings import PairSettings, Section
+from relay.config.settings import PairSettings, Section, keys_of
 from relay.core.status.report import Report
 from relay.domain.events import Feature
 from relay.domain.ids import Platform
@@ -231,8 +231,6 @@ def test_it_names_every_exit_status_and_the_settings_that_there_are() -> None:
     said = readme().partition("Exit status: ")[2].partition("\n\n")[0]
     found = {value.exit_status for value in vars(errors).values() if hasattr(value, "exit_status")}
     assert {int(number) for number in re.findall(r"\b(\d) ", said)} == found | {0}
-    known = {name for section in Section.__subclasses__() for name in section.model_fields} | {
-        *PairSettings.model_fields
-    }
+    known = {name for section in Section.__subclasses__() for name in keys_of(section)} | {*keys_of(PairSettings)}
     named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", readme().replace("relay_", "Relay_"))
     assert [name for name in named if name not in known] == []

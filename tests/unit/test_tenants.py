@@ -167,9 +167,14 @@ async def test_one_says_that_it_has_more_before_it_takes_them(tmp_path: Path) ->
     assert register.calls == ["who serves what", "I serve 0", "I serve 1", "begin with a"]
 
 
+def never(name: str) -> Settings:
+    """Load a tenant of which there is none."""
+    raise AssertionError(name)
+
+
 async def test_it_ends_where_the_store_tells_nothing(tmp_path: Path) -> None:
     register, told = Register(silent=True), asyncio.Event()
-    tenants = made(tmp_path, Settings.model_validate, [], register)
+    tenants = made(tmp_path, never, [], register)
     tenants.on_stop = told.set
     running = asyncio.create_task(tenants.run())
 

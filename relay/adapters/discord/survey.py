@@ -33,7 +33,7 @@ from relay.adapters.discord.permissions import (
     shortcoming,
 )
 from relay.adapters.discord.webhooks import Webhooks
-from relay.config.settings import DiscordSettings
+from relay.config.settings import DISCORD_API, DiscordSettings
 from relay.core.clock import SystemClock
 from relay.core.moderation.age_marks import mismatch
 from relay.core.operations.findings import Finding, VisibleChannel
@@ -168,7 +168,7 @@ class DiscordSurvey:
         return found
 
     def _unanswered(self) -> str:
-        official = DiscordSettings.model_fields["api_url"].default
+        official = DISCORD_API
         where = "" if self.settings.api_url == official else ", correct [discord] api_url"
         return f"try again in a moment; if it stays so, see that this machine may connect to the internet{where}"
 

@@ -65,7 +65,7 @@ def init(
     config: ConfigOption = None,
 ) -> None:
     """See `HELP`."""
-    from relay.config.sources import locate
+    from relay.config.settings import locate
 
     without_settings()
     path = locate(config or invocation_of(context).config, os.environ)
@@ -112,7 +112,7 @@ class Commands:
 
 def commands_after(config: Path, environ: Mapping[str, str], program: str) -> Commands:
     """What to type for the configuration that was written, where it was written. `program`: how this one was called."""
-    from relay.config.sources import locate
+    from relay.config.settings import locate
 
     path = config.absolute()
     if path == _OF_THE_IMAGE and environ.get("RELAY_CONFIG") == str(path):
@@ -201,12 +201,12 @@ class _Setup:
 
     def _discord(self) -> _Account:
         from relay import setup
-        from relay.config.mistakes import problem_with
-        from relay.config.settings import DiscordSettings
+        from relay.config.mistakes import problem_with, validated
+        from relay.config.settings import DISCORD_API, DiscordSettings
 
         heading("1 of 4  The bot on Discord")
         say(f"Its token: {_PORTAL}, your application (or a new one), Bot, Reset Token. It is not shown here.", indent=2)
-        default = DiscordSettings.model_fields["api_url"].default
+        default = DISCORD_API
         # Only a file or the environment names another server.
         url = os.environ.get("RELAY_DISCORD__API_URL", default)
         if not self.asker.present:
@@ -216,7 +216,7 @@ class _Setup:
         while True:
             question = Question(key="discord_token", words="Token", secret=True)
             token = self.asker.ask(question, lambda it: problem_with(DiscordSettings, {"token": it}))
-            settings = DiscordSettings.model_validate({"token": token, "api_url": url})
+            settings = validated(DiscordSettings, {"token": token, "api_url": url})
             look = self._until_well(lambda given=settings: run_async(look_at(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
@@ -246,7 +246,7 @@ class _Setup:
 
     def _matrix(self) -> _Account:
         from relay import setup
-        from relay.config.mistakes import problem_with
+        from relay.config.mistakes import problem_with, validated
         from relay.config.settings import MatrixSettings
 
         heading("2 of 4  The account on Matrix")
@@ -263,7 +263,7 @@ class _Setup:
         while True:
             token = self._matrix_token(url, user)
             values = {"homeserver_url": url, "user_id": user, "access_token": token}
-            settings = MatrixSettings.model_validate(values)
+            settings = validated(MatrixSettings, values)
             look = self._until_well(lambda given=settings: run_async(look_at(given)))  # type: ignore[misc]
             if look is not None:
                 return _Account(settings=settings, look=look)
@@ -356,7 +356,7 @@ class _Setup:
     def _write(self, discord: _Account, matrix: _Account, pairs: "Sequence[Choice]") -> None:
         from relay.config.editing import write_private
         from relay.config.loading import load
-        from relay.config.settings import DiscordSettings
+        from relay.config.settings import DISCORD_API
         from relay.config.template import Account, DeclaredPair, relay_toml
 
         heading("4 of 4  The file")
@@ -385,7 +385,7 @@ class _Setup:
             for key, (name, secret) in zip(keys, secrets.items(), strict=True)
         ]
         api_url = discord.settings.api_url
-        official = DiscordSettings.model_fields["api_url"].default
+        official = DISCORD_API
         text = relay_toml(
             Account(
                 name=discord.look.name,

@@ -40,7 +40,7 @@ def login(
     from relay import setup
     from relay.config.editing import write_private
     from relay.config.loading import load_account
-    from relay.config.sources import locate
+    from relay.config.settings import locate
 
     without_settings()
     given = {"homeserver_url": ("--homeserver", homeserver), "user_id": ("--user", user)}

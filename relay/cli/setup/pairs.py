@@ -235,7 +235,7 @@ class _Editor:
         """Read the file. Raises `ConfigurationError` if it has mistakes, or the pairs are not in it."""
         from relay.config.editing import read
         from relay.config.loading import load
-        from relay.config.sources import locate
+        from relay.config.settings import locate
 
         invocation: Invocation = invocation_of(context)
         invocation.load(config)  # which says best what is wrong, if anything is

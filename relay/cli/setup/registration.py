@@ -80,8 +80,8 @@ def _derived(what: str, token: str) -> str:
 
 def _token_for_none(config: Path | None) -> dict[str, str]:
     """A new token in an environment variable, if the configuration has none."""
-    from relay.config.settings import Settings
-    from relay.config.sources import gather, locate
+    from relay.config.settings import Settings, locate
+    from relay.config.sources import gather
 
     values: Any = gather(locate(config, os.environ), os.environ, Settings).values
     for key in ("matrix", "appservice", "as_token"):

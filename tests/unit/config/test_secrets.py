@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -101,9 +102,9 @@ def test_no_secret_in_any_mistake(tmp_path: Path, text: str, caplog: pytest.LogC
 def test_no_secret_in_settings(tmp_path: Path) -> None:
     settings = load(write(tmp_path, SIDES), {"RELAY_MATRIX__PASSWORD": PASSWORD})
     assert settings.secrets() == {TOKEN, ACCESS, PASSWORD}
-    texts = (all_text_of(settings), all_text_of(settings.discord), settings.model_dump_json(), str(settings.matrix))
+    texts = (all_text_of(settings), all_text_of(settings.discord), str(settings.matrix))
     for text in texts:
         assert not any(secret in text for secret in settings.secrets())
-    with pytest.raises(ValueError, match="frozen") as caught:
-        settings.discord.token = TOKEN  # type: ignore[assignment]
+    with pytest.raises(FrozenInstanceError) as caught:
+        settings.discord.token = TOKEN  # type: ignore[assignment, misc]
     assert TOKEN not in all_text_of(caught.value)

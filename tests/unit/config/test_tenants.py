@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from relay.config.loading import load
-from relay.config.sources import HOST_VARIABLE
+from relay.config.settings import HOST_VARIABLE
 from relay.config.store_url import of_tenant, schema_in
 from relay.config.tenants import Host, load_host
 from relay.errors import ConfigurationError

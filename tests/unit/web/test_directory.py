@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from relay.config.loading import load
+from relay.config.mistakes import validated
 from relay.config.settings import Settings, WebSettings
 from relay.core.ports import ChannelInfo
 from relay.core.status.counters import Histogram, LimitStatus
@@ -346,7 +347,7 @@ async def test_who_may_read_it(access: object, here: int, outside: int, below: s
     if token is not None and access != "public":
         here = 401  # as the status page
     server = WebServer(
-        status=Nothing(), settings=WebSettings.model_validate(chosen), directory=lambda: of_community("stash")
+        status=Nothing(), settings=validated(WebSettings, chosen), directory=lambda: of_community("stash")
     )
     async with aiohttp.ClientSession(base_url=await server.start()) as client:
         try:

@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 
 from relay.cli import main
 from relay.cli.setup.registration import registration_file
+from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
 from relay.domain.jsontext import Json
 
@@ -28,7 +29,7 @@ def registration(**appservice: str) -> Json:
         "access_token": "x",
         "appservice": {"as_token": "secret"} | appservice,
     }
-    found: Json = yaml.safe_load(registration_file(MatrixSettings.model_validate(settings)))
+    found: Json = yaml.safe_load(registration_file(validated(MatrixSettings, settings)))
     return found
 
 

@@ -17,6 +17,7 @@ from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
 from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.config.mistakes import validated
 from relay.config.settings import AppserviceSettings
 from relay.core.clock import Backoff, SystemClock
 from relay.domain.content import Author
@@ -105,7 +106,7 @@ async def made(folder: Path) -> AsyncIterator[Bench]:
     accounts = OwnAccounts(me=ME, prefix="_discord_")
     rooms = DeclaredRooms(accounts, backoff=partial(Backoff, random.Random(0), first=1, longest=2), now=clock.monotonic)
     rooms.declare([ChannelAddress(Platform.MATRIX, ROOM)])
-    settings = AppserviceSettings.model_validate({"as_token": "secret"})
+    settings = validated(AppserviceSettings, {"as_token": "secret"})
 
     def again() -> Ghosts:
         kept = GhostAccounts(api=api, settings=settings, store=store)

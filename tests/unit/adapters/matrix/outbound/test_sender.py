@@ -19,6 +19,7 @@ from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
 from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.outbound.sender import MessageSender, delivery_error
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.config.mistakes import validated
 from relay.config.settings import AppserviceSettings
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
@@ -117,7 +118,7 @@ async def sender_in(
     rooms = DeclaredRooms(accounts, backoff=partial(Backoff, random.Random(0), first=1, longest=2), now=clock.monotonic)
     rooms.declare([ChannelAddress(Platform.MATRIX, ROOM)])
     rooms.mark_joined(ROOM, complete=True)
-    made = GhostAccounts(api=api, settings=AppserviceSettings.model_validate({"as_token": "secret"}), store=store)
+    made = GhostAccounts(api=api, settings=validated(AppserviceSettings, {"as_token": "secret"}), store=store)
     try:
         yield MessageSender(
             api=api,
