@@ -1,10 +1,20 @@
 """Messages of other homeservers, which come late or only when they are asked for: between two real ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from relay.adapters.matrix.survey import MatrixSurvey
+from relay.config.mistakes import validated
+from relay.config.settings import MatrixSettings
+from relay.core.ports import Delivery
 from relay.domain.jsontext import Json
+from relay.errors import ActionNeeded
 from tests.support.federation import federating
-from tests.support.matrix import SavedState, matrix_side, person
+from tests.support.matrix import BOB, SavedState, address, matrix_side, person, room, words
+from tests.support.stack import eventually
+from tests.support.world import pair
 
 _MISSED = 25  # A homeserver asks another one for ten of them by itself.
 
@@ -64,3 +74,36 @@ async def test_what_one_homeserver_told_late_arrives_although_others_went_on_tal
                 await ann.text(room, "after")
                 await side.until(lambda: "after" in side.said)
                 assert side.said == ["before", "here", *missed, "after"]
+
+
+async def test_nothing_is_written_where_the_own_server_is_denied(tmp_path: Path) -> None:
+    """The homeserver took it, so that it counted as delivered, and all others refused it."""
+    host = "127.0.0.1"
+    async with federating(tmp_path / "home", host=host) as home, federating(tmp_path / "other") as other:
+        token = await home.register("bot")
+        user = f"@bot:{home.server_name}"
+        async with person(other, "ann") as ann:
+            room_id, alias = await ann.create_room(), f"#town:{other.server_name}"
+            await ann.set_alias(alias, room_id)
+            async with matrix_side(home, user, [alias], token=token) as side:
+                await side.adapter.send(Delivery(room(room_id), "k1", BOB, words("one")))
+                await ann.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": ["*.example", host]})
+                await side.until(lambda: alias in side.inbox.problems)
+                assert side.inbox.problems[alias].startswith(f"{alias} denies the server {home.server_name} ")
+                with pytest.raises(ActionNeeded, match="has to allow it in that list"):
+                    await side.adapter.send(Delivery(room(room_id), "k2", BOB, words("two")))
+                await ann.text(room_id, "can you hear me?")
+                await side.until_said("can you hear me?")
+                settings = {"homeserver_url": home.url, "user_id": user, "access_token": token}
+                survey = MatrixSurvey(
+                    settings=validated(MatrixSettings, settings), load=SavedState().load, save=SavedState().save
+                )
+                found = [one async for one in survey.pairs([replace(pair(), sides=(pair().sides[0], address(alias)))])]
+                await survey.close()
+                assert [(one.state, one.remedy.partition(",")[0]) for one in found] == [
+                    ("wrong", "somebody on another one has to allow it in that list")
+                ]
+                await ann.set_state(room_id, "m.room.server_acl", {"allow": ["*"]})
+                await side.until(lambda: alias not in side.inbox.problems)
+                await side.adapter.send(Delivery(room(room_id), "k2", BOB, words("two")))
+            await eventually(lambda: ann.messages(room_id), lambda seen: "Bob: two" in [it.body for it in seen])

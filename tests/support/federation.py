@@ -12,8 +12,8 @@ from relay.demo.homeserver import Homeserver, free_port
 from relay.domain.jsontext import Json
 
 
-def federating(directory: Path, settings: Json | None = None) -> Homeserver:
-    """A homeserver that others reach under its name, `localhost` and a port of its own. It asks them again at once.
+def federating(directory: Path, settings: Json | None = None, *, host: str = "localhost") -> Homeserver:
+    """A homeserver that others reach under its name, `host` and a port of its own. It asks them again at once.
 
     `settings` are filled in; what is changed in them holds from its next start on.
     """
@@ -39,7 +39,7 @@ def federating(directory: Path, settings: Json | None = None) -> Homeserver:
             "max_long_retry_delay": "1s",
         },
     }
-    return Homeserver(directory, port=clients, server_name=f"localhost:{servers}", settings=settings)
+    return Homeserver(directory, port=clients, server_name=f"{host}:{servers}", settings=settings)
 
 
 def _listener(port: int, resource: str) -> Json:

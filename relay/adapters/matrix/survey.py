@@ -15,7 +15,13 @@ from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.api.session import DEVICE_NAME, MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.inbound.events import timestamp
 from relay.adapters.matrix.register import AccountRegister
-from relay.adapters.matrix.rooms.declared import encrypted_problem, power_problem, removal_reason, space_problem
+from relay.adapters.matrix.rooms.declared import (
+    acl_problem,
+    encrypted_problem,
+    power_problem,
+    removal_reason,
+    space_problem,
+)
 from relay.adapters.matrix.rooms.joins import join_problem, lookup_problem
 from relay.adapters.matrix.rooms.state import SPACE, RoomState
 from relay.adapters.matrix.sync.response import learn_creators
@@ -48,6 +54,7 @@ _STATE = (
     "m.room.canonical_alias",
     "m.room.encryption",
     "m.room.power_levels",
+    "m.room.server_acl",
     "m.room.join_rules",
     "m.room.history_visibility",
     "m.room.tombstone",
@@ -297,11 +304,11 @@ class MatrixSurvey:
             raise Transient(str(error)) from error
         found = as_dict(response.get("rooms"))
         joined = {
-            room_id: _room(room_id, _events(room, "state") + _events(room, "timeline"))
+            room_id: _room(room_id, _events(room, "state") + _events(room, "timeline"), self._server)
             for room_id, room in as_dict(found.get("join")).items()
         }
         invited = {
-            room_id: _room(room_id, _events(room, "invite_state"), invited=True)
+            room_id: _room(room_id, _events(room, "invite_state"), self._server, invited=True)
             for room_id, room in as_dict(found.get("invite")).items()
         }
         left = {
@@ -312,7 +319,7 @@ class MatrixSurvey:
         return left | joined | invited
 
     def _left(self, room_id: str, events: Sequence[Json]) -> Room:
-        room = _room(room_id, events)
+        room = _room(room_id, events, self._server)
         membership = room.events.get(("m.room.member", self._api.user_id))
         room.removed = f"{self._api.user_id} is not in {room.name} any more: invite it again."
         if membership is not None:
@@ -330,11 +337,18 @@ class MatrixSurvey:
             also=listed - {room.alias},
         )
 
+    @property
+    def _server(self) -> str:
+        return self._api.user_id.partition(":")[2]
+
     def _blocked(self, room: Room) -> str | None:
         """Why a room cannot be mirrored as it is, with the remedy; None if it can. Of an invitation little is known."""
         if room.state.encrypted:
             return encrypted_problem(room.name)
-        return None if room.invited else power_problem(room.name, room.state, self._api.user_id)
+        if room.invited:
+            return None
+        me = self._api.user_id
+        return power_problem(room.name, room.state, me) or acl_problem(room.name, room.state, me)
 
     # --- The pairs' rooms ---------------------------------------------------------------------------------
 
@@ -502,7 +516,7 @@ class MatrixSurvey:
             words = f"it has been replaced by {successor}, which the relay follows if {me} is let in there"
             yield Finding(name, "note", words, f"declare the new room, and invite {me} unless it is public")
             return
-        if (problem := power_problem(room.name, state, me)) is not None:
+        if (problem := power_problem(room.name, state, me) or acl_problem(room.name, state, me)) is not None:
             yield Finding(name, "wrong", *split(problem))
             return
         if policy is None:
@@ -559,8 +573,8 @@ def _events(room: object, part: str) -> list[Json]:
     return [event for event in as_list(as_dict(as_dict(room).get(part)).get("events")) if isinstance(event, dict)]
 
 
-def _room(room_id: str, events: Sequence[Json], *, invited: bool = False) -> Room:
-    state = RoomState(room_id)
+def _room(room_id: str, events: Sequence[Json], server: str, *, invited: bool = False) -> Room:
+    state = RoomState(room_id, server=server)
     latest: dict[tuple[str, str], Json] = {}
     for event in events:
         if isinstance(event.get("state_key"), str):

@@ -216,7 +216,7 @@ class DeclaredRooms:
     def state(self, room_id: str) -> RoomState:
         """What is known of a room."""
         if room_id not in self._states:
-            self._states[room_id] = RoomState(room_id, self._members)
+            self._states[room_id] = RoomState(room_id, self._members, server=self._me.partition(":")[2])
         return self._states[room_id]
 
     def describe(self, room_id: str) -> ChannelInfo | None:
@@ -365,7 +365,7 @@ class DeclaredRooms:
         if state.upgraded:
             successor = f" to {state.successor}" if state.successor else ""
             return f"{room.name} has been upgraded{successor}: declare the new room, or let the alias name it."
-        return power_problem(room.name, state, self._me)
+        return power_problem(room.name, state, self._me) or acl_problem(room.name, state, self._me)
 
 
 def encrypted_problem(name: str) -> str:
@@ -388,6 +388,17 @@ def power_problem(name: str, state: RoomState, me: str) -> str | None:
         return None
     needed = state.level_to_send("m.room.message")
     return f"{me} may not write in {name}: give it the power level {needed} there."
+
+
+def acl_problem(name: str, state: RoomState, me: str) -> str | None:
+    """Why nobody on other servers would see what we write in a room, with the remedy; None if they would."""
+    if not state.denies_us:
+        return None
+    server = me.partition(":")[2]
+    return (
+        f"{name} denies the server {server} (m.room.server_acl), so that nobody on another server sees what is written "
+        f"from it: somebody on another one has to allow it in that list, a moderator or a bot of theirs like Draupnir."
+    )
 
 
 def removal_reason(event: Json, me: str, name: str) -> str:

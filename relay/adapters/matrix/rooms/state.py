@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
+from relay.adapters.matrix.rooms.server_acl import is_denied
 from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
@@ -38,14 +39,17 @@ Members = Recent[tuple[object, str], MemberProfile]
 class RoomState:
     """The state of one room, as far as it matters here. Of its members only those who speak are remembered.
 
-    `members`: of all rooms together.
+    `members`: of all rooms together. `server`: whose accounts are ours.
     """
 
-    def __init__(self, room_id: str, members: Members | None = None) -> None:
+    def __init__(self, room_id: str, members: Members | None = None, *, server: str = "") -> None:
         self.room_id = room_id
+        self._server = server
         # Whether all of the state has been received: what is not known then does not exist.
         self.complete = False
         self.encrypted = False
+        # Whether other servers refuse what is sent from ours.
+        self.denies_us = False
         # Whether anybody may join without an invitation, as far as `join_rules` say.
         self.public = False
         # "" for none.
@@ -161,6 +165,8 @@ class RoomState:
             case "m.room.encryption":
                 # Whatever the event says: encryption cannot be switched off again.
                 self.encrypted = True
+            case "m.room.server_acl":
+                self.denies_us = bool(self._server) and is_denied(content, self._server)
             case "m.room.join_rules":
                 self.public = content.get("join_rule") == "public"
             case "m.room.name":
