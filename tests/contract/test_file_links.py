@@ -20,6 +20,7 @@ from relay.sandbox.faults import Fault
 from tests.contract.test_file_servers import FileServer
 from tests.support.discord import World
 from tests.support.links import MESSAGE, NOW, attachment, path_of, signed, standing
+from tests.support.patience import PATIENCE
 
 
 @pytest.fixture
@@ -76,12 +77,12 @@ async def test_a_limit_of_discord_is_told(world: World, media: Media) -> None:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[FileServer, MediaProxy]]:
+async def served(patience: float = PATIENCE) -> AsyncIterator[tuple[FileServer, MediaProxy]]:
     server, clock = FileServer(), SystemClock()
     async with server.running():
         api = Api(server.url, "@relay:example.org")
         api.use_token("the-token")
-        proxy = MediaProxy(signed(), stands=standing, limits=Limits(max_file=100_000, patience=1.0))
+        proxy = MediaProxy(signed(), stands=standing, limits=Limits(max_file=100_000, patience=patience))
         proxy.serve(Platform.MATRIX, MediaRepository(api, None, clock))
         yield server, proxy
         await proxy.close()
@@ -104,7 +105,7 @@ async def test_what_a_homeserver_gives() -> None:
 
 @pytest.mark.parametrize("what", ["drip", "head", "less", "more", "broken"])
 async def test_what_does_not_come(what: str) -> None:
-    async with served() as (_, proxy):
+    async with served(patience=1.0) as (_, proxy):
         with pytest.raises(FileUnavailable):
             await read(proxy, what)
 
