@@ -96,7 +96,7 @@ class Screen:
         well = [pair for pair in report.pairs if not pair.problems]
         names = max((cell_len(printable(pair.name)) for pair in report.pairs), default=0)
         column = min(names, _LONGEST_NAME)
-        lines: list[Iterable[Line]] = [_head(report, width)]
+        lines: list[Iterable[Line]] = [_head(report, width, counted=most_notes == 0)]
         if troubled:
             lines.append(show_troubled(troubled, report, column, width))
         if well and not self.problems_only:
@@ -117,11 +117,19 @@ class Screen:
 # --- The daemon and its sides -----------------------------------------------------------------------------
 
 
-def _head(report: "Report", width: int) -> Iterator[Line]:
+def _head(report: "Report", width: int, *, counted: bool = False) -> Iterator[Line]:
+    """The daemon and its sides. `counted`: what could be better about them is only counted."""
     yield from _daemon(report, width)
     for who in report.standbys:
         yield from _wrapped(f"{printable(who).capitalize()} stands by, and goes on where that one ends.", width)
     yield from _sides(report, width)
+    found = report.findings if report.daemon.running else ()
+    better = [one for one in found if one.state == "note"] if counted else []
+    for finding in (one for one in found if one not in better):
+        mark, color = ("✗", "red") if finding.state == "wrong" else ("–", "yellow")
+        yield from _wrapped(f"{mark} {printable(str(finding))}", width, color, hanging=_INDENT)
+    if better:
+        yield Line(f"– {_count(len(better), 'thing')} could be better: `relay check` names them.", "yellow")
 
 
 def _daemon(report: "Report", width: int) -> Iterator[Line]:
@@ -167,15 +175,12 @@ def _sides(report: "Report", width: int) -> Iterator[Line]:
         if side.problem is not None:
             yield from _side(name, side, width)
     if report.store_problem:
-        yield from _wrapped(f"✗ Store: {printable(report.store_problem)}", width, "red")
-    for finding in report.findings if report.daemon.running else ():
-        mark, color = ("✗", "red") if finding.state == "wrong" else ("–", "yellow")
-        yield from _wrapped(f"{mark} {printable(str(finding))}", width, color)
+        yield from _wrapped(f"✗ Store: {printable(report.store_problem)}", width, "red", hanging=_INDENT)
 
 
 def _side(name: str, side: "SideHealth", width: int) -> Iterator[Line]:
     mark, color = ("–", "yellow") if side.connected else ("✗", "red")
-    yield from _wrapped(f"{mark} {name.capitalize()}: {printable(side.problem or '')}", width, color)
+    yield from _wrapped(f"{mark} {name.capitalize()}: {printable(side.problem or '')}", width, color, hanging=_INDENT)
 
 
 # --- The pairs ----------------------------------------------------------------------------------------------
@@ -410,9 +415,12 @@ def shortened(text: str, width: int) -> str:
     return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
-def _wrapped(text: str, width: int, color: str | None = None, indent: str = "") -> Iterator[Line]:
-    """Lines between words. A word that is longer than a line (a link) keeps its line to itself, and is not broken."""
-    yield from (Line(line, color) for line in wrapped(text, width, indent=indent, first=indent))
+def _wrapped(text: str, width: int, color: str | None = None, indent: str = "", *, hanging: str = "") -> Iterator[Line]:
+    """Lines between words. A word that is longer than a line (a link) keeps its line to itself, and is not broken.
+
+    `indent`: before each line; `hanging`: before each but the first, too.
+    """
+    yield from (Line(line, color) for line in wrapped(text, width, indent=indent + hanging, first=indent))
 
 
 def encodable(text: str, encoding: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from relay.cli.status_text import Screen, encodable
+from relay.core.operations.findings import Finding
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.report import (
     KILLED,
@@ -119,11 +120,15 @@ def test_a_remedy_is_shown_rather_than_a_note(troubled: int) -> None:
     for number in range(troubled):
         pairs[number] = replace(pairs[number], problems=(f"{LONG[0]} Here it is {number}.",))
     again = replace(RUNNING, previous=replace(KILLED, at=NOW - timedelta(hours=3)))
+    could_be_better = Finding(
+        "relay.toml", "note", "it holds secrets, and everybody may read it", "chmod 600 relay.toml"
+    )
     lines: list[str] = []
-    for daemon in (RUNNING, again):
-        lines = shown(report(*pairs, daemon=daemon))
+    for daemon, findings in ((RUNNING, 0), (again, 0), (RUNNING, 4)):
+        lines = shown(replace(report(*pairs, daemon=daemon), findings=(could_be_better,) * findings))
         assert len(lines) <= 70
         assert all(f"Here it is {number}." in " ".join(lines) for number in range(troubled))
+    assert "– 4 things could be better: `relay check` names them." in lines
     assert "1 note: `relay status PAIR` shows them." in lines
 
 
