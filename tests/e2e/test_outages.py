@@ -12,6 +12,8 @@ from relay.demo.homeserver import Homeserver
 from tests.support.gate import Gate
 from tests.support.stack import FullStack, eventually, stack
 
+AGAIN = "the homeserver answers again"
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -89,6 +91,9 @@ async def test_a_homeserver_that_does_not_answer(place: FullStack, way: str) -> 
         await gate.open()
         await converges(place, ["one", "two", "three"], ["zwei"])
         await until_ready(place)
+    # The log, too, says that it is over: its last word was that there is no connection.
+    told = [event for event in _events(place) if event in {"no connection to the homeserver", AGAIN}]
+    assert told[-1] == AGAIN
 
 
 @pytest.mark.parametrize("way", ["shut", "stuck"])
@@ -97,7 +102,7 @@ async def test_discord_that_does_not_answer(place: FullStack, way: str) -> None:
         redirect(place, place.sandbox.origin, gate.url)
         await (gate.shut() if way == "shut" else gate.stick())
         await place.daemon.start(ready=False)
-        await until_not_ready(place, "discord", *(["Discord does not answer"] if way == "shut" else []))
+        await until_not_ready(place, "discord", *(["Discord cannot be reached"] if way == "shut" else []))
         await gate.open()
         if way == "shut":
             await until_ready(place)
@@ -177,3 +182,7 @@ async def test_a_gateway_that_misbehaves_loses_nothing(place: FullStack, mischie
     place.say("help", "meanwhile")
     await converges(place, ["before", "meanwhile"], [])
     await until_ready(place)
+
+
+def _events(place: FullStack) -> list[str]:
+    return [json.loads(line)["event"] for line in place.daemon.log(1_000_000).splitlines()]

@@ -269,7 +269,7 @@ def _unanswered() -> Iterator[None]:
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise Unanswered(f"Discord cannot be reached ({type(error).__name__})", sent=False) from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unanswered(f"no answer from Discord ({type(error).__name__})", sent=True) from None
+        raise Unanswered(f"Discord does not answer ({type(error).__name__})", sent=True) from None
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -525,7 +525,7 @@ class Gateway:
         except ApiError as error:
             if isinstance(error, Refused) and error.status == 401:
                 raise await self._token_refused() from None
-            raise SessionLost(f"Discord does not answer: {error}") from None
+            raise SessionLost(f"Discord answered {error}" if isinstance(error, Refused) else str(error)) from None
         except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
             raise SessionLost(f"Discord cannot be reached ({type(error).__name__})") from None
         except Exception as error:  # noqa: BLE001 - the top of the supervised work

@@ -324,6 +324,8 @@ class SyncLoop:
                 wait = self._backoff.next()
                 problem = f"internal error ({type(error).__name__})"
             else:
+                if self._backoff.tries:
+                    _log.info("the homeserver answers again", failures=self._backoff.tries)
                 self._backoff.reset()
                 return result
             self._failed.set()
