@@ -103,7 +103,7 @@ async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
     from relay.core.operations.explain import lives_of
     from relay.core.pairs import PairDirectory
     from relay.core.status.reading import read_channels, read_report
-    from relay.core.status.report import CHANNELS_KEY
+    from relay.core.status.report import CHANNELS_KEY, PAUSED
     from relay.doctor import MATRIX_SESSION
     from relay.store.lease import is_held
 
@@ -115,7 +115,9 @@ async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
             session = await unit.key_values.get(MATRIX_SESSION)
         running = await is_held(store)
         report = await read_report(store, declared, running=running, now=datetime.now(UTC))
-        problems = {pair.name: " ".join(pair.problems) for pair in report.pairs}
+        # A pause is no trouble, but why something waits.
+        pauses = {pair.name: PAUSED for pair in declared if pair.paused}
+        problems = {pair.name: " ".join(pair.problems) or pauses.get(pair.name, "") for pair in report.pairs}
         if not running:
             problems = {pair.name: "The daemon is not running." for pair in report.pairs}
         lives = await lives_of(store, pairs, asked.message, problems)

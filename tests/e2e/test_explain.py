@@ -68,3 +68,20 @@ async def test_what_a_terminal_shows_fits_and_says_who_wrote_it(help_stack: Full
         f"https://matrix.to/#/{help_stack.rooms['help']}/{event}"
         in (await help_stack.daemon.relay("explain", event))[1]
     )
+
+
+async def test_what_waits_while_a_pair_is_paused_says_so(help_stack: FullStack) -> None:
+    """It said only that it waited as the next one."""
+    daemon, channel = help_stack.daemon, help_stack.channels["help"]
+    original = help_stack.say("help", "hello")
+    await help_stack.until_matrix("help", lambda words: words == ["hello"])
+    status, output = await daemon.relay("pairs", "pause", "help")
+    assert status == 0, output
+    await help_stack.until_status(lambda pairs: "Paused" in str(pairs["help"]["note"]))
+    help_stack.control.edit(channel, original, content="hello again")
+
+    async def explained() -> str:
+        return (await daemon.relay("explain", original))[1]
+
+    wanted = "for its copies to be edited, as the next one. Paused: nothing crosses until `relay pairs resume`."
+    await eventually(explained, lambda said: wanted in said, what=daemon.log)
