@@ -186,6 +186,11 @@ class _Output(logging.StreamHandler[TextIO]):
         return True
 
 
+def is_for_programs() -> bool:
+    """Whether the lines are JSON."""
+    return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers)
+
+
 def _is_no_noise(record: logging.LogRecord) -> bool:
     return not (isinstance(record.msg, str) and _NOISE.search(record.msg))
 

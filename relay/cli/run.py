@@ -3,10 +3,13 @@
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from relay.cli.common import Invocation, run_async
+from relay.errors import RelayError
 from relay.memory import begin, import_without_docstrings, settle
 
 if TYPE_CHECKING:
@@ -51,7 +54,21 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
         standby=standby,
         log_with=partial(invocation.log_with, daemon=True),
     )
-    run_async(app.run(make, on_stop=_end_at_last))
+    with _last_line():
+        run_async(app.run(make, on_stop=_end_at_last))
+
+
+@contextmanager
+def _last_line() -> Iterator[None]:
+    """Whoever collects the log has in it why the daemon ended. On a terminal the line below the log says that."""
+    from relay import logs
+
+    try:
+        yield
+    except RelayError as error:
+        if logs.is_for_programs():
+            logs.get_logger(__name__).error("the daemon cannot go on", reason=str(error), status=error.exit_status)
+        raise
 
 
 def _run_tenants(invocation: Invocation, host: "Host") -> None:
@@ -73,7 +90,8 @@ def _run_tenants(invocation: Invocation, host: "Host") -> None:
         web=host.settings.web,
         on_stop=_end_at_last,
     )
-    run_async(tenants.run())
+    with _last_line():
+        run_async(tenants.run())
 
 
 def _end_at_last() -> None:

@@ -302,10 +302,12 @@ def _detail(pair: "PairStatus", now: datetime, width: int) -> Iterator[Line]:
     for note in pair.notes:
         yield from _wrapped(printable(note), width, "yellow", indent=_INDENT)
     for name, channel in pair.channels.items():
-        yield from _wrapped(f"{name.capitalize()}: {_channel(channel)}", width, indent=_INDENT)
+        yield from _wrapped(f"{name.capitalize()}: {_channel(channel)}", width, indent=_INDENT, hanging=_INDENT)
     for name in sorted(pair.directions, key=list(_ARROWS).index):  # as in the line of a pair
         words = _way(pair.directions[name], now) if name in pair.carried else "off"
-        yield from _wrapped(f"{_ARROWS.get(name, ' ')} {in_words(name)}: {words}", width, indent=_INDENT)
+        yield from _wrapped(
+            f"{_ARROWS.get(name, ' ')} {in_words(name)}: {words}", width, indent=_INDENT, hanging=_INDENT
+        )
 
 
 def _channel(channel: "ChannelStatus") -> str:

@@ -208,3 +208,7 @@ def test_a_port_in_use_ends_the_daemon_with_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if not line.startswith("{")]
     assert line.startswith(f"error: another program listens on {listen} already; ")
+    # Whoever collects the log reads it there.
+    logged = json.loads([line for line in result.stderr.splitlines() if line.startswith("{")][-1])
+    assert (logged["event"], logged["status"]) == ("the daemon cannot go on", 4)
+    assert line == f"error: {logged['reason']}"
