@@ -27,6 +27,7 @@ from relay.sandbox.server import SandboxServer
 from tests.support import preloaded
 from tests.support.patience import PATIENCE
 from tests.support.store import new_store
+from tests.support.timeline import Timeline
 
 T = TypeVar("T")
 
@@ -256,13 +257,18 @@ class FullStack:
 
     async def until_matrix(self, pair: str, check: Callable[[list[str]], bool]) -> list[str]:
         """Wait for what is to be seen on Matrix."""
-        heard = self.mia.heard
+        heard, timeline = self.mia.heard, Timeline(self.mia, self.rooms[pair])
 
         async def something() -> None:
             nonlocal heard
             heard = await self.mia.listen(heard, seconds=1.0)
 
-        return await eventually(lambda: self.matrix_words(pair), check, what=self.daemon.log, until=something)
+        async def words() -> list[str]:
+            found = [_own_words(message) for message in await timeline.read() if not message.redacted]
+            # In the end as somebody sees it who comes just then.
+            return await self.matrix_words(pair) if check(found) else found
+
+        return await eventually(words, check, what=self.daemon.log, until=something)
 
     async def until_status(self, check: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
         """Wait for what `relay status` says of the pairs, by their names."""
