@@ -1,14 +1,17 @@
 """The status page in a browser: a line a pair on a phone, live, for the keyboard, and within its policy."""
 
+from datetime import timedelta
+
 import pytest
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
 from tests.support.demo import new_page
 from tests.support.stack import eventually
-from tests.support.status_page import TOKEN, pair, report, serving
+from tests.support.status_page import NOW, TOKEN, pair, report, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+LONG_AGO = NOW - timedelta(minutes=59)
 PHONE = ViewportSize(width=390, height=844)
 LOOK = "document.dispatchEvent(new Event('visibilitychange'))"
 
@@ -22,7 +25,7 @@ async def sign_in(page: Page, url: str) -> None:
 
 
 async def test_sixty_pairs_on_a_phone(browser: Browser) -> None:
-    pairs = [pair(f"a pair with quite a long name {number}") for number in range(59)]
+    pairs = [pair(f"a pair with quite a long name {number}", last=LONG_AGO) for number in range(59)]
     pairs.insert(30, pair("broken", "It is broken: mend it."))
     async with (
         serving(answer=report(*pairs)) as served,
@@ -37,6 +40,9 @@ async def test_sixty_pairs_on_a_phone(browser: Browser) -> None:
         assert len(lines) == 60
         assert max(lines) <= 44  # one line each, and high enough for a finger
         assert await page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        # Nothing is cut: "← 23 …" may be minutes or hours.
+        wider = ".filter(it => it.firstChild.getBoundingClientRect().width > it.clientWidth).length"
+        assert await page.evaluate(f"[...document.querySelectorAll('.last, .scroll')]{wider}") == 0
         assert await page.evaluate("document.documentElement.scrollHeight") < 60 * 44 + 1500
         assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 29)"
 

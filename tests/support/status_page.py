@@ -28,8 +28,10 @@ LANE = LaneKey(ChannelRef(Platform.MATRIX, "!a:b"), ChannelRef(Platform.DISCORD,
 OWN = {"Sec-Fetch-Site": "same-origin"}
 
 
-def pair(name: str, *problems: str, dead: int = 0, link: str = "https://matrix.to/#/%23a:b") -> PairStatus:
-    direction = DirectionStatus(5, NOW, 0, None, 0, {"reaction": 7}, dead)
+def pair(
+    name: str, *problems: str, dead: int = 0, link: str = "https://matrix.to/#/%23a:b", last: datetime = NOW
+) -> PairStatus:
+    direction = DirectionStatus(5, last, 0, None, 0, {"reaction": 7}, dead)
     room = ChannelStatus("#a:b", "!a:b", ChannelInfo(f"{name} room", link=link))
     return PairStatus(name, problems, {"to_matrix": direction, "to_discord": direction}, (), {"matrix": room})
 
