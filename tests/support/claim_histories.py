@@ -203,8 +203,6 @@ class Process:
     def is_ready(self) -> bool:
         return asyncio.get_running_loop().time() >= self.ready_at
 
-    # Of pairs that are not declared, nothing is known of their other side: nothing can be done with them.
-
     async def positions(self, keys: Collection[str]) -> Mapping[str, Positions]:
         self._use_store()
         read = {key: self.volume.read.get(key) for key in sorted(self.wanted.intersection(keys))}
@@ -226,7 +224,7 @@ class Process:
 
     async def stand_down(self, keys: Collection[str]) -> None:
         self._use_store()
-        for key in self.wanted.intersection(keys):
+        for key in keys:
             self.volume.waiting.pop(key, None)
         await asyncio.sleep(0)
 
@@ -235,6 +233,7 @@ class Process:
         now = asyncio.get_running_loop().time()
         for key, told in positions.items():
             if key not in self.wanted:
+                # It is not declared yet. What is declared anew is read from then on.
                 continue
             if key not in self.reasons:
                 self.world.broken = self.world.broken or f"{self.name} has opened {key} before it was told from where"
@@ -283,7 +282,9 @@ class Process:
             with suppress(StoreHeld, StoreUnavailable):
                 await self.claims.before_declaring(keys)
                 self.look()
+                new = keys - self.wanted
                 self.wanted = keys
+                self.volume.read |= dict.fromkeys(new, asyncio.get_running_loop().time())
                 self.look()
                 await self.claims.declared(keys)
 

@@ -65,9 +65,8 @@ class Claims:
     # The channels that the operator wants us to mirror, and those that are ours.
     wanted: frozenset[str] = frozenset()
     held: frozenset[str] = field(init=False, default=frozenset())
-    # Wanted ones that are not declared yet, and those of them with which nothing can be done before that.
+    # Those that will be declared in a moment.
     _coming: frozenset[str] = field(init=False, default=frozenset())
-    _not_yet: frozenset[str] = field(init=False, default=frozenset())
     # Those that we are handing over at this moment: still ours for everybody else.
     _handing: frozenset[str] = field(init=False, default=frozenset())
     # What was handed over, until that stands in the register.
@@ -257,7 +256,7 @@ class Claims:
         with suppress(TimeoutError):
             async with asyncio.timeout(_READ_EVERY / 2):
                 # A handover may take minutes.
-                while self._coming - self.held - self._holders.known() - self._not_yet and not self._handing:
+                while self._coming - self.held - self._holders.known() and not self._handing:
                     self._looked.clear()
                     await self._looked.wait()
         await self._tell()
@@ -316,8 +315,7 @@ class Claims:
         await self._leave_alone({key: holder for key, holder in others.items() if key not in silent})
         answers = self._question.answers(claims, self.held)
         # Nor do we, before we have: what we read then is not what we have left.
-        self._not_yet = self._coming & self._holders.had_since(reading)
-        new = (free | silent) - self._left.keys() - self._board.sure() - self._not_yet
+        new = (free | silent) - self._left.keys() - self._board.sure()
         if new or self._left or not self._board.is_done(reading, self.held, self._question.ask, answers):
             answers |= self._question.open(claims, new)
             missed = asked_for & new
@@ -339,9 +337,8 @@ class Claims:
         confirmed, won = await self._confirm(self._claimed(), new)
         rivals = self._rivals(confirmed.possible)
         await self._leave_alone({key: rivals[key] for key in self.wanted & rivals.keys() if key not in won})
-        since = self._holders.had_since(confirmed)
         # Some may have been removed meanwhile.
-        won &= (new & self.wanted) - (self._coming & since)
+        won &= new & self.wanted
         if not won:
             self._look_now.set()
             return
@@ -350,9 +347,9 @@ class Claims:
             told = [claim.left[key] for claim in claims if key in claim.left]
             # Of a channel that was free all the time, what somebody left there long ago says nothing.
             positions[key] = told[0] if told and key in self._holders.awaited and told[0] != FROM_NOW else {}
-        if since & won:
+        if since := won & self._holders.had_since(confirmed):
             # What waits here may be from a time when we had no right any more, and did not know it.
-            await self.switch.stand_down(since & won)
+            await self.switch.stand_down(since)
         # First, as whoever is sure goes on from what its store says.
         await self.switch.read_from(positions)
         await self._write(confirmed, self.held | won, answers=answers)

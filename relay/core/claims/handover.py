@@ -161,13 +161,27 @@ class Handover:
 
     async def stand_down(self, keys: Collection[str]) -> None:
         """See `PairSwitch.stand_down`. What waits is kept as dead letters: only people can tell whether it is there."""
-        lanes = [lane for pair in self._pairs(keys) for lane in self.pairs.lanes(pair)]
+        lanes = await self._lanes(keys)
         letters = 0
         async with self.lanes.moving(lanes):
             for lane in lanes:
                 letters += await self._set_aside(lane)
         if letters:
             _log.error("what waited for pairs of another relay is kept as dead letters", messages=letters)
+
+    async def _lanes(self, keys: Collection[str]) -> frozenset[LaneKey]:
+        """Those of these pairs, and others of their channels in which something waits, whatever their pair is now."""
+        lanes = {lane for pair in self._pairs(keys) for lane in self.pairs.lanes(pair)}
+        while True:
+            try:
+                async with self.store.read() as uow:
+                    depths = await uow.outbox.depths()
+            except StoreUnavailable as error:
+                await self._pause(error)
+            else:
+                return frozenset(lanes).union(
+                    lane for lane in depths if lane.source.id in keys or lane.destination.id in keys
+                )
 
     async def read_from(self, positions: Mapping[str, Positions]) -> None:
         """See `PairSwitch.read_from`."""
@@ -210,6 +224,11 @@ class Handover:
         lanes = {lane for pair in pairs for lane in self.pairs.lanes(pair)}
         return sum(depth.waiting for lane, depth in depths.items() if lane in lanes)
 
+    async def _pause(self, error: StoreUnavailable) -> None:
+        """What waits must not be sent: the pair stays out of our hands, and so does that."""
+        _log.warning("what waits for pairs of another relay cannot be set aside now", reason=str(error))
+        await self.clock.sleep(_AGAIN_SECONDS)
+
     async def _set_aside(self, lane: LaneKey) -> int:
         letters = 0
         while True:
@@ -222,9 +241,7 @@ class Handover:
                         else:
                             await uow.outbox.done(entry.id)
             except StoreUnavailable as error:
-                # They must not be sent: the pair stays out of our hands, and so do they.
-                _log.warning("what waits for pairs of another relay cannot be set aside now", reason=str(error))
-                await self.clock.sleep(_AGAIN_SECONDS)
+                await self._pause(error)
                 continue
             if not waiting:
                 return letters

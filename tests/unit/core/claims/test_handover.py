@@ -6,7 +6,7 @@ from pathlib import Path
 from relay.core.claims.handover import Handover, claim_key
 from relay.core.clock import SystemClock
 from relay.domain.ids import Platform
-from tests.support.pairs import Gate, waits
+from tests.support.pairs import PUBLIC, STAFF, Gate, declare, depth, joined, waits
 from tests.support.world import lane, until, world
 
 
@@ -35,3 +35,21 @@ async def test_what_is_handed_over_is_not_read_again_although_pairs_are_declared
             await handover.hold_back({claim_key(pair): "Another relay holds it."})
             await handover.hold_back({})
             assert not core.pairs.is_left(pair)
+
+
+async def test_what_waits_in_a_channel_is_set_aside_although_its_pair_is_another_one_now_or_none(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        gate = Gate()
+        async with bridge.relay(gate.prepare) as core:
+            handover = Handover(
+                store=bridge.store, pairs=core.pairs, lanes=core.dispatcher, adapters=(), clock=SystemClock()
+            )
+            for name in ("staff", "public"):
+                bridge.discord.say(bridge.channels(name)[0], "ann", "before")
+                await waits(bridge, lane(Platform.MATRIX, name), 1)
+            await declare(bridge, joined("crossed", "staff", "public"))
+            await handover.stand_down({claim_key(STAFF)})
+            assert await depth(bridge, lane(Platform.MATRIX, "staff")) == 0
+            assert await depth(bridge, lane(Platform.MATRIX, "public")) == 1
