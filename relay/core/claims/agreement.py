@@ -467,8 +467,9 @@ class Claims:
             self._question.was_put(ask)
 
     async def _confirm(self, keep: frozenset[str], new: frozenset[str]) -> tuple[Reading, frozenset[str]]:
-        """Which of the channels that we have just claimed are ours.
+        """Which of the channels that we have just claimed are ours, and of those that we `keep`.
 
+        Nothing new is while somebody asks for it; what we keep gives no right until we have answered, but is not left.
         Who goes before waits until another one has withdrawn that claimed at the same moment.
         """
         await self.clock.sleep(_CONFIRM_AFTER)
@@ -480,7 +481,7 @@ class Claims:
             if looks == _MOST_LOOKS or not any(self.me.goes_before(rivals[key]) for key in new & rivals.keys()):
                 break
             await self.clock.sleep(_POLL_SECONDS)
-        asked = {key for key in keep | new if self._unanswered(reading, frozenset({key}))}
+        asked = {key for key in new if self._unanswered(reading, frozenset({key}))}
         return reading, self._board.claimed_for_all(reading) & (keep | new) - rivals.keys() - asked
 
     def _unanswered(self, reading: Reading, keys: frozenset[str]) -> frozenset[str]:

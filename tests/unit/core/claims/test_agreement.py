@@ -6,8 +6,8 @@ import random
 import pytest
 
 from relay.core.claims.agreement import SILENCE_SECONDS
-from relay.core.claims.board import claims_in
-from relay.core.claims.register import Claim
+from relay.core.claims.board import claims_in, value_name
+from relay.core.claims.register import Ask, Claim
 from tests.support.claim_histories import play_history
 from tests.support.logs import captured_logs
 from tests.support.relays import PAIRS, Account, Relay, play, until
@@ -205,6 +205,25 @@ def test_nobody_mirrors_what_it_has_not_said_to_be_sure_of() -> None:
         second.start(take_over=True)
         await until(lambda: second.works == PAIRS)
         assert not any(claim.pending for claim in claims_in(account.value))
+
+    play(story)
+
+
+def test_who_is_asked_just_when_it_starts_again_reads_on_from_its_own_place() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay = Relay("a", account, rng)
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        await relay.kill()
+        relay.start()
+        turn = claims_in(account.value)[0].turn
+        await until(lambda: claims_in(account.value)[0].turn > turn)
+        ask = Claim("b", "b", "b", "", 1, "b 1", "", ask=Ask("n", PAIRS, False, 99), turn=1)
+        await account.replace(value_name(ask), ask.as_json())
+        await until(lambda: relay.works == PAIRS, 5)
+        assert not relay.switch.started
+        await until(lambda: any("n" in claim.answers for claim in claims_in(account.value)), 5)
 
     play(story)
 
