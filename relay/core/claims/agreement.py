@@ -352,7 +352,12 @@ class Claims:
             await self.switch.stand_down(since)
         # First, as whoever is sure goes on from what its store says.
         await self.switch.read_from(positions)
-        await self._write(confirmed, self.held | won, answers=answers)
+        try:
+            await self._write(confirmed, self.held | won, answers=answers)
+        except (Transient, NoRegister):
+            # It may stand there all the same, and then what others had left is gone.
+            self._left |= positions
+            raise
         untold = sum(not positions[key] for key in won & self._holders.awaited)
         if untold:
             _log.warning("what was said since the other relay ended does not cross: it left no word", pairs=untold)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -205,6 +206,31 @@ def test_nobody_mirrors_what_it_has_not_said_to_be_sure_of() -> None:
         second.start(take_over=True)
         await until(lambda: second.works == PAIRS)
         assert not any(claim.pending for claim in claims_in(account.value))
+
+    play(story)
+
+
+def test_what_was_left_is_not_forgotten_although_it_is_not_known_whether_the_next_one_is_sure() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start(wanted=PAIRS | {"300"})
+        await until(lambda: first.works == PAIRS | {"300"})
+        second.start(take_over=True)
+        await until(lambda: any(claim.pending for claim in claims_in(account.value)))
+        [pending] = [claim for claim in claims_in(account.value) if claim.pending]
+        second.line.lateness = 1.0
+        await until(lambda: bool(second.line.late))
+        [late] = second.line.late
+        late.cancel()
+        # It arrives, and while it is not known to the second one, the first one tidies up.
+        await account.replace(value_name(pending), replace(pending, pending=frozenset()).as_json())
+        ask = Claim("c", "c", "c", "", 1, "c 1", "", ask=Ask("n", frozenset({"300"}), False, 99), turn=1)
+        await account.replace(value_name(ask), ask.as_json())
+        await until(lambda: not any(claim.left for claim in claims_in(account.value)))
+        second.line.lateness = 0.0
+        await until(lambda: second.works == PAIRS)
+        assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
 
     play(story)
 
