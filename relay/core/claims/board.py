@@ -23,9 +23,11 @@ _TURN_SECONDS = 0.5
 _LATE_TURNS = 256
 """After so many no request arrives any more."""
 _VALUES = 2 * _LATE_TURNS
-"""How many values one relay has, as none can be deleted. None is used again while requests to it may arrive.
+"""How many values one relay has in a boot. None is used again while requests to it may arrive.
 
-It is emptied in that half of the time in which its next use is far away.
+Matrix can delete none, so an empty one (some 60 bytes) stays for each in which a turn was begun. Those of earlier boots
+are not used again: a copy of this machine would use the same ones, and two relays would replace each other's words.
+One is emptied in that half of the time in which its next use is far away.
 """
 _LONGEST_WAIT = 1.0
 """Seconds to wait for a turn at most: the clock may have been put back, and then turns are only counted."""
