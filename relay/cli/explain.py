@@ -22,8 +22,8 @@ _FORMS = (
 )
 _NOT_ON_RECORD = (
     "The message was not received, or it is older than `retention` in [store], or it is one of those of which nothing "
-    "is recorded: written before the first start, by somebody who has opted out or was forgotten, or by the relay "
-    "itself. A copy is not on record once it has been deleted."
+    "is recorded: encrypted, or a reaction; written before the first start, by somebody who has opted out or was "
+    "forgotten, or by the relay itself. A copy is not on record once it has been deleted."
 )
 _TIME_WIDTH = len("2026-11-28 18:00:00.000  ")
 
