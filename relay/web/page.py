@@ -174,15 +174,18 @@ def _others(pairs: Sequence[PairStatus], troubled: int, report: Report) -> str:
         return ""
     count = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
     title = f"{count} well" if not troubled else f"The other {count}"
+    if not (connected := all(side.connected for side in report.sides.values())):
+        # As in `relay status`: nothing crosses now.
+        title = f"{count} with no trouble of {'its' if len(pairs) == 1 else 'their'} own"
     return (
         f'<section><h2>{title}</h2>{"" if troubled else _LEGEND}<ul class="pairs">'
-        f"{''.join(_pair(pair, report.taken_at) for pair in pairs)}</ul></section>"
+        f"{''.join(_pair(pair, report.taken_at, connected=connected) for pair in pairs)}</ul></section>"
     )
 
 
-def _pair(pair: PairStatus, now: datetime) -> str:
+def _pair(pair: PairStatus, now: datetime, *, connected: bool = True) -> str:
     """A line with the name and the last message each way; behind it, everything else."""
-    mark, said, tone = _mark(pair)
+    mark, said, tone = _mark(pair, connected=connected)
     last = "".join(_last(name, direction, now) for name, direction in _directions(pair).items())
     waiting = sum(direction.backlog for direction in pair.directions.values())
     badges = (
@@ -207,12 +210,14 @@ def _directions(pair: PairStatus) -> Mapping[str, DirectionStatus]:
     return {**known, **pair.directions}
 
 
-def _mark(pair: PairStatus) -> tuple[str, str, str]:
+def _mark(pair: PairStatus, *, connected: bool) -> tuple[str, str, str]:
     if pair.problems:
         return "✗", "in trouble", "bad"
     if not pair.carried:
         return "–", "archived or paused", "faint"
-    return ("!", "works, with dead letters", "busy") if _dead_of(pair) else ("✓", "well", "good")
+    if _dead_of(pair):
+        return "!", "works, with dead letters", "busy"
+    return ("✓", "well", "good") if connected else ("–", "waits for a side that is out of reach", "faint")
 
 
 def _dead_of(pair: PairStatus) -> int:

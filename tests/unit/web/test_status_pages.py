@@ -9,6 +9,7 @@ import pytest
 
 from relay.config.loading import load
 from relay.core.operations.findings import Finding
+from relay.core.ports import SideHealth
 from relay.web.access import COOKIE, Access, WrongTries
 from relay.web.page import render
 from tests.support.settings import SIDES, only, write
@@ -207,6 +208,14 @@ def test_what_is_wrong_comes_first_and_the_others_as_in_the_file() -> None:
         < text.index("It is broken: mend it.")
         < text.index("The other 2 pairs")
     )
+
+
+def test_no_pair_is_well_while_a_side_is_out_of_reach() -> None:
+    """The page said "4 pairs well" below "Not ready", and `relay status` did not."""
+    away = replace(report(pair("a"), pair("b")), sides={"discord": SideHealth("connecting", "No answer.")})
+    text = render(away)
+    assert "2 pairs with no trouble of their own" in text
+    assert not any(words in text for words in ("✓", ", well", "pairs well"))
 
 
 def test_each_pair_has_its_links_its_words_and_an_id_that_stays() -> None:
