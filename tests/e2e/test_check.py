@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession
 
 from relay.adapters.discord.permissions import INVITED, MANAGE_WEBHOOKS
 from relay.config.loading import load
@@ -171,9 +172,22 @@ async def test_a_bot_that_may_not_write_or_was_never_invited(place: FullStack) -
     place.control.time_out(place.guild, place.bot, 0)
     assert wanting(await look(place)) == []
     place.control.kick(place.guild, place.bot)
-    lines = wanting(await look(place))
-    assert any("the bot is in no server; invite it: https://discord.com/oauth2/" in line for line in lines), lines
+    # Once, and not for each channel.
+    await told(place, "the bot is in no server", "invite it: https://discord.com/oauth2/")
     place.control.invite(place.bot, place.guild)
+    await all_is_well(place)
+
+
+async def test_an_address_that_takes_the_commands_away(place: FullStack) -> None:
+    path = "/api/v10/applications/@me"
+    headers = {"Authorization": f"Bot {place.bot_token}"}
+    async with ClientSession(headers=headers) as session, session.get(place.sandbox.origin + path) as answer:
+        application = await answer.json() | {"interactions_endpoint_url": "https://example.org/commands"}
+    async with altered(place.sandbox.origin, {path: application}) as discord:
+        place.write_config()
+        rewrite(place, place.sandbox.origin, discord)
+        remedy = f"empty it at https://discord.com/developers/applications/{place.bot}/information"
+        await told(place, "Interactions Endpoint URL: it is set", "sends /relay there", remedy, state="note")
     await all_is_well(place)
 
 

@@ -381,7 +381,7 @@ async def redirecting(to: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def altered(url: str, answers: dict[str, dict[str, Any]]) -> AsyncIterator[str]:
-    """The homeserver at `url`, which answers these paths in another way."""
+    """The homeserver or Discord at `url`, which answers these paths in another way."""
     async with ClientSession(auto_decompress=False) as session:
 
         async def answer(request: web.Request) -> web.Response:

@@ -11,10 +11,12 @@ import pytest
 
 from relay.config.loading import load
 from relay.core.claims.register import Claim
+from relay.core.operations.findings import Finding
 from relay.doctor import local_findings, other_relays_finding
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
 from relay.store.lease import Holder
+from tests.support.settings import SIDES, write
 
 PAIRS = [
     Pair(
@@ -110,3 +112,13 @@ def test_files_with_secrets_that_others_may_read(tmp_path: Path, monkeypatch: py
     for file in (token, access):
         file.chmod(0o600)
     assert told() == []
+
+
+def test_a_variable_that_goes_before_the_file(tmp_path: Path) -> None:
+    config = write(tmp_path, f'{SIDES}[log]\nlevel = "info"\n')
+    line = config.read_text().splitlines().index('level = "info"') + 1
+    words = f"it goes before {config}:{line}: [log] level, which says something else"
+    told = Finding("environment variable RELAY_LOG__LEVEL", "note", words, "remove one of the two")
+    for environ, expected in (({"RELAY_LOG__LEVEL": "debug"}, [told]), ({}, [])):
+        found = local_findings(load(config, environ), config)
+        assert [one for one in found if one.subject.startswith("environment")] == expected

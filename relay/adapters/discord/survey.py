@@ -133,8 +133,8 @@ class DiscordSurvey:
 
     @property
     def usable(self) -> bool:
-        """See `Survey.usable`."""
-        return self._guilds is not None
+        """See `Survey.usable`. A bot that is in no server sees no channel, which is said once."""
+        return bool(self._guilds)
 
     async def author_name(self, message: MessageRef, user: str) -> str:
         """What people call the author of a message there, and how they find them. Raises `ApiError`."""
@@ -372,7 +372,9 @@ class DiscordSurvey:
         found = [] if lacking is None else [Finding(one.subject, "note", *_split(lacking))]
         found += await self._webhooks(one.subject, str(one.home.get("id")), one.held)
         if (differs := mismatch(pair, {Platform.DISCORD: one.for_adults})) is not None:
-            found.append(Finding(one.subject, "wrong", differs.words, differs.remedy))
+            # The line begins with its name.
+            words = differs.words.replace(f"channel {address}", "it")
+            found.append(Finding(one.subject, "wrong", words, differs.remedy))
         if not found:
             kind = f"age-restricted {_kind(one.channel)}" if one.for_adults else _kind(one.channel)
             found.append(Finding(one.subject, "ok", f"{kind}, all permissions are there"))
