@@ -70,6 +70,8 @@ class Room:
     is_topic: bool = False
     alternatives: tuple[Address, ...] = ()
     bridged: bool = False
+    # Which way messages cross, if it is bridged: as in the configuration.
+    direction: str = "both"
     nsfw: bool = False
     archived: bool = False
     # The name of its channel on Discord, and what opens it; "" if that is not known.
@@ -91,6 +93,7 @@ class Room:
             "alternative_addresses": [other.as_json() for other in self.alternatives],
             "nsfw": self.nsfw,
             "bridged": self.bridged,
+            "direction": self.direction if self.bridged else None,
             "archived": self.archived,
             "purpose": self.purpose,
             "discord_channel": channel,
@@ -211,6 +214,7 @@ def _room(
         is_topic=not visible(listed.purpose) and bool(topic),
         alternatives=tuple(_address(alias) for alias in aliases[:_MOST_ALIASES]),
         bridged=isinstance(listed, PairSettings),
+        direction=listed.direction if isinstance(listed, PairSettings) else "both",
         nsfw=nsfw,
         archived=listed.archived,
         channel="" if channel is None else _cut(channel.name, _LONGEST_NAME),

@@ -28,6 +28,12 @@ _LEGEND = {
     "(archived)": "are kept to be read: nothing is mirrored there any more.",
 }
 
+# What is said of a pair of one direction: who writes there otherwise wonders why nobody answers.
+_ONE_WAY = {
+    "to_matrix": "only what is said on Discord appears on the other side",
+    "to_discord": "only what is said on Matrix appears on the other side",
+}
+
 # --- The inline markup of a purpose -----------------------------------------------------------------------
 
 _INLINE = re.compile(r"`([^`]+)`|\[([^\[\]]+)\]\(((?:https?://|mailto:|/(?!/))[^\s()<>\"'`\\]+)\)")
@@ -51,6 +57,10 @@ def _pieces(text: str, *, is_plain: bool = False) -> Iterator[_Piece]:
         end = match.end()
     if rest := text[end:]:
         yield _Piece(rest)
+
+
+def _one_way(room: Room) -> str:
+    return _ONE_WAY.get(room.direction, "") if room.bridged and not room.archived else ""
 
 
 def _used_marks(directory: Directory) -> list[str]:
@@ -108,7 +118,8 @@ def _md_room(room: Room) -> str:
     parts = [*filter(None, [name]), f"{address}{also}", *room.marks]
     if room.purpose:
         parts.append("".join(_md_piece(piece) for piece in _pieces(room.purpose, is_plain=room.is_topic)))
-    return f"- {' - '.join(parts)}"
+    one_way = f" ({words})" if (words := _one_way(room)) else ""
+    return f"- {' - '.join(parts)}{one_way}"
 
 
 def _md_piece(piece: _Piece) -> str:
@@ -230,6 +241,8 @@ def _html_room(room: Room) -> str:
         more.append(
             f'on Discord <a href="{escape(room.channel_link)}" rel="noopener"><bdi>{escape(room.channel)}</bdi></a>'
         )
+    if words := _one_way(room):
+        more.append(words)
     if room.alternatives:
         more.append(f"also {', '.join(map(_html_address, room.alternatives))}")
     small = f'<p class="more">{" · ".join(more)}</p>' if more else ""

@@ -195,6 +195,18 @@ def test_a_room_by_its_id_is_shown_by_its_alias_or_with_servers_that_know_it(tmp
     assert room.address.link == "https://matrix.to/#/!abc:example.net?via=example.net&via=example.org"
 
 
+@pytest.mark.parametrize(("way", "side"), [("to_matrix", "Discord"), ("to_discord", "Matrix")])
+def test_a_pair_of_one_direction_says_so(tmp_path: Path, way: str, side: str) -> None:
+    """Its mark says that what is said on one side appears on the other."""
+    found = directory_of(settings(tmp_path, one_pair(f'direction = "{way}"\npurpose = "News"')), {})
+    words = f"only what is said on {side} appears on the other side"
+    assert markdown(found).endswith(f" - (bridged) - News ({words})\n")
+    assert f'<p class="more">{words}</p>' in html(found)
+    assert found.rooms[0].as_json()["direction"] == way
+    archived = directory_of(settings(tmp_path, one_pair(f'direction = "{way}"\narchived = true')), {})
+    assert "only what" not in markdown(archived) + html(archived)
+
+
 def test_nobody_is_led_into_a_room_that_was_replaced(tmp_path: Path) -> None:
     address = ChannelAddress(Platform.MATRIX, "!old:example.net")
     known = {address: ChannelInfo("Help", public=True, link="https://matrix.to/#/!new:example.net?via=example.net")}
