@@ -35,6 +35,27 @@ async def test_a_channel_that_cannot_be_used_is_closed_with_a_remedy_and_stops_n
         await until(lambda: world.inbox.said() == ["heard"])
 
 
+@pytest.mark.parametrize("kind", [2, 13])
+async def test_the_chat_of_a_voice_channel_is_read_by_who_may_join_it(world: World, kind: int) -> None:
+    """The remedy was said to be View Channel, or there was none: the history just could not be read."""
+    voice = world.state.add_channel(world.guild, "lounge", kind=kind)
+    world.state.set_overwrite(voice, Overwrite(world.guild.id, 0, deny=Permission.CONNECT))
+    survey = DiscordSurvey(settings=discord_settings(world.app.token, world.server.api_url))
+    sides = (ChannelAddress(Platform.DISCORD, str(voice.id)), ChannelAddress(Platform.MATRIX, "#help"))
+    async with world.running(world.channel, voice):
+        closed = world.inbox.channels
+        assert "give its role Connect there" in closed[str(voice.id)]
+        await survey.account()
+        [found] = [one async for one in survey.pairs([replace(pair(), sides=sides)])]
+        assert (found.state, found.remedy) == ("wrong", "give its role Connect there")
+        world.say("unheard", author=world.owner, channel=voice)
+        world.state.clear_overwrite(voice, world.guild.id)
+        await until(lambda: closed[str(voice.id)] == "open")
+        world.say("heard", channel=voice)
+        await until(lambda: world.inbox.said() == ["heard"])
+    await survey.close()
+
+
 async def test_a_direct_message_is_told_as_what_it_is(world: World) -> None:
     """The sandbox has none. The bot was said to be in no server, or the channel not to exist."""
     direct = {"id": "12345", "type": 1, "last_message_id": None, "flags": 0, "recipients": [{"id": str(world.bob.id)}]}

@@ -26,6 +26,7 @@ SEND_MESSAGES = Permission("Send Messages", 1 << 11, "the relay cannot say by it
 MANAGE_MESSAGES = Permission("Manage Messages", 1 << 13, "the relay cannot delete what other people and bots posted")
 ATTACH_FILES = Permission("Attach Files", 1 << 15, "the bot itself cannot post files")
 READ_HISTORY = Permission("Read Message History", 1 << 16, "the channel cannot be mirrored")
+CONNECT = Permission("Connect", 1 << 20, "the channel cannot be mirrored")
 MANAGE_WEBHOOKS = Permission("Manage Webhooks", 1 << 29, "people's names cross as text in front of what they say")
 ADD_REACTIONS = Permission("Add Reactions", 1 << 6, "a message that failed cannot be marked for its author")
 SEND_IN_THREADS = Permission("Send Messages in Threads", 1 << 38, "the bot itself cannot post in threads")
@@ -58,6 +59,10 @@ COPY_CHANNEL_ID = (
 DIRECT_MESSAGE = "a direct message with the bot, and no channel of a server"
 # https://docs.discord.com/developers/resources/channel#channel-object-channel-types: of one person, and of several.
 DIRECT_KINDS = frozenset({1, 3})
+
+# Voice and stage channels, whose text chat is read by who may join them:
+# https://docs.discord.com/developers/resources/message#get-channel-messages
+VOICE_KINDS = frozenset({2, 13})
 
 # https://docs.discord.com/developers/resources/guild#guild-object-guild-age-restriction-level
 _ADULT_LEVELS = frozenset({1, 3})  # EXPLICIT, AGE_RESTRICTED
@@ -99,13 +104,19 @@ def not_mirrored(name: str, kind: str, others: str) -> str:
     return f"#{name} is a {kind}, which cannot be mirrored: name a text channel, or {others}, {by}"
 
 
-def blocked(channel: str, held: int, *, in_thread: bool = False, denied: int = 0) -> str | None:
+def blocked(channel: str, held: int, *, in_thread: bool = False, in_voice: bool = False, denied: int = 0) -> str | None:
     """Why the bot cannot mirror a channel with these permissions there, with the remedy; None if it can.
 
-    `channel`: its name. `in_thread`: it is one of its threads that is mirrored. `denied`: see `how_to_allow`.
+    `channel`: its name. `in_thread`: it is one of its threads that is mirrored. `in_voice`: it is one of `VOICE_KINDS`.
+    `denied`: see `how_to_allow`.
     """
     if not held & VIEW_CHANNEL.bit:
         return f"the bot may not see {channel}: {how_to_allow([VIEW_CHANNEL], denied)}"
+    if in_voice and not held & CONNECT.bit:
+        return (
+            f"the bot may not read the chat of {channel}, which only those may read who may join it: "
+            f"{how_to_allow([CONNECT], denied)}"
+        )
     if not held & READ_HISTORY.bit:
         return f"the bot may not read the history of {channel}: {how_to_allow([READ_HISTORY], denied)}"
     writing = (MANAGE_WEBHOOKS, SEND_IN_THREADS if in_thread else SEND_MESSAGES)

@@ -21,6 +21,7 @@ from relay.adapters.discord.permissions import (
     MANAGE_WEBHOOKS,
     SEND_IN_THREADS,
     SEND_MESSAGES,
+    VOICE_KINDS,
     blocked,
     denied_to,
     held_in,
@@ -308,7 +309,12 @@ class DiscordSurvey:
             topic=channel.get("topic") or "",
             nsfw=is_for_adults(guild.document) or bool(channel.get("nsfw")),
             problem=_unusable(channel)
-            or blocked(f"#{channel.get('name')}", self._held(guild, channel), denied=denied_to(self._user, channel)),
+            or blocked(
+                f"#{channel.get('name')}",
+                self._held(guild, channel),
+                in_voice=channel.get("type") in VOICE_KINDS,
+                denied=denied_to(self._user, channel),
+            ),
         )
 
     # --- The pairs' channels ------------------------------------------------------------------------------
@@ -406,7 +412,13 @@ class DiscordSurvey:
         home = guild.channels.get(str(channel.get("parent_id")), {}) if in_thread else channel
         held = self._held(guild, home)
         denied = denied_to(self._user, home)
-        problem = _unusable(channel) or blocked(f"#{home.get('name')}", held, in_thread=in_thread, denied=denied)
+        problem = _unusable(channel) or blocked(
+            f"#{home.get('name')}",
+            held,
+            in_thread=in_thread,
+            in_voice=channel.get("type") in VOICE_KINDS,
+            denied=denied,
+        )
         if problem is None and as_dict(channel.get("thread_metadata")).get("locked"):
             problem = locked(str(channel.get("name")), held)
         adults = is_for_adults(guild.document) or bool(home.get("nsfw"))

@@ -178,6 +178,6 @@ class Sessions:
             if guild is None or user_id not in guild.members:
                 if dispatch.user_id is None:
                     continue
-            elif dispatch.channel is not None and not self.state.can_view(user_id, dispatch.channel):
+            elif dispatch.channel is not None and not self.state.can_read(user_id, dispatch.channel):
                 continue
             session.dispatch(dispatch.event, dispatch.render(session.viewer))

@@ -110,7 +110,7 @@ class Messages(MessageEvents):
             raise errors.ApiError(400, 50008, "Cannot send messages in a non-text channel")
 
     def _check_may_post(self, channel: Channel, user_id: int, draft: Draft) -> None:
-        self.state.require(user_id, channel, Permission.VIEW_CHANNEL)
+        self.state.require(user_id, channel, Permission.CONNECT)
         self._check_channel(channel)
         send = Permission.SEND_MESSAGES if channel.thread is None else Permission.SEND_MESSAGES_IN_THREADS
         needed = send

@@ -56,7 +56,7 @@ class MessageRoutes:
 
     async def page(self, call: Call) -> Any:
         """A page of history, newest first; nothing at all without READ_MESSAGE_HISTORY."""
-        channel = call.channel()
+        channel = call.channel(Permission.CONNECT)
         query = Form(dict(call.request.query))
         limit = query.integer("limit", least=1, most=100, default=50)
         given = [(side, query.snowflake(side)) for side in _ANCHORS if side in query]
@@ -182,7 +182,7 @@ class MessageRoutes:
         return self._render(call, message)
 
     def _message(self, call: Call) -> tuple[Channel, Message]:
-        channel = call.channel(Permission.VIEW_CHANNEL | Permission.READ_MESSAGE_HISTORY)
+        channel = call.channel(Permission.CONNECT | Permission.READ_MESSAGE_HISTORY)
         return channel, self.state.message(channel, call.id("message_id"))
 
     def _render(self, call: Call, message: Message) -> Json:

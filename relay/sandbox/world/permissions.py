@@ -25,6 +25,7 @@ class Permission(IntFlag):
     READ_MESSAGE_HISTORY = 1 << 16
     MENTION_EVERYONE = 1 << 17
     USE_EXTERNAL_EMOJIS = 1 << 18
+    CONNECT = 1 << 20
     CHANGE_NICKNAME = 1 << 26
     MANAGE_NICKNAMES = 1 << 27
     MANAGE_ROLES = 1 << 28
@@ -58,6 +59,7 @@ EVERYONE = (
     | Permission.SEND_VOICE_MESSAGES
     | Permission.SEND_POLLS
     | Permission.CHANGE_NICKNAME
+    | Permission.CONNECT
     | Permission.USE_APPLICATION_COMMANDS
 )
 # What a relay is given when it is invited.
@@ -66,6 +68,9 @@ BOT = EVERYONE | Permission.MANAGE_WEBHOOKS | Permission.MANAGE_MESSAGES
 # What is left to a member who is timed out:
 # https://discord.com/developers/docs/topics/permissions#permissions-for-timed-out-members
 TIMED_OUT = Permission.VIEW_CHANNEL | Permission.READ_MESSAGE_HISTORY
+
+# Their text chat is for those who may join them.
+VOICE = frozenset({2, 13})
 
 # Without SEND_MESSAGES these have no effect:
 # https://discord.com/developers/docs/topics/permissions#implicit-permissions
@@ -116,4 +121,6 @@ def in_channel(guild: Guild, user_id: int, channel: Channel) -> Permission:
         bits = (bits & ~Permission(own.deny)) | Permission(own.allow)
     if not bits & Permission.VIEW_CHANNEL:
         return NONE
+    if channel.type in VOICE and not bits & Permission.CONNECT:
+        return Permission.VIEW_CHANNEL
     return bits if bits & Permission.SEND_MESSAGES else bits & ~_NEED_SEND

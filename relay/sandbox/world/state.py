@@ -143,11 +143,15 @@ class State:
     def require(self, user_id: int, channel: Channel, needed: Permission) -> Permission:
         """What a user may do in a channel.
 
-        Raises Missing Access where the channel cannot be seen, Missing Permissions unless all of `needed` is granted.
+        Raises Missing Access where the channel cannot be seen, or is a voice channel that cannot be joined; Missing
+        Permissions unless all of `needed` is granted.
         """
         granted = self.permissions(user_id, channel)
-        if not granted & Permission.VIEW_CHANNEL:
+        if not granted & Permission.VIEW_CHANNEL or (
+            needed & Permission.CONNECT and not self.can_read(user_id, channel)
+        ):
             raise errors.missing_access()
+        needed &= ~Permission.CONNECT
         if granted & needed != needed:
             raise errors.missing_permissions()
         return granted
@@ -155,6 +159,11 @@ class State:
     def can_view(self, user_id: int, channel: Channel) -> bool:
         """Whether a user sees a channel."""
         return bool(self.permissions(user_id, channel) & Permission.VIEW_CHANNEL)
+
+    def can_read(self, user_id: int, channel: Channel) -> bool:
+        """Whether a user sees what is said in a channel: in a voice channel, only who may join it does."""
+        needed = Permission.VIEW_CHANNEL | (Permission.CONNECT if channel.type in rules.VOICE else rules.NONE)
+        return self.permissions(user_id, channel) & needed == needed
 
     # --- Events -------------------------------------------------------------------------------------------
 

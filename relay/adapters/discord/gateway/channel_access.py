@@ -90,7 +90,8 @@ class BotAccess:
             )
         may = found.permissions_for(guild.me)
         denied = _denied(found)
-        if (problem := blocked(f"#{found.name}", may.value, denied=denied)) is not None:
+        in_voice = not isinstance(found, discord.TextChannel)
+        if (problem := blocked(f"#{found.name}", may.value, in_voice=in_voice, denied=denied)) is not None:
             return problem
         self._warn_about_deletions(channel, found.name, may_delete=may.manage_messages)
         return ChannelAccess(
