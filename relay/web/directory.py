@@ -118,6 +118,8 @@ class Directory:
     space: Address | None = None
     space_alternatives: tuple[Address, ...] = ()
     sections: tuple[RoomGroup, ...] = ()
+    # No pair lets the words of threads cross.
+    threads_stay: bool = True
     # The pairs that are not listed, because only invited people may enter.
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
@@ -170,6 +172,7 @@ def directory_of(settings: Settings, known: Known, *, known_only: bool = False, 
         space=_address(own.matrix_space) if own.matrix_space else None,
         space_alternatives=tuple(map(_address, own.matrix_space_alternatives)),
         sections=tuple(RoomGroup(name, tuple(rooms)) for name, rooms in sections.items()),
+        threads_stay=all(pair.thread_messages == "drop" for pair in settings.pairs if not pair.archived),
         left_out=tuple(left_out),
     )
 

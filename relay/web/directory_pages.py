@@ -18,13 +18,9 @@ from relay.web.directory import Address, Directory, Room, RoomGroup
 _CLIENTS = "https://matrix.org/ecosystem/clients/"
 _HOMESERVERS = "https://servers.joinmatrix.org/"
 
-# Behind "Rooms marked …".
 _LEGEND = {
     "[NSFW]": "may show media for adults only.",
-    "(bridged)": (
-        "are channels on Discord, too: what is said on one side appears on the other. Reactions and threads stay on "
-        "their side."
-    ),
+    "(bridged)": "are channels on Discord, too: what is said on one side appears on the other.",
     "(archived)": "are kept to be read: nothing is mirrored there any more.",
 }
 
@@ -63,9 +59,12 @@ def _one_way(room: Room) -> str:
     return _ONE_WAY.get(room.direction, "") if room.bridged and not room.archived else ""
 
 
-def _used_marks(directory: Directory) -> list[str]:
+def _legend(directory: Directory) -> list[tuple[str, str]]:
+    """The marks that rooms have, and what is said of each behind "Rooms marked …"."""
     used = {mark for room in directory.rooms for mark in room.marks}
-    return [mark for mark in _LEGEND if mark in used]
+    what = "Reactions and threads" if directory.threads_stay else "Reactions"
+    more = {"(bridged)": f" {what} stay on their side."}
+    return [(mark, words + more.get(mark, "")) for mark, words in _LEGEND.items() if mark in used]
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------
@@ -90,8 +89,8 @@ def markdown(directory: Directory) -> str:
         f"[Choose a client]({_CLIENTS}), and make one there; "
         f"[these homeservers]({_HOMESERVERS}) are open to everybody. {_md_entrance(directory)}"
     )
-    if marks := _used_marks(directory):
-        blocks.append("\n".join(f"- Rooms marked {mark} {_LEGEND[mark]}" for mark in marks))
+    if legend := _legend(directory):
+        blocks.append("\n".join(f"- Rooms marked {mark} {words}" for mark, words in legend))
     for section in directory.sections:
         blocks.append(f"## {_md(section.name)}")
         blocks.append("\n".join(_md_room(room) for room in section.rooms))
@@ -181,7 +180,7 @@ def html(directory: Directory) -> str:
             f'<link rel="icon" href="data:,"><style>{style()}</style></head><body>',
             f"<header><h1>{title}</h1>{description}</header><main>",
             _html_joining(directory),
-            _html_legend(_used_marks(directory)),
+            _html_legend(_legend(directory)),
             contents,
             *(_html_section(key, group) for key, group in groups),
             "</main></body></html>\n",
@@ -216,8 +215,8 @@ def _html_joining(directory: Directory) -> str:
     )
 
 
-def _html_legend(marks: Iterable[str]) -> str:
-    items = "".join(f"<li>Rooms marked {_html_mark(mark)} {escape(_LEGEND[mark])}</li>" for mark in marks)
+def _html_legend(legend: Iterable[tuple[str, str]]) -> str:
+    items = "".join(f"<li>Rooms marked {_html_mark(mark)} {escape(words)}</li>" for mark, words in legend)
     return f'<ul class="legend">{items}</ul>' if items else ""
 
 

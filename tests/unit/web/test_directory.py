@@ -207,6 +207,13 @@ def test_a_pair_of_one_direction_says_so(tmp_path: Path, way: str, side: str) ->
     assert "only what" not in markdown(archived) + html(archived)
 
 
+def test_threads_do_not_stay_where_their_words_cross(tmp_path: Path) -> None:
+    for more, words in (("", "Reactions and threads stay"), ('thread_messages = "flatten"', " Reactions stay")):
+        found = directory_of(settings(tmp_path, one_pair(f'purpose = "x"\n{more}')), {})
+        assert words in markdown(found)
+        assert words in html(found)
+
+
 def test_nobody_is_led_into_a_room_that_was_replaced(tmp_path: Path) -> None:
     address = ChannelAddress(Platform.MATRIX, "!old:example.net")
     known = {address: ChannelInfo("Help", public=True, link="https://matrix.to/#/!new:example.net?via=example.net")}
