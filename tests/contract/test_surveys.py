@@ -1,7 +1,12 @@
 """What the accounts can see, as `relay init` offers it."""
 
+import asyncio
+import os
 import ssl
+import sys
+from asyncio.subprocess import PIPE
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -190,6 +195,23 @@ async def test_where_a_server_says_that_its_homeserver_is(homeserver: Homeserver
     assert (await told(url, url)).state == "ok"
 
 
+async def test_a_homeserver_is_found_from_the_server_of_an_account(homeserver: Homeserver, tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys; from relay.setup import find_homeserver as find; print(asyncio.run(find(sys.argv[1])))"
+    )
+    async with website(f"{homeserver.url}/", tls=self_signed(tmp_path)) as site:
+        found = []
+        # What aiohttp trusts it knows when it is imported.
+        for trusted in ({"SSL_CERT_FILE": str(tmp_path / "certificate.pem")}, {}):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", program, f"@relay:{site.removeprefix('https://')}"),
+                stdout=PIPE,
+                env=os.environ | trusted,
+            )
+            found.append((await process.communicate())[0].decode().strip())
+    assert found == [homeserver.url, "None"]
+
+
 async def test_addresses_that_lead_elsewhere(homeserver: Homeserver, tmp_path: Path) -> None:
     async with redirecting(homeserver.url) as site:
         told = await correction(site, "@relay:example.org") or ""
@@ -225,7 +247,9 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     """A certificate that nobody has signed."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1)).sign(key, SHA256())
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    made = builder.add_extension(address, critical=False).sign(key, SHA256())
     file = folder / "certificate.pem"
     file.write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)

@@ -395,7 +395,7 @@ class Avatars:
                 self.shelf.by_name[name] = Emoji(name, id_, created_at(id_).timestamp())
         self._room = MOST_AVATARS
         self._listed_at = self.clock.monotonic()
-        _log.info("pictures of people", ours=len(ours), others=self._foreign, gone=len(gone))
+        _log.info("emoji of the application read", faces=len(ours), others=self._foreign, gone=len(gone))
 
     def _is_ours(self, item: Any) -> bool:
         """Whether we made an emoji: by its name, and by the bot user, where the server tells who uploaded it."""
