@@ -256,6 +256,8 @@ class Claims:
             ours.look_now.set()
         ours.wanted, ours.coming = keys, frozenset()
         ours.held = ours.held & keys if self._agreed else keys
+        # A pair that comes back later is read from then on, wherever somebody else has ended meanwhile.
+        self._holders.awaited &= keys
         if self._agreed and self.begun.is_set():
             await ours.tell()
 

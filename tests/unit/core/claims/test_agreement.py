@@ -158,6 +158,24 @@ def test_a_pair_that_somebody_has_had_since_is_not_read_from_where_the_one_befor
     play(story)
 
 
+def test_a_pair_that_comes_back_is_not_read_from_where_another_one_ended_while_it_was_not_declared() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        second.start()
+        await until(second.claims.begun.is_set)
+        await second.claims.declared(frozenset())
+        await first.stop()
+        await asyncio.sleep(3600)
+        await second.claims.declared(PAIRS)
+        await until(lambda: second.works == PAIRS)
+        assert second.switch.started == {key: {} for key in PAIRS}
+
+    play(story)
+
+
 def test_a_pair_that_another_store_has_had_since_is_not_read_from_our_own_place_when_it_comes_back() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
