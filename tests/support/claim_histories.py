@@ -470,7 +470,9 @@ async def _calm_down(world: World) -> None:
         if process.volume is world.volumes[0]:
             await process.kill()
     start_on(world, world.volumes[0], take_over=True, wanted=frozenset(KEYS))
-    await until(lambda: frozenset(KEYS) == frozenset().union(*(process.sends for process in world.processes)), 500)
+    await until(
+        lambda: frozenset(KEYS) == frozenset().union(*(process.sends for process in world.processes)), 500, every=0.5
+    )
 
 
 def play_history(seed: int) -> tuple[str, list[str]]:

@@ -287,11 +287,11 @@ def play(story: Callable[[], Coroutine[Any, Any, None]], loop: VirtualLoop | Non
         loop.close()
 
 
-async def until(check: Callable[[], bool], seconds: float = 200) -> float:
+async def until(check: Callable[[], bool], seconds: float = 200, *, every: float = 0.01) -> float:
     """Wait; how many virtual seconds it took."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     while not check():
         assert loop.time() < began + seconds, "it never happened"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(every)
     return loop.time() - began

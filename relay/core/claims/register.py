@@ -147,12 +147,15 @@ class Claim:
 
         Of a file: a host's name is not enough where more is known, a copied machine has the same name, store and file.
         """
+        return hashlib.sha256("\0".join(self._place()).encode()).hexdigest()[:16]
+
+    def _place(self) -> tuple[str, ...]:
         machine = () if self.file.startswith(_DATABASE) else ("boot", self.boot) if self.boot else ("host", self.host)
-        return hashlib.sha256("\0".join((self.store, self.file, *machine)).encode()).hexdigest()[:16]
+        return self.store, self.file, *machine
 
     def is_same_place(self, other: Self) -> bool:
         """Whether both are about the same store."""
-        return self.place() == other.place()
+        return self._place() == other._place()
 
     def tells(self) -> bool:
         """Whether anything is said in it."""
