@@ -138,10 +138,12 @@ class Claims:
             rivals = ours.rivals(reading.possible)
             given_up = doubtful - silent - rivals.keys()
         silent |= frozenset(key for key, holder in rivals.items() if self.has_ended(holder))
-        moved_on = await self._holders.moved_on(ours.wanted, reading.possible, silent & rivals.keys())
+        # What is declared from now on is looked at once this is done.
+        wanted = ours.wanted
+        moved_on = await self._holders.moved_on(wanted, reading.possible, silent & rivals.keys())
         rivals = {key: holder for key, holder in rivals.items() if key not in silent}
         later = (given_up | moved_on) - rivals.keys()
-        free = ours.wanted - rivals.keys() - later
+        free = wanted - rivals.keys() - later
         if self.take_over and (rivals or later):
             self._question.start(frozenset(rivals) | later, take=True)
         mine = self._board.mine(reading.claims)

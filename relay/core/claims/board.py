@@ -68,6 +68,8 @@ class Board:
     _number: int = field(init=False, default=0)
     # What we are taking from relays that are silent: the claim, and what it had answered before.
     _taking: dict[tuple[str, str, int], frozenset[str]] = field(init=False, default_factory=dict)
+    # Places of earlier boots whose values we have emptied.
+    _emptied: set[str] = field(init=False, default_factory=set)
     # The turn of the moment in which this process began: those before it ended earlier.
     _born: int = field(init=False)
     # 0: this process has not written yet. `_written`: what we have said last has certainly arrived.
@@ -213,8 +215,11 @@ class Board:
             left_numbers={key: left_numbers.get(key, 0) for key in left},
         )
         await self._write(reading, own)
-        for name in [name for name in self._former(reading) if self._may_empty(name)] + self._forgotten(reading):
+        for name in [name for name in self._former(reading) if self._may_empty(name)]:
             await self._put(name, {})
+        for name in self._forgotten(reading):
+            await self._put(name, {})
+            self._emptied.add(name.partition(".")[0])
 
     async def _write(self, reading: Reading, own: Claim) -> None:
         latest = max((self._turn, *(claim.turn for claim in _turns(reading.values, self.me.place()))))
@@ -249,11 +254,17 @@ class Board:
         return int(self.clock.now().timestamp() / _TURN_SECONDS)
 
     def _forgotten(self, reading: Reading) -> list[str]:
-        """Values of our store, in other places, that have stood there for long although nothing in them counts."""
+        """Values of our store from earlier boots that have stood there for long although nothing in them counts.
+
+        Not of a copy of it, which may live, and wait: it would say it again, and claim something while we empty that.
+        Nor twice: a copied machine cannot be told from an earlier boot.
+        """
         if self._first is None or reading.asked - self._first.asked < _FORGOTTEN_AFTER:
             return []
         surely = last_numbers(reading.said, pending=False)
-        others = [claim for claim in reading.said if claim.store == self.me.store and not self.me.is_same_place(claim)]
+        me = (self.me.store, self.me.file, self.me.host)
+        others = [claim for claim in reading.said if (claim.store, claim.file, claim.host) == me]
+        others = [claim for claim in others if not self.me.is_same_place(claim) and claim.place() not in self._emptied]
         empty = [
             claim for claim in others if claim in self._first.said and not _counting(claim, surely, surely).tells()
         ]

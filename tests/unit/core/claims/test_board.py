@@ -5,6 +5,8 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from relay.core.claims.board import claims_in, value_name
 from relay.core.claims.register import Ask, Claim
 from tests.support.relays import PAIRS, Account, Relay, play, until
@@ -171,5 +173,31 @@ def test_what_earlier_boots_have_left_is_emptied_when_nothing_of_it_counts() -> 
         await asyncio.sleep(100)
         assert (relay.works, other.works) == (PAIRS, frozenset({"300"}))
         assert account.writes == writes
+
+    play(story)
+
+
+@pytest.mark.parametrize("copied", ["store", "machine"])
+def test_nobody_empties_again_and_again_what_a_copy_that_waits_says(copied: str) -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        relay, copy = Relay("a1", account, rng, boot="1"), Relay("a2", account, rng, boot="2")
+        if copied == "machine":
+            copy = Relay("a1", account, rng, boot="2")
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        copy.start()
+        await until(copy.claims.begun.is_set)
+        await relay.kill()
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        await asyncio.sleep(3700)
+        # Something changes, so both look.
+        await account.replace("another.1", {})
+        await asyncio.sleep(200)
+        writes = account.writes
+        await asyncio.sleep(200)
+        assert account.writes == writes
+        assert {claim.boot for claim in claims_in(account.value)} == {"1", "2"}
 
     play(story)
