@@ -27,7 +27,7 @@ def invocation_of(context: typer.Context) -> Invocation:
 def command_line() -> Any:
     """What parses the arguments and runs one of the commands."""
     command = typer.main.get_command(application())
-    _show_flags_as_flags(command)
+    _show_what_is_typed(command)
     return command
 
 
@@ -63,14 +63,16 @@ def application() -> typer.Typer:
     return root
 
 
-def _show_flags_as_flags(command: Any) -> None:
-    """Typer shows `<bool>` behind them in `--help`, as if a value had to follow."""
+def _show_what_is_typed(command: Any) -> None:
+    """Typer shows `<bool>` behind flags in `--help`, as if a value had to follow, and `<list[str]>` at arguments."""
     own_help = command.get_help_option(command.context_class(command, **_HELP))
     for parameter in (*command.params, own_help):
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None
     for inner in getattr(command, "commands", {}).values():
-        _show_flags_as_flags(inner)
+        _show_what_is_typed(inner)
 
 
 def _run(

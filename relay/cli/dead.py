@@ -26,7 +26,7 @@ def _number(text: str) -> int:
 
 
 IdsArgument = Annotated[
-    list[int] | None, typer.Argument(metavar="ID…", parser=_number, help="Which; `relay dead list` shows them.")
+    list[int] | None, typer.Argument(metavar="ID", parser=_number, help="Which; `relay dead list` shows them.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 

@@ -32,7 +32,9 @@ def demo(
     ghosts: Annotated[
         bool, typer.Option("--ghosts", help="Give people of Discord accounts of their own on the homeserver.")
     ] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port; 0: one that is free.")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The page's port; 0: one that is free.")
+    ] = 0,
     _config: Annotated[
         Path | None, typer.Option("--config", hidden=True, help="Not used: the demo writes its own file.")
     ] = None,

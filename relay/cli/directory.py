@@ -28,7 +28,9 @@ class Format(StrEnum):
 def directory(
     context: typer.Context,
     config: ConfigOption = None,
-    format_: Annotated[Format | None, typer.Option("--format", help="How to print it, in a word.")] = None,
+    format_: Annotated[
+        Format | None, typer.Option("--format", metavar="WORD", help="Print it as markdown, html or json.")
+    ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown (the default).")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="Print one HTML document.")] = False,
     as_json: JsonOption = False,

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import discord
+import pytest
 import typer
 from typer.core import TyperGroup
 
 from relay import errors
+from relay.cli import main
 from relay.cli.commands import application
 from relay.config.loading import load
 from relay.config.settings import PairSettings, Section, keys_of
@@ -213,6 +215,16 @@ def test_each_command_and_each_option_says_what_it_does() -> None:
         assert re.search(r"\[[a-z]", command.help) is None, name
         for option in command.params:
             assert getattr(option, "help", None), (name, option.name)
+
+
+def test_help_shows_what_is_typed_and_no_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """Flags had `<bool>` behind them, and the names of pairs `<list[str]>`."""
+    for name, _ in every_command():
+        with pytest.raises(SystemExit):
+            main([*name.split()[1:], "--help"])
+        shown = capsys.readouterr().out
+        assert "--help" in shown
+        assert re.search(r"<[a-z]|BOOL", shown) is None, name
 
 
 def test_every_metric_is_described_and_no_other() -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 commands = typer.Typer(help="List and change the pairs of relay.toml; a running daemon follows.", no_args_is_help=True)
 
 NamesArgument = Annotated[
-    list[str], typer.Argument(metavar="NAME…", help="Pairs by name, as `relay pairs list` shows them, or by channel.")
+    list[str], typer.Argument(metavar="NAME", help="Pairs by name, as `relay pairs list` shows them, or by channel.")
 ]
 _ARROWS = {"both": "<->", "to_matrix": "-->", "to_discord": "<--"}
 _VARIABLE = "RELAY_PAIRS"

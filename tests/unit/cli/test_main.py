@@ -228,14 +228,6 @@ def test_a_config_without_a_path_and_words_behind_two_dashes() -> None:
     assert without_option("--config", ["--config", "a", "run", "--config=b"]) == (["run"], "b")
 
 
-def test_help_shows_flags_as_flags(cli: Relay) -> None:
-    for command in ((), ("status",), ("dead", "list"), ("pairs", "list"), ("run",)):
-        _, out, _ = cli(*command, "--help")
-        assert "--help" in out
-        assert "<bool>" not in out
-        assert "BOOL" not in out
-
-
 def test_status_before_the_first_run(cli: Relay, tmp_path: Path) -> None:
     status, out, err = cli("status")
     assert (status, err) == (1, "")
