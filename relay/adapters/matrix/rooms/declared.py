@@ -74,8 +74,8 @@ class DeclaredRoom:
     upgrade_at: float = 0.0
     upgrade_pause: float = 0.0
 
-    # Set when `RoomJoiner` may have something to do for the room.
-    wake: Flag = field(default_factory=Flag)
+    # Whether `RoomJoiner` may have something to do for the room; see `DeclaredRooms.wake`.
+    woken: bool = False
 
     @property
     def name(self) -> str:
@@ -128,6 +128,9 @@ class DeclaredRooms:
         self.changed = asyncio.Event()
         # Set when the operator has changed the addresses.
         self.redeclared = asyncio.Event()
+        # Set then, too, and when there may be something to do for a room.
+        self.woken = asyncio.Event()
+        self._woken: list[DeclaredRoom] = []
 
     def declare(self, addresses: Iterable[ChannelAddress], secondary: frozenset[ChannelAddress] = frozenset()) -> None:
         """From now on these are the addresses; those that stay keep their rooms. `secondary`: see `Adapter.watch`."""
@@ -147,11 +150,25 @@ class DeclaredRooms:
                 room.gave_way = room.resolved = False
                 room.room_id = None if room.is_alias else room.name
                 self._by_room = None
-                room.wake.set()
+                self.wake(room)
         self.version += 1
         self.declarations += 1
         self.redeclared.set()
+        self.woken.set()
         self.changed.set()
+
+    def wake(self, room: DeclaredRoom) -> None:
+        """There may be something to do for a room."""
+        if not room.woken:
+            room.woken = True
+            self._woken.append(room)
+            self.woken.set()
+
+    def take_woken(self) -> list[DeclaredRoom]:
+        """Those that were woken since the last time."""
+        self.woken.clear()
+        woken, self._woken = self._woken, []
+        return woken
 
     def point(self, room: DeclaredRoom, room_id: str | None, predecessors: tuple[str, ...] = ()) -> None:
         """From now on the address names `room_id`, which has replaced `predecessors`. None: nobody knows which room."""
@@ -265,19 +282,19 @@ class DeclaredRooms:
                 # After a removal the backoff goes on: if we are removed again, the next wait is longer.
                 room.backoff.reset()
             room.joined, room.invited, room.removed_reason = True, False, None
-            room.wake.set()
+            self.wake(room)
 
     def mark_invited(self, room_id: str, inviters: Iterable[str]) -> None:
         """We are invited into the room."""
         for waiting in self._declared.values():
             if waiting.awaited == room_id:
                 waiting.backoff.reset()
-                waiting.wake.set()
+                self.wake(waiting)
         if room := self.find(room_id):
             room.joined, room.invited = False, True
             room.servers |= {user.partition(":")[2] for user in inviters if is_user_id(user)}
             room.backoff.reset()
-            room.wake.set()
+            self.wake(room)
 
     def mark_outside(self, room_id: str, removed_reason: str | None = None) -> None:
         """We are not in the room. `removed_reason` if we were: a moderator decided that, so we wait before we join."""
@@ -287,7 +304,7 @@ class DeclaredRooms:
                 room.removed_reason = removed_reason
                 room.rejoin_at = self._now() + room.backoff.next()
             self._states.pop(room_id, None)
-            room.wake.set()
+            self.wake(room)
 
     # --- To the core --------------------------------------------------------------------------------------
 
@@ -316,14 +333,14 @@ class DeclaredRooms:
         aliases = self.state(room_id).aliases
         if room.is_alias and room.listed_aliases not in (None, aliases):
             room.resolved = False
-            room.wake.set()
+            self.wake(room)
         room.listed_aliases = aliases
         problem = self.send_blocker(room_id)
         if problem is not None:
             if room.joined:
                 await self.open(room_id, inbox)
             if room.problem != problem:
-                room.wake.set()  # An upgraded room's alias may name the new room.
+                self.wake(room)  # An upgraded room's alias may name the new room.
             await self.report_problem(room, problem, inbox)
         elif not room.opened or room.problem is not None:
             await self._open(room, room_id, inbox)

@@ -7,7 +7,9 @@ at a time, each waits as long as the homeserver asks for, and rooms that are joi
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.cursors import (
@@ -56,19 +58,46 @@ class RoomJoiner:
     connected: asyncio.Event
     _joins: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_JOINS_AT_ONCE))
 
+    # What works on a room now, and when it is looked at again.
+    _tasks: dict[DeclaredRoom, asyncio.Task[None]] = field(init=False, default_factory=dict)
+    _timers: dict[DeclaredRoom, asyncio.TimerHandle] = field(init=False, default_factory=dict)
+
     async def run(self, inbox: RetryingInbox) -> None:
-        """One task for each declared room, until cancelled."""
-        tasks: dict[DeclaredRoom, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._report_pending(inbox), name="matrix rooms pending")
-            while True:
-                self.rooms.redeclared.clear()
-                rooms = set(self.rooms.declared)
-                for gone in tasks.keys() - rooms:
-                    tasks.pop(gone).cancel()
-                for room in rooms - tasks.keys():
-                    tasks[room] = group.create_task(self._keep_joined(room, inbox), name=f"room {room.name}")
-                await self.rooms.redeclared.wait()
+        """A task for each declared room in which there may be something to do, until cancelled.
+
+        There is none for the others, nearly all: a task that waits takes two KiB.
+        """
+        known: set[DeclaredRoom] = set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._report_pending(inbox), name="matrix rooms pending")
+                while True:
+                    self.rooms.redeclared.clear()
+                    rooms = set(self.rooms.declared)
+                    for gone in known - rooms:
+                        self._forget(gone)
+                    for room in rooms - known:
+                        self._start(room, self._enter(room, inbox), group)
+                    known = rooms
+                    while not self.rooms.redeclared.is_set():
+                        for room in self.rooms.take_woken():
+                            if room in known and room not in self._tasks:
+                                self._start(room, self._keep_joined(room, inbox), group)
+                        await self.rooms.woken.wait()
+        finally:
+            for room in known:
+                self._forget(room)
+
+    def _start(self, room: DeclaredRoom, work: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> None:
+        self._forget(room)
+        self._tasks[room] = group.create_task(work, name=f"room {room.name}")
+
+    def _forget(self, room: DeclaredRoom) -> None:
+        """Nothing works on the room any more, nor will."""
+        if (task := self._tasks.pop(room, None)) is not None:
+            task.cancel()
+        if (timer := self._timers.pop(room, None)) is not None:
+            timer.cancel()
 
     async def _report_pending(self, inbox: RetryingInbox) -> None:
         """Rooms that still are to be joined after a minute are reported, so that the start does not wait for them."""
@@ -79,16 +108,20 @@ class RoomJoiner:
                 problem = f"{room.name} is still to be entered: the homeserver limits how often an account may join."
                 await self.rooms.report_problem(room, problem, inbox)
 
-    async def _keep_joined(self, room: DeclaredRoom, inbox: RetryingInbox) -> None:
+    async def _enter(self, room: DeclaredRoom, inbox: RetryingInbox) -> None:
         known = await inbox.position(alias_stream(room.name)) if room.is_alias else room.room_id
         if known and is_room_id(known):
             # The room that the alias named last time. It is synced from the very start, so that the first sync covers
             # it. Whether the alias names another one by now is asked next.
             await self._point(room, known, inbox)
             room.looked_up.set()
+        await self._keep_joined(room, inbox)
+
+    async def _keep_joined(self, room: DeclaredRoom, inbox: RetryingInbox) -> None:
+        """Do what can be done now, and see to it that somebody looks again when there may be more."""
         while True:
             # Clear before the attempt, so that a wake-up during it is not lost.
-            room.wake.clear()
+            room.woken = False
             try:
                 seconds = await self._advance(room, inbox)
             except StoreError:
@@ -96,9 +129,13 @@ class RoomJoiner:
             except Exception:  # noqa: BLE001 - the top of this worker
                 _log.exception("bug while entering a room", room=room.name)
                 seconds = room.backoff.next()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await room.wake.wait()
+            if not room.woken:
+                break
+        # Nothing is awaited from here on: who wakes the room then starts a new task.
+        if self._tasks.get(room) is asyncio.current_task():
+            del self._tasks[room]
+            if seconds is not None:
+                self._timers[room] = asyncio.get_running_loop().call_later(seconds, self.rooms.wake, room)
 
     async def _advance(self, room: DeclaredRoom, inbox: RetryingInbox) -> float | None:
         """Do what can be done now. Returns the seconds until the next attempt; None if there is nothing more to do."""
@@ -161,7 +198,7 @@ class RoomJoiner:
                 # The alias does not name its old room any more, and the other alias may be about to name that one.
                 self.rooms.point(room, None)
             other.resolved = False
-            other.wake.set()
+            self.rooms.wake(other)
             await self.rooms.report_problem(room, problem, inbox)
             return False
         if current != room.room_id:
