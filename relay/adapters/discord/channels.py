@@ -42,6 +42,8 @@ _WEBHOOKS_TIMEOUT = 5.0
 # Seconds for asking for a channel that the gateway does not tell of, until the next try after that failed, and until it
 # is asked for again.
 _FETCH_TIMEOUT, _FETCH_SOON, _FETCH_AGAIN = 5.0, 5.0, 60.0
+# More of them would wait for Discord's limit for all requests together, with eight KiB each.
+_READ_AT_ONCE = 24
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -69,6 +71,8 @@ class Channels:
     # How often in a row nobody could say what it is.
     _fetch_tries: dict[str, int] = field(init=False, default_factory=dict)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    # Histories that are read at the same time.
+    _reading: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_READ_AT_ONCE))
 
     def watch(self, addresses: frozenset[ChannelAddress]) -> None:
         """Set the declared channels."""
@@ -287,8 +291,9 @@ class Channels:
         backoff = Backoff(self.rng, first=0.5, longest=30.0)
         while True:
             try:
-                buffer.read_again = False
-                await self._read(inbox, buffer)
+                async with self._reading:
+                    buffer.read_again = False
+                    await self._read(inbox, buffer)
             except (StoreUnavailable, DeliveryError) as error:
                 tries = backoff.tries + 1
                 _log.warning("discord catch up waits", channel=buffer.channel.id, reason=str(error), tries=tries)
@@ -298,6 +303,7 @@ class Channels:
                 _log.exception("discord catch up failed", channel=buffer.channel.id, tries=backoff.tries + 1)
             else:
                 if self.buffers.release(buffer):
+                    buffer.task = None
                     return
                 continue
             # What is held back stays held back. What was dropped meanwhile comes with the next reading.
