@@ -1,7 +1,8 @@
 """What the relay knows of a room: who may do what in it, and what its members are called. Pure."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
 from relay.adapters.matrix.rooms.server_acl import is_denied
@@ -23,6 +24,9 @@ SPACE = "m.space"
 LONGEST_NAME, LONGEST_TOPIC = 500, 1_000
 """Characters of a name and of a topic that are kept. An event may hold 60,000, and they are kept in many places."""
 
+_NONE: frozenset[str] = frozenset()
+"""Each new one takes 216 bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemberProfile:
@@ -32,48 +36,81 @@ class MemberProfile:
     avatar: MediaRef | None = None
 
 
+Sent = Literal["m.room.message", "m.reaction"]
+"""What we send, or may want to."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLevels:
+    """What an `m.room.power_levels` event says, as far as it matters here: whole, it takes three KiB in each room."""
+
+    # Those who have another level than the others, and the others.
+    users: Mapping[str, int]
+    others: int
+    to_write: int
+    to_react: int
+    to_upgrade: int
+    to_redact: int
+    to_broadcast: int
+
+    @classmethod
+    def of(cls, content: Json, *, state_default: int = 50) -> "PowerLevels":
+        """The levels of a room with that event."""
+        others, default = _level(content.get("users_default"), 0), _level(content.get("events_default"), 0)
+        events, users = as_dict(content.get("events")), as_dict(content.get("users"))
+        levels = {user: level for user, told in users.items() if (level := _level(told, others)) != others}
+        return cls(
+            users=levels,
+            others=others,
+            to_write=_level(events.get("m.room.message"), default),
+            to_react=_level(events.get("m.reaction"), default),
+            to_upgrade=_level(events.get(TOMBSTONE), _level(content.get("state_default"), state_default)),
+            to_redact=_level(content.get("redact"), 50),
+            to_broadcast=_level(as_dict(content.get("notifications")).get("room"), 50),
+        )
+
+
 # By a mark of one room's state, and a user.
 Members = Recent[tuple[object, str], MemberProfile]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RoomState:
-    """The state of one room, as far as it matters here. Of its members only those who speak are remembered.
+    """The state of one room, as far as it matters here. Of its members only those who speak are remembered."""
 
-    `members`: of all rooms together. `server`: whose accounts are ours.
-    """
-
-    def __init__(self, room_id: str, members: Members | None = None, *, server: str = "") -> None:
-        self.room_id = room_id
-        self._server = server
-        # Whether all of the state has been received: what is not known then does not exist.
-        self.complete = False
-        self.encrypted = False
-        # Whether other servers refuse what is sent from ours.
-        self.denies_us = False
-        # Whether anybody may join without an invitation, as far as `join_rules` say.
-        self.public = False
-        # "" for none.
-        self.name = ""
-        self.topic = ""
-        # The one that the room itself shows, "" for none; and all that it lists.
-        self.alias = ""
-        self.aliases: frozenset[str] = frozenset()
-        # Whether it is a space: a list of rooms, in which clients show no messages.
-        self.is_space = False
-        # Whether the room has been replaced by another one, by which, and who did it.
-        self.upgraded = False
-        self.successor: str | None = None
-        self.upgrader = ""
-        # Whether the event that made the room is known, which says who is above all power levels.
-        self.creator_known = False
-        # The room's version, "" until that is known.
-        self.version = ""
-        self._creators: frozenset[str] = frozenset()
-        self._creators_are_privileged = False
-        self._power: Json | None = None
-        # Not of the room: what an earlier state said of its members no longer holds.
-        self._mark = object()
-        self._members = Members(MEMBERS) if members is None else members
+    room_id: str
+    # Of all rooms together.
+    members: Members = field(default_factory=lambda: Members(MEMBERS))
+    # Whose accounts are ours.
+    server: str = field(default="", kw_only=True)
+    # Whether all of the state has been received: what is not known then does not exist.
+    complete: bool = field(init=False, default=False)
+    encrypted: bool = field(init=False, default=False)
+    # Whether other servers refuse what is sent from ours.
+    denies_us: bool = field(init=False, default=False)
+    # Whether anybody may join without an invitation, as far as `join_rules` say.
+    public: bool = field(init=False, default=False)
+    # "" for none.
+    name: str = field(init=False, default="")
+    topic: str = field(init=False, default="")
+    # The one that the room itself shows, "" for none; and all that it lists.
+    alias: str = field(init=False, default="")
+    aliases: frozenset[str] = field(init=False, default=_NONE)
+    # Whether it is a space: a list of rooms, in which clients show no messages.
+    is_space: bool = field(init=False, default=False)
+    # Whether the room has been replaced by another one, by which, and who did it.
+    upgraded: bool = field(init=False, default=False)
+    successor: str | None = field(init=False, default=None)
+    upgrader: str = field(init=False, default="")
+    # Whether the event that made the room is known, which says who is above all power levels.
+    creator_known: bool = field(init=False, default=False)
+    # The room's version, "" until that is known.
+    version: str = field(init=False, default="")
+    _creators: tuple[str, ...] = field(init=False, default=())
+    _creators_are_privileged: bool = field(init=False, default=False)
+    _power: PowerLevels | None = field(init=False, default=None)
+    # Not of the room: what an earlier state said of its members no longer holds.
+    _mark: object = field(init=False, default_factory=object)
 
     def apply(self, event: Json) -> None:
         """Take in a state event; any other is ignored."""
@@ -88,7 +125,7 @@ class RoomState:
 
     def profile(self, user_id: str) -> MemberProfile:
         """The avatar of a member, and the display name; without one, the user ID."""
-        return self._members.get((self._mark, user_id)) or MemberProfile(user_id)
+        return self.members.get((self._mark, user_id)) or MemberProfile(user_id)
 
     def name_of(self, user_id: str) -> str | None:
         """The display name of a member; None if there is none, or the member is not remembered."""
@@ -102,7 +139,7 @@ class RoomState:
 
     def knows_member(self, user_id: str) -> bool:
         """Whether the profile of a member is remembered."""
-        return (self._mark, user_id) in self._members
+        return (self._mark, user_id) in self.members
 
     def level(self, user_id: str) -> int:
         """The power level of a user."""
@@ -110,24 +147,21 @@ class RoomState:
             return _CREATOR_LEVEL
         if self._power is None:
             return 100 if user_id in self._creators else 0
-        default = _level(self._power.get("users_default"), 0)
-        return _level(as_dict(self._power.get("users")).get(user_id), default)
+        return self._power.users.get(user_id, self._power.others)
 
-    def level_to_send(self, kind: str) -> int:
-        """The power level that is needed to send an event of type `kind` (not a state event)."""
-        if self._power is None:
-            return 0
-        default = _level(self._power.get("events_default"), 0)
-        return _level(as_dict(self._power.get("events")).get(kind), default)
+    @property
+    def _levels(self) -> PowerLevels:
+        return _NO_POWER_LEVELS if self._power is None else self._power
+
+    def level_to_send(self, kind: Sent) -> int:
+        """The power level that is needed to send an event of type `kind`."""
+        return self._levels.to_react if kind == "m.reaction" else self._levels.to_write
 
     def may_upgrade(self, user_id: str) -> bool:
         """Whether a user may replace the room by another one."""
-        power = self._power or {}
-        default = _level(power.get("state_default"), 50 if self._power is not None else 0)
-        needed = _level(as_dict(power.get("events")).get(TOMBSTONE), default)
-        return self.level(user_id) >= needed
+        return self.level(user_id) >= self._levels.to_upgrade
 
-    def may_send(self, user_id: str, kind: str = "m.room.message") -> bool:
+    def may_send(self, user_id: str, kind: Sent = "m.room.message") -> bool:
         """Whether a user may send events of type `kind`."""
         return self.level(user_id) >= self.level_to_send(kind)
 
@@ -141,12 +175,12 @@ class RoomState:
     @property
     def level_to_redact(self) -> int:
         """The power level that is needed to redact what others wrote."""
-        return _level((self._power or {}).get("redact"), 50)
+        return self._levels.to_redact
 
     @property
     def level_to_broadcast(self) -> int:
         """The power level that is needed to notify the whole room (`@room`)."""
-        return _level(as_dict((self._power or {}).get("notifications")).get("room"), 50)
+        return self._levels.to_broadcast
 
     def may_redact(self, user_id: str) -> bool:
         """Whether a user may redact what others wrote."""
@@ -161,12 +195,12 @@ class RoomState:
             case "m.room.create":
                 self._apply_create(sender, content)
             case "m.room.power_levels":
-                self._power = content
+                self._power = PowerLevels.of(content)
             case "m.room.encryption":
                 # Whatever the event says: encryption cannot be switched off again.
                 self.encrypted = True
             case "m.room.server_acl":
-                self.denies_us = bool(self._server) and is_denied(content, self._server)
+                self.denies_us = bool(self.server) and is_denied(content, self.server)
             case "m.room.join_rules":
                 self.public = content.get("join_rule") == "public"
             case "m.room.name":
@@ -176,7 +210,8 @@ class RoomState:
             case "m.room.canonical_alias":
                 self.alias = alias if isinstance(alias := content.get("alias"), str) and is_alias(alias) else ""
                 listed = [content.get("alias"), *as_list(content.get("alt_aliases"))]
-                self.aliases = frozenset(alias for alias in listed if isinstance(alias, str) and is_alias(alias))
+                aliases = {alias for alias in listed if isinstance(alias, str) and is_alias(alias)}
+                self.aliases = frozenset(aliases) if aliases else _NONE
             case "m.room.tombstone":
                 self.upgraded = True
                 successor = content.get("replacement_room")
@@ -197,14 +232,14 @@ class RoomState:
             creators |= {user for user in as_list(content.get("additional_creators")) if isinstance(user, str)}
         elif isinstance(content.get("creator"), str):
             creators = {content["creator"]}
-        self._creators = frozenset(creators)
+        self._creators = tuple(creators)
 
     def _apply_member(self, user_id: str, content: Json) -> None:
         profile = joined_profile(user_id, content)
         if profile is None:
             # Keep the profile of a member who left: their last messages may still be read.
             return
-        self._members[self._mark, user_id] = profile
+        self.members[self._mark, user_id] = profile
 
 
 def joined_profile(user_id: str, content: Json) -> MemberProfile | None:
@@ -230,3 +265,7 @@ def _level(value: Any, default: int) -> int:
         except (ValueError, OverflowError):
             return default
     return default
+
+
+_NO_POWER_LEVELS = PowerLevels.of({}, state_default=0)
+"""Where there is no such event."""

@@ -1,5 +1,7 @@
 """The state of a room: power levels in rooms of every version, and the names of members."""
 
+import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.inbound.content import bridged_profile
-from relay.adapters.matrix.rooms.state import MemberProfile, Members, RoomState
+from relay.adapters.matrix.rooms.state import TOMBSTONE, MemberProfile, Members, RoomState
 from relay.domain.ids import MediaRef, Platform
 
 ANN, BOB, ME = "@ann:a", "@bob:b", "@relay:a"
@@ -40,8 +42,28 @@ def test_who_may_send_what() -> None:
     levels = {"events_default": "10", "events": {"m.reaction": 0, "m.room.message": 50}, "users": {BOB: "50"}}
     state = room(("m.room.power_levels", levels))
     assert (state.may_send(BOB), state.may_send(ME)) == (True, False)
-    assert (state.may_send(ME, "m.reaction"), state.may_send(ME, "m.sticker")) == (True, False)
+    assert state.may_send(ME, "m.reaction")
+    assert not room(("m.room.power_levels", {"events_default": "10"})).may_send(ME, "m.reaction")
     assert room().may_send(ME)
+
+
+def test_who_may_upgrade_a_room() -> None:
+    assert room().may_upgrade(ME)
+    levels: dict[str, Any] = {"users": {ANN: 100, BOB: 50}}
+    for more, users in (({}, [ANN, BOB]), ({"state_default": 60}, [ANN]), ({"events": {TOMBSTONE: 0}}, [ANN, BOB, ME])):
+        state = room(("m.room.power_levels", levels | more))
+        assert [user for user in (ANN, BOB, ME) if state.may_upgrade(user)] == users
+
+
+def test_little_is_kept_of_each_room() -> None:
+    events = json.dumps(dict.fromkeys((TOMBSTONE, *(f"m.room.{number}" for number in range(12))), 100))
+    levels = f'{{"users": {{"{ANN}": 100}}, "events": {events}, "kick": 50, "ban": 50, "invite": 50, "redact": 50}}'
+    tracemalloc.start()
+    try:
+        kept = [room(("m.room.power_levels", json.loads(levels)), ("m.room.canonical_alias", {})) for _ in range(100)]
+        assert tracemalloc.get_traced_memory()[0] < len(kept) * 1_500
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("rule", "told"), [("public", "Tea"), ("invite", ""), ("restricted", ""), ({}, "")])
