@@ -23,6 +23,7 @@ _FIRST_UPGRADE_PAUSE, _LONGEST_UPGRADE_PAUSE = 60.0, 3600.0
 _UPGRADES_REMEMBERED = 3600.0
 # An event may list thousands.
 _MOST_ALIASES = 10
+_NO_PREDECESSORS: frozenset[ChannelRef] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -353,7 +354,8 @@ class DeclaredRooms:
             self._check_all_tried()
 
     async def _open(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> None:
-        predecessors = frozenset(ChannelRef(Platform.MATRIX, one) for one in room.predecessors)
+        # Not a new one for each, which would be kept, and takes 216 bytes.
+        predecessors = frozenset(ChannelRef(Platform.MATRIX, one) for one in room.predecessors) or _NO_PREDECESSORS
         await inbox.opened(room.address, ChannelRef(Platform.MATRIX, room_id), predecessors=predecessors)
         if room.room_id != room_id:
             return  # It was upgraded meanwhile: the core does not know the new room yet.

@@ -69,6 +69,7 @@ _STOPS_SENDING = frozenset({TOMBSTONE, "m.room.encryption"})
 # Bytes of a room's events above which they are handed to the core in pieces, in turn with those of other rooms.
 _LARGE = 128 * 1024
 _CREATE_REQUESTS_AT_ONCE = 8
+_NOBODY: frozenset[str] = frozenset()
 
 
 # After so many failures over so many seconds, what was missed in a room is put off; so often, for so many seconds each.
@@ -275,10 +276,13 @@ class ResponseHandler:
         return update, timeline.get("limited") is True and prev_batch != ""
 
     def _ephemeral(self, room_id: str, section: Json) -> list[Event]:
-        before = self._typing.get(room_id, frozenset())
+        before = self._typing.get(room_id, _NOBODY)
         channel = ChannelRef(Platform.MATRIX, room_id)
         found, typing = ephemeral_events(as_dict(section.get("ephemeral")), channel, self._me, before)
-        self._typing[room_id] = frozenset(typing)
+        if typing:
+            self._typing[room_id] = frozenset(typing)
+        else:
+            self._typing.pop(room_id, None)
         return found
 
     async def _position(self, room_id: str, inbox: RetryingInbox) -> str:
