@@ -26,9 +26,10 @@ async def test_catches_up_after_an_absence(world: World) -> None:
     thread = world.server.threads.open_on(world.channel, missed[1], world.bob, "aside")
     world.say("in the thread", channel=thread)
     world.server.threads.archive(thread, archived=True)
-    async with world.running():
+    async with world.running() as adapter:
         world.say("live again")
         await until(lambda: "live again" in world.inbox.said())
+        assert [buffer.task for buffer in adapter._buffers] == [None]  # it would stay for as long as the channel
     expected = ["live", "mended", *(f"missed {number}" for number in range(1, 250)), "live again"]
     assert [text for text in world.inbox.said() if text != "in the thread"] == expected
     assert "in the thread" in world.inbox.said()

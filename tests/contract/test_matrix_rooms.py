@@ -1,5 +1,6 @@
 """Joining rooms, being removed from them, upgrades, and rooms that cannot be used; on a real homeserver."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ async def test_rooms_are_entered_by_alias_by_id_and_by_invitation(town: Town) ->
         for place in (named, public, invited, uninvited):
             await town.ann.text(place, "hello")
         await side.until_said("hello", "hello", "hello", "hello")
+        # One that waits for nothing to happen would keep two KiB for each room.
+        await side.until(lambda: not any(task.get_name().startswith("room !") for task in asyncio.all_tasks()))
 
 
 async def test_an_alias_that_nobody_has_yet_is_looked_up_again(town: Town) -> None:
