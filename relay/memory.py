@@ -23,7 +23,7 @@ _NO_WORDS = "…"
 """Stands in their place: SQLAlchemy asserts that there is something, and `dataclass` writes words itself where not."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGE, _HUGE = 32 * 1024, 1024 * 1024
+_LARGE, _HUGE = 32 * 1024, 320 * 1024
 
 
 def import_without_docstrings() -> None:
@@ -95,7 +95,7 @@ def settle() -> None:
     """
     # Now what was large is asked for again and again: whatever is read from a socket has 256 KiB until it is there.
     _set(_MMAP_THRESHOLD, _HUGE)
-    _set(_TRIM_THRESHOLD, 2 * _HUGE)
+    _set(_TRIM_THRESHOLD, 4 * _HUGE)
     clear_overloads()
     sys.path_importer_cache.clear()
     gc.collect()

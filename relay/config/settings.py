@@ -9,7 +9,7 @@ the same to the operator.
 
 import sys
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -268,6 +268,14 @@ class DefaultSettings(Section):
     ghosts: bool = field(default=True, metadata=example("true"))
 
 
+_NOWHERE: frozenset[Platform] = frozenset()
+_WAYS: Mapping[str, frozenset[Platform]] = {
+    "both": frozenset(Platform),
+    "to_matrix": frozenset({Platform.MATRIX}),
+    "to_discord": frozenset({Platform.DISCORD}),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSettings(DefaultSettings):
     """`[[pairs]]`. After loading, it includes the values of `[defaults]`."""
@@ -292,11 +300,10 @@ class PairSettings(DefaultSettings):
             ChannelAddress(Platform.DISCORD, self.discord_channel),
             ChannelAddress(Platform.MATRIX, self.matrix_room),
         )
-        ways = {"both": frozenset(Platform), "to_matrix": {Platform.MATRIX}, "to_discord": {Platform.DISCORD}}
         return Pair(
             name=self.label,
             sides=sides,
-            destinations=frozenset() if self.archived else frozenset(ways[self.direction]),
+            destinations=_NOWHERE if self.archived else _WAYS[self.direction],
             policy=PairPolicy(
                 thread_messages=self.thread_messages,
                 allow_broadcast=self.allow_broadcast,
@@ -381,7 +388,9 @@ class Settings:
 
     def declared_pairs(self) -> tuple[Pair, ...]:
         """The pairs as the core knows them, in the order of the file, archived ones included."""
-        return tuple(pair.as_pair() for pair in self.pairs)
+        # Nearly all have the same policy: one of them is enough.
+        pairs, policies = [pair.as_pair() for pair in self.pairs], dict[PairPolicy, PairPolicy]()
+        return tuple(replace(pair, policy=policies.setdefault(pair.policy, pair.policy)) for pair in pairs)
 
     def listed_rooms(self) -> tuple[PairSettings | RoomSettings, ...]:
         """What the directory of rooms may list, in the order of the file; what the file does not have comes last."""
