@@ -121,6 +121,13 @@ async def test_a_room_that_was_replaced_is_looked_at_where_the_relay_goes_on(hom
         (state, words), (now, there) = await told()
         assert (state, f"replaced by {new}, and the relay goes on there" in words) == ("note", True)
         assert (now, there.startswith(f"Help ({new}): joined")) == ("ok", True)
+        # Nothing crosses into one in which the account is not wanted: nothing was wrong with that.
+        await host.set_state(new, "m.room.join_rules", {"join_rule": "invite"})
+        await seer.leave(new)
+        _, (state, words) = await told()
+        assert (state, f"({new})" in words, "invite it again" in words) == ("wrong", True, True), words
+        await host.invite(new, me)
+        await seer.join(new)
         await host.set_state(new, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
         assert [state for state, _ in await told()] == ["note", "wrong"]
         # A room that says nothing of the old one is not followed, and not looked at.

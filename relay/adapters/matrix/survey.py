@@ -399,7 +399,24 @@ class MatrixSurvey:
             found.append(Finding(_subject(one, room.name), "note", words, "let the file name the new room"))
             seen.add(room_id)
             one, room = _Declared(room_id, room_id, ""), after
+        if room.state.upgraded:
+            return [*found, *await self._not_followed(one, room)]
         return [*found, *self._inside(one, room, policy)]
+
+    async def _not_followed(self, one: _Declared, room: Room) -> list[Finding]:
+        """The room was replaced, and the account is not in the new one: what keeps it out, if anything does."""
+        me, successor = self._api.user_id, room.state.successor
+        words = (
+            f"it has been replaced by {successor or 'another room'}, which the relay follows if {me} is let in there"
+        )
+        remedy = f"declare the new room, and invite {me} unless it is public"
+        found = [Finding(_subject(one, room.name), "note", words, remedy)]
+        if successor is not None:
+            with suppress(Transient):
+                invited = (await self.rooms({successor})).get(successor)
+                outside = await self._outside(_Declared(successor, successor, ""), invited)
+                found += [finding for finding in outside if finding.state == "wrong"]
+        return found
 
     async def _replacement(self, room: Room, seen: Collection[str]) -> Room | None:
         """The room that replaces this one, if both say so and the account is in it; then the daemon goes on there."""
@@ -510,11 +527,6 @@ class MatrixSurvey:
             return
         if state.is_space:
             yield Finding(name, "wrong", *split(space_problem(room.name)))
-            return
-        if state.upgraded:
-            successor = state.successor or "another room"
-            words = f"it has been replaced by {successor}, which the relay follows if {me} is let in there"
-            yield Finding(name, "note", words, f"declare the new room, and invite {me} unless it is public")
             return
         if (problem := power_problem(room.name, state, me) or acl_problem(room.name, state, me)) is not None:
             yield Finding(name, "wrong", *split(problem))
