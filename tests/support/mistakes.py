@@ -131,7 +131,7 @@ CHANNELS = {
     "a private channel": Kind(hide, ("may not see #", "give its role View Channel there"), let_the_bots_role_in),
     "15 webhooks": Kind(fill_webhooks, ("all 15 webhooks", "delete one", "Integrations"), free_webhook, "note"),
     "another bridge's webhook": Kind(
-        lambda place, pair: place.control.create_webhook(place.channels[pair], "Matrix bridge", place.people["Ada"]),
+        lambda place, pair: place.control.create_webhook(place.channels[pair], "matterbridge", place.people["Ada"]),
         ("another bridge may be at work", "turn it off"),
         free_webhook,
         "note",

@@ -3,6 +3,7 @@
 No gateway: it would count against the day's limit of sessions, and the daemon may be connected.
 """
 
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +48,8 @@ _GUILDS_A_PAGE = 200
 _CATEGORY = 4
 _MOST_WEBHOOKS = 15
 _TRIES = 3
+# As bridges call their webhooks.
+_BRIDGE = re.compile("matrix|mautrix|bridge", re.IGNORECASE)
 # https://docs.discord.com/developers/resources/channel#channel-object-channel-types: those that can be mirrored.
 _KINDS = {0: "text channel", 2: "voice channel", 5: "announcement channel", 13: "stage channel"}
 _THREADS = {10: "thread", 11: "thread", 12: "private thread"}
@@ -491,10 +494,10 @@ async def _keep_nothing(_: str, __: tuple[str, ...]) -> None:
 
 
 def _others(subject: str, listed: Sequence[Json], ours: Sequence[Json]) -> Iterator[Finding]:
-    """Webhooks of what may be another bridge to Matrix."""
+    """Webhooks of what may be another bridge."""
     for item in listed:
         name = str(item.get("name") or "")
-        if item not in ours and "matrix" in name.casefold():
+        if item not in ours and _BRIDGE.search(name):
             words = f"another bridge may be at work there: it has a webhook called {name!r}"
             yield Finding(
                 subject, "note", words, "if it bridges the same room, turn it off: each message would cross twice"
