@@ -67,6 +67,15 @@ async def look_at_matrix(settings: MatrixSettings, *, with_new_token: str = "") 
         await survey.close()
 
 
+async def alias_problem(settings: MatrixSettings, alias: str) -> str | None:
+    """Why an alias names no room; None if it does. Raises `DeliveryError`."""
+    survey = MatrixSurvey(settings=settings, load=_nothing, save=None)
+    try:
+        return await survey.alias_problem(alias)
+    finally:
+        await survey.close()
+
+
 async def find_homeserver(user_id: str) -> str | None:
     """The address of an account's homeserver, from the server's name in its ID; None if none is found."""
     return await address.find(user_id.partition(":")[2])

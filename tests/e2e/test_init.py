@@ -131,7 +131,9 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
         assert "1  #help          <->  Help\n" in offered
         assert "2  #general-chat  <->  Stash General Chat\n" in offered
         assert "1  #off-topic  text channel\n" in await screen.answer("Another pair (Enter goes on): ", "2 1")
-        assert "there is no such channel" in await screen.answer("Another pair (Enter goes on): ", "1 Lounge")
+        nowhere = f"1 #nowhere:{accounts.homeserver.server_name}"
+        assert "there is no such channel" in await screen.answer("Another pair (Enter goes on): ", nowhere)
+        assert "No room has the alias #nowhere" in await screen.answer("Another pair (Enter goes on): ", "1 Lounge")
         await screen.answer("Another pair (Enter goes on): ", "")
         restricted = await screen.answer("for adults, too (1 3-5, all, none) [none]: ", "3")
         assert "1  #general-chat  <->  Stash General Chat\n" in restricted

@@ -350,6 +350,15 @@ class MatrixSurvey:
         me = self._api.user_id
         return power_problem(room.name, room.state, me) or acl_problem(room.name, room.state, me)
 
+    async def alias_problem(self, alias: str) -> str | None:
+        """Why an alias names no room, without the remedy; None if it does. Raises `Transient`."""
+        try:
+            await self._establish()
+        except (Refused, Unreachable) as error:
+            raise Transient(str(error)) from error
+        (one,) = await self._resolved([alias])
+        return split(one.problem)[0] if one.problem else None
+
     # --- The pairs' rooms ---------------------------------------------------------------------------------
 
     async def pairs(self, pairs: Sequence[Pair]) -> AsyncIterator[Finding]:

@@ -349,7 +349,12 @@ class _Setup:
             if self.asker.ask(question).casefold() == "go on":
                 break
             rooms = run_async(setup.look_at_matrix(matrix.settings)).channels
-        return choose_pairs(self.asker, discord.look.channels, rooms)
+        return choose_pairs(
+            self.asker,
+            discord.look.channels,
+            rooms,
+            lambda alias: run_async(setup.alias_problem(matrix.settings, alias)),
+        )
 
     # --- 4: the file --------------------------------------------------------------------------------------
 

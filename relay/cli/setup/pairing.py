@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from relay.cli.setup.asking import Asker, Question, rows, say
+from relay.cli.setup.asking import Asker, Check, Question, rows, say
 
 if TYPE_CHECKING:
     from relay.config.editing import Scalar
@@ -15,9 +15,15 @@ _LONGEST_TOPIC = 200
 
 
 def choose_pairs(
-    asker: Asker, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]"
+    asker: Asker,
+    channels: "Sequence[VisibleChannel]",
+    rooms: "Sequence[VisibleChannel]",
+    alias_problem: Check = lambda _: None,
 ) -> "list[Choice]":
-    """Offer channels and rooms that are called alike, then let the operator pair the others."""
+    """Offer channels and rooms that are called alike, then let the operator pair the others.
+
+    `alias_problem`: why an alias names no room, of one that the account is not in.
+    """
     from relay.core.operations.suggestions import suggest
 
     suggestions = suggest(channels, rooms)
@@ -39,7 +45,7 @@ def choose_pairs(
             Choice(suggestions[number - 1].here, suggestions[number - 1].there.address, suggestions[number - 1].there)
             for number in _ask_for_numbers(asker, question, len(suggestions))
         ]
-    return _marked(asker, chosen + _by_hand(asker, channels, rooms, chosen), channels)
+    return _marked(asker, chosen + _by_hand(asker, channels, rooms, chosen, alias_problem), channels)
 
 
 def _marked(asker: Asker, chosen: "list[Choice]", channels: "Sequence[VisibleChannel]") -> "list[Choice]":
@@ -80,7 +86,11 @@ def declared_pairs(chosen: "Sequence[Choice]", used: Sequence[str] = ()) -> "lis
 
 
 def _by_hand(
-    asker: Asker, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]", chosen: "Sequence[Choice]"
+    asker: Asker,
+    channels: "Sequence[VisibleChannel]",
+    rooms: "Sequence[VisibleChannel]",
+    chosen: "Sequence[Choice]",
+    alias_problem: Check,
 ) -> "list[Choice]":
     """Pairs that the operator names."""
     left = [one for one in channels if one not in [choice.channel for choice in chosen]]
@@ -105,6 +115,8 @@ def _by_hand(
         for other in taken:
             if other.channel.address == found.channel.address or other.address == found.address:
                 return f"{words}: it is in a pair already."
+        if found.room is None and found.address.startswith("#") and (wrong := alias_problem(found.address)) is not None:
+            return f"{wrong}; write another alias, or the room's ID."
         taken.append(found)
         return None
 

@@ -146,7 +146,9 @@ def _add_chosen(editor: "_Editor") -> None:
     channels, rooms = (
         [one for one in look.channels if taken.isdisjoint({one.address, *one.also})] for look in (discord, matrix)
     )
-    chosen = choose_pairs(Terminal(), channels, rooms)
+    chosen = choose_pairs(
+        Terminal(), channels, rooms, lambda alias: run_async(setup.alias_problem(settings.matrix, alias))
+    )
     if not chosen:
         typer.echo("Nothing was added.")
         return
