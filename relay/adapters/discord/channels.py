@@ -71,6 +71,10 @@ class Channels:
     # How often in a row nobody could say what it is.
     _fetch_tries: dict[str, int] = field(init=False, default_factory=dict)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    # Counts the changes of what is declared, and of what is closed.
+    _changes: int = field(init=False, default=0)
+    # How many channels were not up to date after which changes: it is asked for ten times a second.
+    _counted: tuple[tuple[int, int], int] = field(init=False, default=((-1, -1), 0))
     # Histories that are read at the same time.
     _reading: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_READ_AT_ONCE))
 
@@ -79,6 +83,7 @@ class Channels:
         self._declared = addresses
         self.guilds.declare(frozenset(address.value for address in addresses))
         self._problems = {address: problem for address, problem in self._problems.items() if address in addresses}
+        self._changes += 1
         self._changed.set()
 
     @property
@@ -122,7 +127,11 @@ class Channels:
 
     def catching_up(self) -> int:
         """How many declared channels are neither closed nor up to date."""
-        return sum(1 for address in self._declared if not self._is_closed_or_up_to_date(address))
+        changes = (self._changes, self.buffers.changes)
+        if self._counted[0] != changes:
+            late = sum(1 for address in self._declared if not self._is_closed_or_up_to_date(address))
+            self._counted = (changes, late)
+        return self._counted[1]
 
     def _is_closed_or_up_to_date(self, address: ChannelAddress) -> bool:
         if address in self._problems:
@@ -243,6 +252,7 @@ class Channels:
                 self.buffers.remove(buffer)
                 raise
             self._problems.pop(address, None)
+            self._changes += 1
         elif buffer.access != access:
             before, buffer.access = buffer.access, access
             # A lane may be waiting for a permission that has been given, or for the mark that it is for adults.
@@ -273,6 +283,7 @@ class Channels:
         if self._problems.get(address) != problem:
             await inbox.closed(address, problem)
             self._problems[address] = problem
+            self._changes += 1
 
     async def _list_webhooks(self, guild: str) -> None:
         """Learn which webhooks are ours before the first event: in one request, if that is allowed."""
@@ -307,7 +318,7 @@ class Channels:
                     return
                 continue
             # What is held back stays held back. What was dropped meanwhile comes with the next reading.
-            buffer.stuck = True
+            self.buffers.mark_stuck(buffer)
             await self.clock.sleep(backoff.next())
 
     async def _read(self, inbox: Inbox, buffer: ChannelBuffer) -> None:

@@ -94,6 +94,8 @@ class ChannelBuffers:
     held_limit: int = 1_000
     queue_size: int = 32 << 20
     held_size: int = 4 << 20
+    # Counts what may leave a channel behind, or bring it up to date.
+    changes: int = field(init=False, default=0)
     _queued_size: int = field(init=False, default=0)
     _buffers: dict[str, ChannelBuffer] = field(init=False, default_factory=dict)
     _queue: deque[tuple[ChannelBuffer, GatewayEvent]] = field(init=False, default_factory=deque)
@@ -119,10 +121,12 @@ class ChannelBuffers:
     def add(self, buffer: ChannelBuffer) -> None:
         """Keep the events of this channel from now on."""
         self._buffers[buffer.channel.id] = buffer
+        self.changes += 1
 
     def remove(self, buffer: ChannelBuffer) -> None:
         """Keep no events of this channel any longer, and drop those that wait."""
         self._buffers.pop(buffer.channel.id, None)
+        self.changes += 1
         if buffer.task is not None:
             buffer.task.cancel()
 
@@ -132,12 +136,19 @@ class ChannelBuffers:
             if is_concerned(buffer.access.guild):
                 buffer.behind = True
                 buffer.read_again = True
+        self.changes += 1
+
+    def mark_stuck(self, buffer: ChannelBuffer) -> None:
+        """The history of a channel cannot be read for now."""
+        buffer.stuck = True
+        self.changes += 1
 
     def release(self, buffer: ChannelBuffer) -> bool:
         """Let the live events go, after the history has been read. False if it has to be read again first."""
         if buffer.read_again:
             return False
         buffer.behind = buffer.stuck = False
+        self.changes += 1
         self._queue.extend((buffer, event) for event in buffer.held)
         self._queued_size += buffer.held_size
         buffer.held.clear()
@@ -205,6 +216,7 @@ class ChannelBuffers:
         elif event.kind not in {"feature", "leave"}:
             _log.warning("discord queue full", channel=buffer.channel.id)
             buffer.behind = True
+            self.changes += 1
             self._hold(buffer, event)
             buffer.read_again = True
             self.on_gap()

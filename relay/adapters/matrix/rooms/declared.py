@@ -118,6 +118,7 @@ class DeclaredRooms:
         self._declared: dict[ChannelAddress, DeclaredRoom] = {}
         # By the room that each names; None: to be made again. It is asked for several times a room in each sync.
         self._by_room: dict[str, DeclaredRoom] | None = None
+        self._to_sync: tuple[frozenset[str], frozenset[str]] | None = None
         self._states: dict[str, RoomState] = {}
         self._members = Members(MEMBERS)
         self._all_tried = False
@@ -143,14 +144,14 @@ class DeclaredRooms:
             if not room.is_alias:
                 room.room_id = room.name
             self._declared[address] = room
-        self._by_room = None
+        self._forget_rooms()
         for address, room in self._declared.items():
             room.secondary = address in secondary
             if room.gave_way and (room.is_alias or self.find(room.name) is None):
                 # The pair to which it gave way may be gone.
                 room.gave_way = room.resolved = False
                 room.room_id = None if room.is_alias else room.name
-                self._by_room = None
+                self._forget_rooms()
                 self.wake(room)
         self.version += 1
         self.declarations += 1
@@ -175,7 +176,7 @@ class DeclaredRooms:
         """From now on the address names `room_id`, which has replaced `predecessors`. None: nobody knows which room."""
         self._states.pop(room.room_id or "", None)
         room.point_to(room_id)
-        self._by_room = None
+        self._forget_rooms()
         room.predecessors = predecessors
         self.version += 1
         self.changed.set()
@@ -195,11 +196,13 @@ class DeclaredRooms:
         room.upgrade_problem = problem
         if room.awaited != successor:
             room.awaited = successor
+            self._forget_rooms()
             self.changed.set()
 
     def reject_upgrade(self, room: DeclaredRoom, problem: str) -> None:
         """The replacement of the room is not entered, for now or for good."""
         room.awaited, room.upgrade_problem = None, problem
+        self._forget_rooms()
 
     @property
     def declared(self) -> tuple[DeclaredRoom, ...]:
@@ -214,14 +217,25 @@ class DeclaredRooms:
     @property
     def to_sync(self) -> frozenset[str]:
         """The rooms that sync has to tell us about."""
-        rooms = {room.room_id for room in self._declared.values()} | self.awaited
-        return frozenset(room_id for room_id in rooms if room_id is not None)
+        return self._asked[0]
 
     @property
     def awaited(self) -> frozenset[str]:
         """Rooms that are no declared ones yet: of them only an invitation matters."""
-        named = {room.room_id for room in self._declared.values()}
-        return frozenset(room.awaited for room in self._declared.values() if room.awaited is not None) - named
+        return self._asked[1]
+
+    @property
+    def _asked(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Both. They are asked for with each sync, so they are worked out only after a change."""
+        if self._to_sync is None:
+            named = {room.room_id for room in self._declared.values() if room.room_id is not None}
+            awaited = {room.awaited for room in self._declared.values() if room.awaited is not None} - named
+            self._to_sync = frozenset(named | awaited), frozenset(awaited)
+        return self._to_sync
+
+    def _forget_rooms(self) -> None:
+        """Another room may be named."""
+        self._by_room = self._to_sync = None
 
     def find(self, room_id: str) -> DeclaredRoom | None:
         """The declared room with this ID."""
