@@ -214,6 +214,31 @@ def reason_of(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or ""
 
 
+def cause_of(error: BaseException) -> str:
+    """Why a request over the network failed, in plain words.
+
+    Never the text of the error: it may hold an address with a secret in it, or the headers.
+    """
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if (certificate := getattr(error, "certificate_error", None)) is not None:
+        return f"its certificate is not accepted: {getattr(certificate, 'verify_message', '') or 'it is not valid'}"
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, OSError) and (words := reason_of(cause)):
+        return words
+    return _BROKEN.get(type(error).__name__, type(error).__name__)
+
+
+# Errors of aiohttp, which is not imported here, and of discord.py.
+_BROKEN = {
+    "ServerDisconnectedError": "the connection was closed",
+    "ClientPayloadError": "the answer broke off",
+    "ClientConnectionResetError": "the connection was closed",
+    "WSServerHandshakeError": "what answers is no gateway",
+    "GatewayNotFound": "it names no gateway",
+}
+
+
 def sentence(text: str) -> str:
     """`text` as a sentence: with a capital letter, unless it begins with the name of something, and a full stop."""
     plain = text.strip()

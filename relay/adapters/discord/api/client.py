@@ -26,6 +26,7 @@ from relay.core.clock import ServerTime, retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import NOT_OURS, Clock
 from relay.domain.jsontext import Json, loads
+from relay.errors import cause_of
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -267,9 +268,11 @@ def _unanswered() -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise Unanswered(f"Discord cannot be reached ({type(error).__name__})", sent=False) from None
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unanswered(f"Discord does not answer ({type(error).__name__})", sent=True) from None
+        raise Unanswered(f"Discord cannot be reached ({cause_of(error)})", sent=False) from None
+    except TimeoutError:
+        raise Unanswered("Discord does not answer in time", sent=True) from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unanswered(f"Discord does not answer ({cause_of(error)})", sent=True) from None
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -28,7 +28,7 @@ from relay.adapters.discord.identifiers import Shard
 from relay.core.clock import Backoff
 from relay.core.ports import Clock
 from relay.domain.jsontext import Json, loads
-from relay.errors import FatalError, ungrouped
+from relay.errors import FatalError, cause_of, ungrouped
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -341,7 +341,7 @@ class _Client(discord.Client):
         except discord.ConnectionClosed:
             raise
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
-            return f"the connection broke ({type(error).__name__})", False
+            return f"the connection broke ({cause_of(error)})", False
 
     async def _becomes_ready(self) -> bool:
         """Read until READY or RESUMED. Where it was lost, nothing would ever start: close the connection, say False."""
@@ -527,7 +527,7 @@ class Gateway:
                 raise await self._token_refused() from None
             raise SessionLost(f"Discord answered {error}" if isinstance(error, Refused) else str(error)) from None
         except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise SessionLost(f"Discord cannot be reached ({type(error).__name__})") from None
+            raise SessionLost(f"Discord cannot be reached ({cause_of(error)})") from None
         except Exception as error:  # noqa: BLE001 - the top of the supervised work
             # A bug in the library must not end the daemon. The next session starts afresh.
             _log.exception("discord session failed", error)

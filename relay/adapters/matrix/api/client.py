@@ -23,7 +23,7 @@ from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import NOT_OURS
 from relay.domain.jsontext import Json, as_dict, as_string, loads
-from relay.errors import reason_of
+from relay.errors import cause_of
 
 _CLIENT = "/_matrix/client/v3/"
 _REQUEST_TIMEOUT = 30.0
@@ -293,7 +293,9 @@ class Api:
                 break
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 # `sent`, because the homeserver itself can be reached.
-                raise Unreachable(f"the server that keeps it cannot be reached ({_cause(error)})", sent=True) from error
+                raise Unreachable(
+                    f"the server that keeps it cannot be reached ({cause_of(error)})", sent=True
+                ) from error
         if response.status in _REDIRECTS:
             response.release()
             raise Refused(response.status, "", "it redirects to an address from which files are not fetched")
@@ -319,11 +321,11 @@ class Api:
         try:
             yield
         except aiohttp.ClientConnectorError as error:
-            raise Unreachable(f"no connection to {here} ({_cause(error)})", sent=False) from error
+            raise Unreachable(f"no connection to {here} ({cause_of(error)})", sent=False) from error
         except TimeoutError as error:
             raise Unreachable(f"{here} did not answer within {timeout:.0f} s", sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"{here} broke off ({_cause(error)})", sent=True) from error
+            raise Unreachable(f"{here} broke off ({cause_of(error)})", sent=True) from error
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
@@ -378,9 +380,3 @@ def _retry_after(status: int, header: str | None, error: Json) -> float | None:
     if wait is None:
         wait = retry_after_seconds(header)
     return 5.0 if wait is None and status == 429 else wait
-
-
-def _cause(error: Exception) -> str:
-    # Never the `repr`: for some of aiohttp's errors it shows the headers of the request, and so the token.
-    cause = getattr(error, "os_error", None)
-    return reason_of(cause) or str(cause) if isinstance(cause, OSError) else type(error).__name__
