@@ -6,7 +6,7 @@ import pytest
 
 from relay.adapters.discord.identifiers import DECLARED_STREAM
 from relay.adapters.discord.survey import DiscordSurvey
-from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.errors import (
     Transient,
 )
@@ -33,6 +33,39 @@ async def test_a_channel_that_cannot_be_used_is_closed_with_a_remedy_and_stops_n
         await until(lambda: closed[str(hidden.id)] == "open")
         world.say("heard", channel=hidden)
         await until(lambda: world.inbox.said() == ["heard"])
+
+
+async def test_nothing_is_believed_of_a_channel_that_the_bot_may_not_see(world: World) -> None:
+    """Since November 2026 Discord tells of it under another name, without its age mark and its permissions."""
+    secret = world.state.add_channel(world.guild, "secret")
+    secret.nsfw = True
+    role, ref = world.guild.roles[world.member.roles[0]], ChannelRef(Platform.DISCORD, str(secret.id))
+    world.state.set_overwrite(secret, Overwrite(world.guild.id, 0, deny=Permission.VIEW_CHANNEL))
+    world.state.set_overwrite(secret, Overwrite(world.app.user.id, 1, deny=Permission.VIEW_CHANNEL))
+    async with world.running(world.channel, secret) as adapter:
+        told = world.inbox.channels
+        assert told[ref.id].startswith(f"the bot may not see {ref.id}: give its role View Channel there, or the bot")
+        assert adapter.describe(ref) is None
+        assert adapter.age_restricted(ref) is None
+        survey = DiscordSurvey(settings=discord_settings(world.app.token, world.server.api_url))
+        await survey.account()
+        sides = (ChannelAddress(Platform.DISCORD, ref.id), ChannelAddress(Platform.MATRIX, "#help"))
+        [found] = [one async for one in survey.pairs([replace(pair(), sides=sides)])]
+        await survey.close()
+        assert found.remedy.startswith("give its role View Channel there, or the bot itself")
+        # Seen by the power of the role alone: that is told by an event of the channel.
+        role.permissions |= Permission.ADMINISTRATOR
+        world.state.role_changed(world.guild, role)
+        await until(lambda: told[ref.id] == "open")
+        described = adapter.describe(ref)
+        assert described is not None
+        assert (described.name, adapter.age_restricted(ref)) == ("#secret", True)
+        world.say("heard", author=world.owner, channel=secret)
+        await until(lambda: world.inbox.said() == ["heard"])
+        role.permissions &= ~Permission.ADMINISTRATOR
+        world.state.channel_changed(secret)
+        world.state.role_changed(world.guild, role)
+        await until(lambda: told[ref.id] != "open")
 
 
 @pytest.mark.parametrize("kind", [2, 13])

@@ -430,6 +430,27 @@ async def test_the_audit_log_is_told_to_bots_that_may_view_it_and_ask_for_it(
     )
 
 
+async def test_of_a_channel_that_may_not_be_viewed_only_its_place_is_told(place: Place) -> None:
+    """https://docs.discord.com/developers/change-log#channel-obfuscation-for-users-and-bots."""
+    secret = place.control.create_channel(place.guild, "secret", topic="hush")
+    place.control.set_channel_permissions(secret["id"], place.bot, deny=["VIEW_CHANNEL"])
+    async with Socket(place.sandbox, place.token) as socket:
+        assert (await socket.get())["op"] == 10
+        await socket.identify(int(Intent.GUILDS))
+        guild = (await socket.until("GUILD_CREATE"))[-1]["d"]
+        [told] = [one for one in guild["channels"] if one["id"] == secret["id"]]
+        denied = [{"id": place.guild, "type": 0, "allow": "0", "deny": "1024"}]
+        assert told == secret | {
+            "name": "___hidden___",
+            "topic": None,
+            "flags": 1 << 17,
+            "permission_overwrites": denied,
+        }
+        place.control.set_channel_permissions(secret["id"], place.bot)
+        update = (await socket.until("CHANNEL_UPDATE"))[-1]["d"]
+        assert (update["name"], update["flags"]) == ("secret", 0)
+
+
 def shard_of(guild: str, total: int) -> int:
     return (int(guild) >> 22) % total
 

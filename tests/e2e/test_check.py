@@ -363,6 +363,6 @@ async def test_the_command(place: FullStack) -> None:
     place.control.set_channel_permissions(place.channels["help"], place.bot, deny=["VIEW_CHANNEL"])
     status, output = await place.daemon.relay("check", "--json", "--pair", "help")
     assert status == 1
-    assert '"remedy": "allow the bot itself View Channel there' in output
+    assert '"remedy": "give its role View Channel there, or the bot itself' in output
     assert place.bot_token not in output
     place.control.set_channel_permissions(place.channels["help"], place.bot)

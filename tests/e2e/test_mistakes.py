@@ -325,7 +325,7 @@ IN_PAIRS: dict[str, tuple[Callable[[FullStack, str], Any], tuple[str, ...]]] = {
     ),
     "a short channel ID": (short_id, ("there is no channel 12345", "correct discord_channel", "&client_id=")),
     "the server's ID": (CHANNELS["the server's ID"].make, ("is the ID of the server Sandbox", "Copy Channel ID")),
-    "no View Channel": (CHANNELS["a private channel"].make, ("may not see #", "give its role View Channel there")),
+    "no View Channel": (CHANNELS["a private channel"].make, ("may not see", "give its role View Channel there")),
     "no Manage Webhooks": (
         CHANNELS["without Manage Webhooks"].make,
         ("names cross as text", "allow the bot itself Manage Webhooks"),

@@ -97,7 +97,11 @@ def thread(place: FullStack, *, private: bool = False, locked: bool = False) -> 
 
 def lacks(permission: Permission) -> Kind:
     """Only what is missing is named."""
-    blocks = permission.name in {"View Channel", "Read Message History"}
+    if permission is VIEW_CHANNEL:
+        return Kind(
+            without(permission), ("may not see it", f"{permission.name} there, or the bot itself"), all_permissions
+        )
+    blocks = permission.name == "Read Message History"
     state: State = "wrong" if blocks else "note"
     words = "the bot may not" if blocks else f"without {permission.name}, {permission.without}"
     return Kind(without(permission), (words, f"allow the bot itself {permission.name}"), all_permissions, state)
@@ -124,11 +128,11 @@ CHANNELS = {
         ("may not write in", "allow the bot itself Manage Webhooks and Send Messages there"),
         all_permissions,
     ),
-    # The bot's role does not help where the channel has an entry about the bot itself.
+    # The bot's role does not help where the channel has an entry about the bot itself, which Discord does not tell.
     "denied to the bot itself": Kind(
-        without(VIEW_CHANNEL), ("may not see #", "where its own entry denies that"), allow(VIEW_CHANNEL)
+        without(VIEW_CHANNEL), ("may not see it", "where an entry of its own denies that"), allow(VIEW_CHANNEL)
     ),
-    "a private channel": Kind(hide, ("may not see #", "give its role View Channel there"), let_the_bots_role_in),
+    "a private channel": Kind(hide, ("may not see", "give its role View Channel there"), let_the_bots_role_in),
     "15 webhooks": Kind(fill_webhooks, ("all 15 webhooks", "delete one", "Integrations"), free_webhook, "note"),
     "another bridge's webhook": Kind(
         lambda place, pair: place.control.create_webhook(place.channels[pair], "matterbridge", place.people["Ada"]),
@@ -170,7 +174,7 @@ CHANNELS = {
     ),
     "a private thread": Kind(
         lambda place, pair: declare_channel(place, pair, thread(place, private=True)),
-        ("the bot may not see it", "add the bot to the thread"),
+        ("the bot may not see it", "add the bot to a private thread"),
         lambda place, pair: place.control.join_thread(place.channels[pair], place.bot),
     ),
     "a locked thread": Kind(

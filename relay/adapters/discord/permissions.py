@@ -60,6 +60,10 @@ DIRECT_MESSAGE = "a direct message with the bot, and no channel of a server"
 # https://docs.discord.com/developers/resources/channel#channel-object-channel-types: of one person, and of several.
 DIRECT_KINDS = frozenset({1, 3})
 
+# What the gateway tells of a channel that the bot may not see: its type and place. Discord leaves it out of lists.
+# https://docs.discord.com/developers/change-log#channel-obfuscation-for-users-and-bots
+CHANNEL_OBFUSCATED = 1 << 17
+
 # Voice and stage channels, whose text chat is read by who may join them:
 # https://docs.discord.com/developers/resources/message#get-channel-messages
 VOICE_KINDS = frozenset({2, 13})
@@ -96,6 +100,12 @@ def how_to_allow(lacking: Sequence[Permission], denied: int, whose: str = "its r
         what = f"{named(lacking)} {where} (Edit Channel, Permissions)"
         return f"allow the bot itself {what}, where its own entry denies that"
     return f"give {whose} {named(lacking)} {where}"
+
+
+LET_IT_SEE = (
+    f"give its role {VIEW_CHANNEL.name} there, or the bot itself where an entry of its own denies that (Edit Channel, "
+    "Permissions)"
+)
 
 
 def not_mirrored(name: str, kind: str, others: str) -> str:

@@ -19,6 +19,7 @@ from relay.adapters.discord.permissions import (
     COPY_CHANNEL_ID,
     DIRECT_KINDS,
     DIRECT_MESSAGE,
+    LET_IT_SEE,
     MANAGE_WEBHOOKS,
     SEND_IN_THREADS,
     SEND_MESSAGES,
@@ -458,9 +459,9 @@ class DiscordSurvey:
 
     def _refused(self, subject: str, error: Refused) -> Finding:
         if error.code in MISSING:
-            # Channels of the bot's servers are listed even where it may not see them.
             words = "the bot may not see it, or is not in its server"
-            return Finding(subject, "wrong", words, f"add the bot to the thread, or invite it: {self.invite}")
+            remedy = f"{LET_IT_SEE}; add the bot to a private thread; into another server, invite it: {self.invite}"
+            return Finding(subject, "wrong", words, remedy)
         if error.code == ErrorCode.UNKNOWN_CHANNEL or error.unexplained or error.status == 404:
             words = "there is no such channel, or the bot is not in its server"
             return Finding(subject, "wrong", words, f"correct discord_channel, or invite the bot: {self.invite}")

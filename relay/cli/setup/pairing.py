@@ -106,6 +106,10 @@ def _by_hand(
         if over:
             say("Other rooms:", indent=2)
             rows((f"{number:>2}", _called(one, rooms), one.problem or "") for number, one in enumerate(over, 1))
+        say(
+            "Discord leaves out what the bot may not see: a channel that is missing needs View Channel for it.",
+            indent=2,
+        )
         say("By hand, like “2 1”: a channel's number, then a room's number or its alias.", indent=2)
 
     def parse(words: str) -> str | None:

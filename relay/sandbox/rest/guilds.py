@@ -59,8 +59,9 @@ class GuildRoutes:
         return body
 
     async def channels(self, call: Call) -> Any:
-        """All channels but no threads."""
-        return [render.channel(channel) for channel in call.guild().channels.values()]
+        """All channels that the bot may view, but no threads."""
+        seen = [self.state.shown(channel, call.user.id) for channel in call.guild().channels.values()]
+        return [channel for channel in seen if not channel["flags"]]
 
     async def members(self, call: Call) -> Any:
         """A page of members by ID; only with the members intent in the developer portal."""

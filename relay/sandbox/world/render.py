@@ -183,6 +183,24 @@ def webhook(subject: Webhook, creator: User | None, *, token: bool = True) -> Js
     return body
 
 
+def hidden_channel(subject: Channel) -> Json:
+    """A channel as the gateway tells of it to who may not view it.
+
+    https://docs.discord.com/developers/change-log#channel-obfuscation-for-users-and-bots, since 16 November 2026.
+    """
+    denied = {"id": str(subject.guild_id), "type": 0, "allow": "0", "deny": str(1 << 10)}
+    return channel(subject) | {
+        "name": "___hidden___",
+        "topic": None,
+        "nsfw": False,
+        "last_message_id": None,
+        "last_pin_timestamp": None,
+        "rate_limit_per_user": 0,
+        "flags": 1 << 17,
+        "permission_overwrites": [denied],
+    }
+
+
 def channel(subject: Channel) -> Json:
     """https://discord.com/developers/docs/resources/channel#channel-object."""
     body: Json = {

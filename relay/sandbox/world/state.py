@@ -56,6 +56,8 @@ class State:
         self.guilds: dict[int, Guild] = {}
         self.channels: dict[int, Channel] = {}
         self.webhooks: dict[int, Webhook] = {}
+        # Channels that a user was told of without their names.
+        self._hidden: set[tuple[int, int]] = set()
         self.attachments: dict[int, Attachment] = {}
         self.stickers: dict[int, Sticker] = {}
         self.emojis: dict[int, Emoji] = {}
@@ -160,6 +162,28 @@ class State:
         """Whether a user sees a channel."""
         return bool(self.permissions(user_id, channel) & Permission.VIEW_CHANNEL)
 
+    def shown(self, channel: Channel, user_id: int | None) -> Json:
+        """A channel as the gateway tells a user of it; a category is seen by who sees a channel in it."""
+        inside = [one for one in self.guilds[channel.guild_id].channels.values() if one.parent_id == channel.id]
+        if user_id is None or any(self.can_view(user_id, one) for one in (channel, *inside)):
+            self._hidden.discard((user_id or 0, channel.id))
+            return render.channel(channel)
+        self._hidden.add((user_id, channel.id))
+        return render.hidden_channel(channel)
+
+    def _tell_channel(self, event: str, channel: Channel, user_id: int | None = None) -> None:
+        def body(viewer: Viewer) -> Json:
+            return self.shown(channel, viewer.user_id)
+
+        self.emit(Dispatch(event, Intent.GUILDS, channel.guild_id, body, None, user_id))
+
+    def _reveal(self, guild: Guild) -> None:
+        """Whoever may view a channel now is told of it."""
+        for user_id, channel_id in sorted(self._hidden):
+            channel = guild.channels.get(channel_id)
+            if channel is not None and user_id in guild.members and self.can_view(user_id, channel):
+                self._tell_channel("CHANNEL_UPDATE", channel, user_id)
+
     def can_read(self, user_id: int, channel: Channel) -> bool:
         """Whether a user sees what is said in a channel: in a voice channel, only who may join it does."""
         needed = Permission.VIEW_CHANNEL | (Permission.CONNECT if channel.type in rules.VOICE else rules.NONE)
@@ -248,7 +272,7 @@ class State:
         """A channel that everybody may use."""
         channel = Channel(self.snowflakes.next(), guild.id, name, kind, topic=topic, position=len(guild.channels))
         guild.channels[channel.id] = self.channels[channel.id] = channel
-        self.emit_fixed("CHANNEL_CREATE", Intent.GUILDS, guild.id, render.channel(channel))
+        self._tell_channel("CHANNEL_CREATE", channel)
         return channel
 
     def add_emoji(self, guild: Guild, name: str, file: StoredFile, *, animated: bool = False) -> Emoji:
@@ -304,7 +328,7 @@ class State:
     def channel_changed(self, channel: Channel) -> None:
         """Announce that a channel or thread has changed."""
         if channel.thread is None:
-            self.emit_fixed("CHANNEL_UPDATE", Intent.GUILDS, channel.guild_id, render.channel(channel))
+            self._tell_channel("CHANNEL_UPDATE", channel)
         else:
             self.emit_fixed("THREAD_UPDATE", Intent.GUILDS, channel.guild_id, render.channel(channel), channel)
 
@@ -322,11 +346,13 @@ class State:
         """Announce that a role has changed."""
         body = {"guild_id": str(guild.id), "role": render.role(role)}
         self.emit_fixed("GUILD_ROLE_UPDATE", Intent.GUILDS, guild.id, body)
+        self._reveal(guild)
 
     def tell_member(self, event: str, guild: Guild, member: Member) -> None:
         """Announce a new or changed member."""
         body = render.member(member) | {"guild_id": str(guild.id)}
         self.emit_fixed(event, Intent.GUILD_MEMBERS, guild.id, body)
+        self._reveal(guild)
 
     def tell_availability(self, guild: Guild, user_id: int) -> None:
         """Tell one bot that a guild is available, or unavailable in an outage."""
@@ -349,7 +375,7 @@ class State:
             "member_count": len(guild.members),
             "voice_states": [],
             "members": [render.member(guild.members[user_id])],
-            "channels": [render.channel(item) for item in guild.channels.values()],
+            "channels": [self.shown(item, user_id) for item in guild.channels.values()],
             "threads": [render.channel(item) for item in threads if self.can_view(user_id, item)],
             "presences": [],
             "stage_instances": [],

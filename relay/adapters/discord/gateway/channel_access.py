@@ -8,6 +8,7 @@ from relay.adapters.discord.gateway.guild_cache import DeclaredThread, GuildCach
 from relay.adapters.discord.permissions import (
     ATTACH_FILES,
     COPY_CHANNEL_ID,
+    LET_IT_SEE,
     MANAGE_MESSAGES,
     MANAGE_WEBHOOKS,
     blocked,
@@ -79,6 +80,8 @@ class BotAccess:
         found = self.guilds.channel(channel)
         if found is None:
             return self._absent(channel) if self.guilds.have_arrived() else None
+        if self.guilds.is_hidden(channel):
+            return f"the bot may not see {channel}: {LET_IT_SEE}"
         if not isinstance(found, _Writable):
             kind = str(found.type).replace("_", " ")
             others = "one of its posts" if found.type is discord.ChannelType.forum else "a thread"
@@ -137,6 +140,8 @@ class BotAccess:
         parent = guild.get_channel(int(thread.parent)) if guild is not None else None
         if guild is None or parent is None or self.guilds.has_outage(guild):
             return f"the channel of the thread #{thread.name} cannot be seen" if self.guilds.have_arrived() else None
+        if self.guilds.is_hidden(thread.parent):
+            return f"the bot may not see the channel of the thread #{thread.name}: {LET_IT_SEE}"
         may = parent.permissions_for(guild.me)
         denied = _denied(parent)
         if (problem := blocked(f"#{parent.name}", may.value, in_thread=True, denied=denied)) is not None:

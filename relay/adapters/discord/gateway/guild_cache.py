@@ -12,7 +12,7 @@ import discord
 from relay.adapters.discord.gateway.channel_permissions import is_open, may_call, may_see, readers_see
 from relay.adapters.discord.identifiers import Shard, channel_url, is_snowflake, jump_url, shard_of
 from relay.adapters.discord.markup import NameLookup
-from relay.adapters.discord.permissions import invite_link, is_for_adults
+from relay.adapters.discord.permissions import CHANNEL_OBFUSCATED, invite_link, is_for_adults
 from relay.core.ports import ChannelInfo, Clock
 from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
@@ -47,6 +47,7 @@ PERMISSION_EVENTS = frozenset(
 )
 # Those that may change what people know a channel by.
 _DESCRIBING_EVENTS = (PERMISSION_EVENTS - {"GUILD_MEMBER_UPDATE"}) | {"THREAD_CREATE", "THREAD_UPDATE", "THREAD_DELETE"}
+_OF_CHANNELS = frozenset({"GUILD_CREATE", "CHANNEL_CREATE", "CHANNEL_UPDATE", "CHANNEL_DELETE"})
 _THREAD_TYPES = frozenset({10, 11, 12})
 
 
@@ -92,6 +93,8 @@ class GuildCache:
     _declared_threads: dict[str, DeclaredThread] = field(init=False, default_factory=dict)
     # Asked for each second: to work out who may view a channel takes a tenth of a millisecond.
     _described: dict[str, ChannelInfo] = field(init=False, default_factory=dict)
+    # Channels that the bot may not see: it is told only that they are there.
+    _hidden: set[str] = field(init=False, default_factory=set)
     # Asked for each message.
     _age_restricted: dict[str, bool | None] = field(init=False, default_factory=dict)
 
@@ -131,6 +134,7 @@ class GuildCache:
             (self._adult_guilds.add if is_for_adults(data) else self._adult_guilds.discard)(str(data["id"]))
         if event in _DESCRIBING_EVENTS:
             self._forget_channels()
+        self._note_hidden(event, data)
         match event:
             case "READY":
                 for guild in data["guilds"]:
@@ -151,6 +155,18 @@ class GuildCache:
                     self._remember_thread(thread)
             case "MESSAGE_CREATE":
                 self._remember_message(data)
+
+    def _note_hidden(self, event: str, data: Json) -> None:
+        if event not in _OF_CHANNELS:
+            return
+        for channel in data.get("channels") or () if event == "GUILD_CREATE" else (data,):
+            flags = channel.get("flags")
+            hidden = isinstance(flags, int) and flags & CHANNEL_OBFUSCATED and event != "CHANNEL_DELETE"
+            (self._hidden.add if hidden else self._hidden.discard)(str(channel.get("id")))
+
+    def is_hidden(self, channel: str) -> bool:
+        """Whether the bot may not see a channel of its servers. Nothing else that is known of it is true."""
+        return channel in self._hidden
 
     def parent_of(self, channel: str) -> str | None:
         """The channel of a thread. None for a private or declared thread, and for what is not a known thread."""
@@ -258,6 +274,8 @@ class GuildCache:
         return known
 
     def _describe(self, channel: str) -> ChannelInfo | None:
+        if self.is_hidden(channel):
+            return None
         found, thread, guild = self.channel(channel), self._declared_threads.get(channel), self._guild(channel)
         name = found.name if found is not None else None if thread is None else thread.name
         if name is None or guild is None:
@@ -278,7 +296,7 @@ class GuildCache:
     def _is_age_restricted(self, channel: str) -> bool | None:
         # A thread has no mark of its own: that of its channel counts.
         shown = self._permission_channel(channel)
-        if shown is None or shown.guild.unavailable:
+        if shown is None or shown.guild.unavailable or self.is_hidden(str(shown.id)):
             return None
         return str(shown.guild.id) in self._adult_guilds or bool(getattr(shown, "nsfw", False))
 
