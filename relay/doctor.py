@@ -53,7 +53,7 @@ class Doctor:
     config: Path
     # Which pairs to look at; None: all.
     pairs: Sequence[Pair] | None = None
-    # Whether to measure how many messages the Matrix account may send, if no daemon needs them now.
+    # Whether to measure how many messages the Matrix account may send, if no relay needs them now.
     measures: bool = True
     # Whether a daemon runs on the store, and the session of the Matrix account that it keeps there; once that is known.
     _running: bool = field(init=False, default=False)
@@ -80,12 +80,7 @@ class Doctor:
         async with AsyncExitStack() as stack:
             discord = DiscordSurvey(settings=self.settings.discord)
             stack.push_async_callback(discord.close)
-            matrix = MatrixSurvey(
-                settings=self.settings.matrix,
-                load=self._load_session,
-                save=None,
-                measures=self.measures and not self._running,
-            )
+            matrix = MatrixSurvey(settings=self.settings.matrix, load=self._load_session, save=None)
             stack.push_async_callback(matrix.close)
             surveys: Sequence[Survey] = (discord, matrix)
             for findings in await asyncio.gather(*(survey.account() for survey in surveys)):
@@ -96,13 +91,19 @@ class Doctor:
             for name, skew in (("Discord's", discord.clock_skew), ("the homeserver's", matrix.clock_skew)):
                 if skew is not None:
                     yield clock_finding(name, skew)
+            in_use = self._running
             if matrix.usable and (claims := await matrix.claims()) is not None:
-                yield other_relays_finding(claims, self._me, self.settings.declared_pairs())
+                others = other_relays_finding(claims, self._me, self.settings.declared_pairs())
+                in_use = in_use or others.state == "wrong"
+                yield others
             if self.pairs is None:
                 async for finding in self._operators({Platform.DISCORD: discord, Platform.MATRIX: matrix}):
                     yield finding
             async for finding in self._pairs([survey for survey in surveys if survey.usable]):
                 yield finding
+            if self.measures and matrix.usable and not in_use:
+                # Last, because nothing is said for a quarter of a minute where there is a limit.
+                yield await matrix.allowance()
 
     async def _operators(self, surveys: Mapping[Platform, Survey]) -> AsyncIterator[Finding]:
         for place in self.settings.operators.places():

@@ -111,8 +111,6 @@ class MatrixSurvey:
     clock: Clock = field(default_factory=SystemClock)
     # What to do with another token where the homeserver refuses this one, which is in no file yet.
     with_new_token: str = ""
-    # Whether to measure how many messages the account may send, which uses them up for a minute.
-    measures: bool = False
     # By how many seconds our clock is ahead of the homeserver's; None before the first answer.
     clock_skew: float | None = field(init=False, default=None)
     _api: Api = field(init=False)
@@ -170,8 +168,6 @@ class MatrixSurvey:
             found += await self._device()
             found += await self._ghosts()
             found += await self._uploads()
-            if self.measures:
-                found.append(await self._allowance())
         except FatalError as error:
             words, remedy = error.reason, error.remedy
             if self.with_new_token:
@@ -258,7 +254,8 @@ class MatrixSurvey:
             Finding("uploads to the homeserver", "note", words, "ask its admin for more (Synapse: max_upload_size)")
         ]
 
-    async def _allowance(self) -> Finding:
+    async def allowance(self) -> Finding:
+        """How many messages the account may send: measured, which takes some seconds and uses them up for a minute."""
         try:
             allowed = await measure(self._api, self.clock)
         except (Refused, Unreachable) as error:
