@@ -160,6 +160,8 @@ async def test_somebody_at_a_terminal_gets_from_nothing_to_a_bridged_message(
     await daemon.start()
     try:
         await accounts.crosses(daemon, "hello")
+        # The file names rooms without an alias by their IDs, which nobody knows.
+        await eventually(lambda: _joined(daemon), lambda it: it == {"Help", "Stash General Chat", "Lounge"})
         # A daemon writes down what rooms are called a moment after it has opened them.
         await eventually(lambda: daemon.relay("pairs", "resume", "help"), lambda it: ", Help " in it[1])
         status, out = await daemon.relay("pairs", "pause", "help")
@@ -291,6 +293,11 @@ async def paused(daemon: Daemon) -> set[str]:
     """The channels of the pairs that the daemon has paused."""
     found = (await daemon.status())["pairs"]
     return {pair["channels"]["discord"]["address"] for pair in found if "Paused" in str(pair["note"])}
+
+
+async def _joined(daemon: Daemon) -> set[str]:
+    lines = [json.loads(line) for line in daemon.log(1_000_000).splitlines() if line.startswith("{")]
+    return {line["name"] for line in lines if line["event"] == "room joined"}
 
 
 async def _logged(daemon: Daemon, event: str, times: int = 1) -> bool:

@@ -16,6 +16,9 @@ from relay.core.clock import Backoff, Flag
 from relay.core.ports import ChannelInfo
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_string
+from relay.logs import get_logger
+
+_log = get_logger(__name__)
 
 _LOOKUP_WAIT = 5.0
 """Seconds that the first sync waits for aliases to be looked up."""
@@ -42,6 +45,8 @@ class DeclaredRoom:
     # None: the homeserver has not said yet.
     joined: bool | None = None
     invited: bool = False
+    # It was joined just now. The log says so once sync has told its name.
+    entered: bool = False
     # How we came to be out of the room, as a sentence for the operator; None if we were not removed from it.
     removed_reason: str | None = None
     # After a removal there is no attempt to join before this time.
@@ -345,6 +350,9 @@ class DeclaredRooms:
         room = self.find(room_id)
         if room is None or (room.joined and not self.state(room_id).complete):
             return  # The next sync says more.
+        if room.joined and room.entered:
+            room.entered = False
+            _log.info("room joined", room=room.name, name=self.state(room_id).name or None)
         aliases = self.state(room_id).aliases
         if room.is_alias and room.listed_aliases not in (None, aliases):
             room.resolved = False

@@ -375,7 +375,7 @@ class RoomJoiner:
                 room.resolved = False  # The alias may name another room by now.
                 await self.rooms.report_problem(room, join_problem(room.name, refused, self.api.user_id), inbox)
                 return room.backoff.next(refused.retry_after)
-            _log.info("room joined", room=room.name)
+            room.entered = True
             break
         return _JOIN_SHOWS_WITHIN
 
