@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from relay.cli.common import Invocation, run_async
 from relay.errors import RelayError
-from relay.memory import begin, import_without_docstrings, settle
+from relay.memory import begin, import_libraries, import_without_docstrings, settle
 
 if TYPE_CHECKING:
     from relay.config.tenants import Host
@@ -33,7 +33,8 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     path = locate(invocation.config, os.environ)
     saved = stamp(path)
     reading = child.begin(path)
-    from relay import app  # takes longer than reading
+    import_libraries()  # takes longer than reading
+    from relay import app
 
     settings = reading.result()
     if not isinstance(settings, Settings):

@@ -64,6 +64,8 @@ def begin(path: Path) -> Reading:
     if process == 0:
         try:
             os.close(pipe)
+            # What it has to say is its answer: in the log the two would write into each other's lines.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             with os.fdopen(answers, "wb") as stream:
                 stream.write(_first_answer(path))
             os._exit(0)

@@ -28,8 +28,8 @@ from typing import IO, Any, Protocol
 
 from tests.support.patience import PATIENCE
 
-LOADED = ("relay.cli.run", "relay.app", "relay.config.loading", "tomllib")
-"""What the process that forks has loaded, with all that they load."""
+LOADED, READING = ("relay.cli.run", "relay.app"), ("relay.config.loading", "tomllib")
+"""What the process that forks has loaded, with all that they load: what a daemon does, and what reads for it."""
 
 _AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")
 """Beginnings of environment variables that are read when an interpreter starts."""
@@ -189,7 +189,7 @@ class _Fork:
 
 def main() -> None:
     """Load the modules, and fork whenever it is asked for, until nobody can ask any more."""
-    for name in LOADED:
+    for name in (*LOADED, *READING):
         __import__(name)
     # What is loaded stays. Else the collector of each fork looks through all of it, most of it when the fork ends, and
     # copies the memory that it looks at: 0.4 s of a processor, three times what a short command takes.

@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any, get_overloads, overload
 
+import discord
 import pytest
+from aiohttp import ClientSession
+from nio.client.async_client import AsyncClient
+from sqlalchemy import Select
 
-from relay.memory import give_back, settle, without_docstrings
+from relay.memory import give_back, import_libraries, settle, without_docstrings
 
 _HAS_TRIM = hasattr(ctypes.CDLL(None), "malloc_trim")
 
@@ -155,3 +159,11 @@ print(before, gives_back())
     # In a process of its own: what others have left free is used first.
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True False\n"), done.stderr
+
+
+def test_annotations_of_the_libraries_are_gone_and_ours_are_there() -> None:
+    gc.unfreeze()
+    import_libraries()
+    for function in (discord.Client.login, AsyncClient.sync, ClientSession.get, Select.where):
+        assert function.__annotations__ == {}
+    assert give_back.__annotations__ == {"return": None}
