@@ -131,6 +131,9 @@ def _instead_of_value(value: str) -> str:
     return "leave nothing behind the closing quote; a value with quotes in it has the other kind around it"
 
 
+_OF_A_LOG = frozenset({"file", "filename", "folder", "output", "path"})
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where the values come from."""
@@ -189,6 +192,21 @@ def _sections_with(key: str, model: type[Any]) -> list[str]:
     """The sections that know a key. In TOML a line belongs to the header above it, wherever it is meant for."""
     tables = [(name, one.type) for name, one in keys_of(model).items()]
     return [name for name, table in tables if table in _tables(table) and key in keys_of(table)]
+
+
+def _places_of(key: str, model: type[Any]) -> list[str]:
+    """How a key, or a table, is written that somebody put outside of every section."""
+    found = [
+        (name, inner[key])
+        for name, one in keys_of(model).items()
+        for table in _tables(one.type)
+        if name != "pairs" and key in (inner := keys_of(table))
+    ]
+    return [f"[{name}.{key}]" if holds_keys(one) else f"{key} below [{name}]" for name, one in found]
+
+
+def _pairs_of(model: type[Any]) -> type[Any]:
+    return next(iter(_tables(keys_of(model)["pairs"].type)))
 
 
 def explain(error: ErrorDetails, model: type[Any], origin: Origin) -> Mistake:
@@ -253,12 +271,8 @@ def _words(error: ErrorDetails, model: type[Any], location: Location) -> tuple[s
             return "is missing", f'write {key} = "…" or {key}_file = "/run/secrets/{key}", or set {variable}'
         case "missing":
             return "is missing", write
-        case "extra_forbidden":
-            return "there is no such section", did_you_mean(key, keys_of(model), "[{}]".format)
-        case "unexpected_keyword_argument" if len(sections := _sections_with(key, model)) == 1:
-            return "there is no such key here", f"move it into [{sections[0]}], above the first [[pairs]]"
-        case "unexpected_keyword_argument":
-            return "there is no such key", did_you_mean(key, keys_of(inner))
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return _words_of_unknown(key, model, location, inner)
         case "string_type":
             return "must be text", f"put it in quotes; {write}"
         case "bool_type" | "bool_parsing":
@@ -270,6 +284,23 @@ def _words(error: ErrorDetails, model: type[Any], location: Location) -> tuple[s
         case "tuple_type" if len(location) == 1:
             return f"must be a list of {key}", f"start each of them with [[{key}]], in double brackets"
         case "dataclass_type":
-            head = f"[{key}]" if len(location) == 1 else f"[[{location[0]}]]"
+            names = ".".join(str(part) for part in location if isinstance(part, str))
+            head = f"[[{names}]]" if isinstance(location[-1], int) else f"[{names}]"
             return "must be a table", f"start it with {head} and write its keys below, one per line"
     return "is not valid", write
+
+
+def _words_of_unknown(key: str, model: type[Any], location: Location, inner: type[Any]) -> tuple[str, str]:
+    """Of a section or a key that there is not, or not there."""
+    if len(location) == 1:
+        if places := _places_of(key, model):
+            return "it cannot stand there", f"write it as {' or '.join(places)}"
+        return "there is no such section", did_you_mean(key, keys_of(model), "[{}]".format)
+    if location[0] == "log" and key in _OF_A_LOG:
+        remedy = "append 2>> and a file's name to the command, or let systemd or Docker keep it"
+        return "the log goes to standard error only", remedy
+    if location[0] == "defaults" and key in keys_of(_pairs_of(model)):
+        return "is of one pair, and not of all", "move it below that one's [[pairs]]"
+    if len(sections := _sections_with(key, model)) == 1:
+        return "there is no such key here", f"move it into [{sections[0]}], above the first [[pairs]]"
+    return "there is no such key", did_you_mean(key, keys_of(inner))

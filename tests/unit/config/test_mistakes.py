@@ -94,6 +94,35 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             ),
         ),
         (
+            'listen = ""\n' + SIDES,
+            "relay.toml:1: [listen]: it cannot stand there; write it as listen below [web]",
+        ),
+        (
+            SIDES + '[moderation]\nblocked = ["@spam:*"]',
+            "relay.toml:8: [moderation]: it cannot stand there; write it as [defaults.moderation]",
+        ),
+        (
+            SIDES + "[defaults]\ndiscord_channel = 1234567890123456789",
+            (
+                "relay.toml:9: [defaults] discord_channel: is of one pair, and not of all; move it below that one's "
+                "[[pairs]]"
+            ),
+        ),
+        (
+            SIDES + "appservice = true",
+            (
+                "relay.toml:8: [matrix] appservice: must be a table; start it with [matrix.appservice] and write its "
+                "keys below, one per line"
+            ),
+        ),
+        (
+            SIDES + '[log]\nfile = "relay.log"',
+            (
+                "relay.toml:9: [log] file: the log goes to standard error only; append 2>> and a file's name to the "
+                "command, or let systemd or Docker keep it"
+            ),
+        ),
+        (
             SIDES + '[pairs]\nname = "x"',
             ("relay.toml:8: [pairs]: must be a list of pairs; start each of them with [[pairs]], in double brackets"),
         ),
