@@ -261,12 +261,9 @@ class DeclaredRooms:
         room, state = self.find(room_id), self._states.get(room_id)
         if room is None or state is None or not state.complete:
             return None
-        alias = room.name if room.is_alias else state.alias
-        if not (name := state.name or alias):
-            return None
-        link = matrix_to_link(alias) if alias else room_link(room_id)
-        aliases = (*filter(None, (state.alias,)), *sorted(state.aliases - {state.alias}))
-        return ChannelInfo(name, topic=state.topic, link=link, public=state.public, aliases=aliases[:_MOST_ALIASES])
+        if state.described is None:
+            state.described = _described(room, room_id, state)
+        return state.described
 
     def names(self) -> NameLookup:
         """What the declared rooms are called, and which room an alias names. May be used in another thread."""
@@ -407,6 +404,15 @@ class DeclaredRooms:
             successor = f" to {state.successor}" if state.successor else ""
             return f"{room.name} has been upgraded{successor}: declare the new room, or let the alias name it."
         return power_problem(room.name, state, self._me) or acl_problem(room.name, state, self._me)
+
+
+def _described(room: DeclaredRoom, room_id: str, state: RoomState) -> ChannelInfo | None:
+    alias = room.name if room.is_alias else state.alias
+    if not (name := state.name or alias):
+        return None
+    link = matrix_to_link(alias) if alias else room_link(room_id)
+    aliases = (*filter(None, (state.alias,)), *sorted(state.aliases - {state.alias}))
+    return ChannelInfo(name, topic=state.topic, link=link, public=state.public, aliases=aliases[:_MOST_ALIASES])
 
 
 def encrypted_problem(name: str) -> str:

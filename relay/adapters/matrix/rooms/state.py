@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
 from relay.adapters.matrix.rooms.server_acl import is_denied
+from relay.core.ports import ChannelInfo
 from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
@@ -109,6 +110,8 @@ class RoomState:
     _creators: tuple[str, ...] = field(init=False, default=())
     _creators_are_privileged: bool = field(init=False, default=False)
     _power: PowerLevels | None = field(init=False, default=None)
+    # What people know the room by, until it changes: it is asked for each second.
+    described: ChannelInfo | None = field(init=False, default=None)
     # Not of the room: what an earlier state said of its members no longer holds.
     _mark: object = field(init=False, default_factory=object)
 
@@ -121,6 +124,7 @@ class RoomState:
         if event.get("type") == "m.room.member":
             self._apply_member(key, content)
         elif key == "":
+            self.described = None
             self._apply(str(event.get("type")), str(event.get("sender")), content)
 
     def profile(self, user_id: str) -> MemberProfile:
