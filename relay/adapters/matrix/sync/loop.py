@@ -133,11 +133,14 @@ class SyncLoop:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ADDRESS_PATIENCE):
                 await self._failed.wait()
+        told = ""
         while True:
             self._advice = await correction(self.api.homeserver_url, self.api.user_id) or ""
             if self._advice:
                 self._report_unconnected(self._advice)
-                _log.warning("no homeserver at this address", reason=self._advice)
+            if self._advice and self._advice != told:
+                told = self._advice
+                _log.warning("no homeserver at this address", reason=told)
             await self.clock.sleep(_ADDRESS_AGAIN)
 
     def _report_unconnected(self, problem: str) -> None:

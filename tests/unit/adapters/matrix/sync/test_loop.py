@@ -1,5 +1,6 @@
-"""What an answer to a sync says about other relays: no more than when its request was made first."""
+"""What an answer to a sync says about other relays, and what the log says while there is no homeserver."""
 
+import asyncio
 import random
 from typing import cast
 
@@ -16,13 +17,20 @@ from relay.adapters.matrix.sync.response import ResponseHandler
 from relay.adapters.matrix.sync.update import SyncRequest
 from relay.core.clock import Backoff, SystemClock
 from relay.domain.jsontext import Json
+from tests.support.logs import captured_logs
+from tests.support.world import until
 
 
 class Clock(SystemClock):
-    """A second passes with each request."""
+    """A second passes with each request, and none while somebody sleeps."""
 
     def __init__(self) -> None:
         self.time = 1_000.0
+        self.sleeps = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps += 1
+        await asyncio.sleep(0)
 
     def monotonic(self) -> float:
         return self.time
@@ -58,8 +66,36 @@ async def nothing() -> None:
     pass
 
 
+def sync_loop(api: Api, clock: Clock) -> SyncLoop:
+    rng = random.Random(1)
+    return SyncLoop(
+        api=api,
+        session=cast(MatrixSession, None),
+        rooms=DeclaredRooms(OwnAccounts(me=api.user_id), backoff=lambda: Backoff(rng), now=clock.monotonic),
+        responses=cast(ResponseHandler, Responses()),
+        status=ConnectionStatus(),
+        clock=clock,
+        rng=rng,
+        register=AccountRegister(api=api, clock=clock),
+        logged_in=nothing,
+    )
+
+
+async def test_what_is_wrong_with_the_address_is_logged_once() -> None:
+    """It was, each minute, for as long as the homeserver was away at the start."""
+    clock, api = Clock(), Api("http://127.0.0.1:9", "@relay:localhost")
+    loop = sync_loop(api, clock)
+    loop._failed.set()
+    with captured_logs() as lines:
+        looking = asyncio.create_task(loop._look_at_address())
+        await until(lambda: clock.sleeps >= 3)
+        looking.cancel()
+    await api.close()
+    assert [line["event"] for line in lines] == ["no homeserver at this address"]
+
+
 async def test_an_answer_counts_from_the_first_request_with_its_position() -> None:
-    clock, rng = Clock(), random.Random(1)
+    clock = Clock()
     lost = Unreachable("the connection was lost", sent=True)
     answers: list[Json | Exception] = [
         {"next_batch": "a"},
@@ -69,20 +105,8 @@ async def test_an_answer_counts_from_the_first_request_with_its_position() -> No
         {"next_batch": "b"},
         {"next_batch": "b"},
     ]
-    api = cast(Api, Homeserver(clock, *answers))
-    register = AccountRegister(api=api, clock=clock)
-    accounts = OwnAccounts(me="@relay:example.org")
-    loop = SyncLoop(
-        api=api,
-        session=cast(MatrixSession, None),
-        rooms=DeclaredRooms(accounts, backoff=lambda: Backoff(rng), now=clock.monotonic),
-        responses=cast(ResponseHandler, Responses()),
-        status=ConnectionStatus(),
-        clock=clock,
-        rng=rng,
-        register=register,
-        logged_in=nothing,
-    )
+    loop = sync_loop(cast(Api, Homeserver(clock, *answers)), clock)
+    register = loop.register
 
     async def confirmed(since: str | None) -> float:
         await loop._sync(SyncRequest(since, frozenset(), full=since is None, declarations=0), cast(RetryingInbox, None))
