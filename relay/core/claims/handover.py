@@ -125,7 +125,8 @@ class Handover:
             self._leave(frozenset(keys))
         with suppress(TimeoutError):
             async with asyncio.timeout(_DELIVERED_WITHIN):
-                while await self._waiting(pairs):
+                # Nothing is delivered any more for a pair that is removed meanwhile.
+                while await self._waiting(self._pairs(keys)):
                     await self.clock.sleep(_LOOK_SECONDS)
         if waiting := await self._waiting(pairs):
             _log.error("messages stay here: they could not be delivered before the handover", messages=waiting)
