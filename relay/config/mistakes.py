@@ -188,7 +188,7 @@ def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] =
     return f"did you mean {written(close[0])}?" if close else f"write one of {', '.join(map(written, names))}"
 
 
-def _sections_with(key: str, model: type[Any]) -> list[str]:
+def sections_with(key: str, model: type[Any]) -> list[str]:
     """The sections that know a key. In TOML a line belongs to the header above it, wherever it is meant for."""
     tables = [(name, one.type) for name, one in keys_of(model).items()]
     return [name for name, table in tables if table in _tables(table) and key in keys_of(table)]
@@ -301,6 +301,6 @@ def _words_of_unknown(key: str, model: type[Any], location: Location, inner: typ
         return "the log goes to standard error only", remedy
     if location[0] == "defaults" and key in keys_of(_pairs_of(model)):
         return "is of one pair, and not of all", "move it below that one's [[pairs]]"
-    if len(sections := _sections_with(key, model)) == 1:
+    if len(sections := sections_with(key, model)) == 1:
         return "there is no such key here", f"move it into [{sections[0]}], above the first [[pairs]]"
     return "there is no such key", did_you_mean(key, keys_of(inner))

@@ -22,6 +22,7 @@ from relay.config.mistakes import (
     holds_keys,
     instead_of,
     positions,
+    sections_with,
     shown,
 )
 from relay.config.settings import CONFIG_VARIABLE, DEFAULT_FILE, HOST_VARIABLE, keys_of
@@ -197,6 +198,9 @@ def _problem_of_variable(location: Location, value: str, model: type[Any]) -> tu
         name, _, key = section.partition("_")
         if not keys and name in sections:  # most forget the second underscore
             return "there is no such section", f"did you mean {_variable(name, key)}?"
+        if inside := sections_with(section, model):
+            meant = [_variable(one, "__".join((section, *keys))) for one in inside]
+            return "there is no such section", f"did you mean {' or '.join(meant)}?"
         return "there is no such section", did_you_mean(section, sections, _variable)
     if section in LISTS:
         return _problem_of_list(section, keys, value)

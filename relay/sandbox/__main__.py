@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 
+_HIGHEST_PORT = 65535
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m relay.sandbox", description="A Discord-compatible server.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0: chosen by the system")
+    parser.add_argument("--port", type=_port, default=0, help="0: chosen by the system")
     parser.add_argument("--print-ready", action="store_true", help="print one JSON line once it listens")
     parser.add_argument("--limit-factor", type=float, default=1.0, help="multiplies every rate limit; 0: no limits")
     parser.add_argument("--identify-every", type=float, default=5.0, help="seconds between two IDENTIFYs of a bot")
@@ -22,6 +25,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--resume-window", type=float, default=180.0, help="seconds that a lost session is kept")
     parser.add_argument("--bootstrap", action="store_true", help="make a guild, a channel, two people and a bot")
     return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number up to {_HIGHEST_PORT}")
+    return int(text)
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
@@ -43,8 +52,21 @@ async def _serve(arguments: argparse.Namespace) -> None:
         if arguments.print_ready:
             sys.stdout.write(json.dumps(ready) + "\n")
             sys.stdout.flush()
+        else:
+            where = f"its API at {server.api_url}, what changes its world at {server.control_url}"
+            sys.stderr.write(f"The sandbox is at {server.origin}: {where}. Ctrl-C ends it.\n")
         await stop.wait()
 
 
+def main() -> None:
+    """Run it."""
+    arguments = _arguments()
+    try:
+        asyncio.run(_serve(arguments))
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
+        sys.exit(f"{arguments.host}:{arguments.port} cannot be used: {reason}; name another port, or host")
+
+
 if __name__ == "__main__":
-    asyncio.run(_serve(_arguments()))
+    main()

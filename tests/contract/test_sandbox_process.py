@@ -145,3 +145,31 @@ async def test_control_says_what_is_wrong(client: SandboxClient) -> None:
         with pytest.raises(SandboxError) as refused:
             await client.call(method, **arguments)
         assert (method, refused.value.status) == (method, status)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--port", "99999"], 2, "'99999' is no number up to 65535"),
+        (["--host", "198.51.100.1"], 1, "198.51.100.1:0 cannot be used: cannot assign requested address; name another"),
+    ],
+)
+async def test_where_it_cannot_listen_is_told_in_a_line(arguments: list[str], status: int, words: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay.sandbox", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(PATIENCE):
+        _, told = await process.communicate()
+    assert process.returncode == status
+    assert words in told.decode().splitlines()[-1]
+
+
+async def test_somebody_at_a_terminal_is_told_where_it_is() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "relay.sandbox", stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        assert b"The sandbox is at http://127.0.0.1:" in await process.stderr.readline()
+        process.terminate()
+        assert await process.wait() == 0

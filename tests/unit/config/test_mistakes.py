@@ -304,7 +304,8 @@ discord_channel = 1
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("RELAY_TOKEN", "x", "there is no such section"),
+        ("RELAY_TOKEN", "x", "there is no such section; did you mean RELAY_DISCORD__TOKEN or RELAY_WEB__TOKEN?"),
+        ("RELAY_MODERATION__BLOCKED", "[]", "did you mean RELAY_DEFAULTS__MODERATION__BLOCKED?"),
         ("RELAY_DISCORD", '{"token": "x"}', "write RELAY_DISCORD__<KEY>"),
         ("RELAY_DISCORD__TOKEN__X", "x", "write RELAY_DISCORD__<KEY>"),
         ("RELAY_PAIRS__0__NAME", "x", "write the whole list as JSON into RELAY_PAIRS"),
