@@ -3,6 +3,7 @@
 No gateway: it would count against the day's limit of sessions, and the daemon may be connected.
 """
 
+import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,8 @@ from relay.domain.ids import MessageRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.pair import Pair
 
+# What other programs take a proxy from.
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 _GUILDS_A_PAGE = 200
 _CATEGORY = 4
 _MOST_WEBHOOKS = 15
@@ -175,7 +178,8 @@ class DiscordSurvey:
     def _unanswered(self) -> str:
         official = DISCORD_API
         where = "" if self.settings.api_url == official else ", correct [discord] api_url"
-        return f"try again in a moment; if it stays so, see that this machine may connect to the internet{where}"
+        proxy = next((f" without a proxy ({name} is not used)" for name in _PROXIES if os.environ.get(name)), "")
+        return f"try again in a moment; if it stays so, see that this machine may connect to the internet{proxy}{where}"
 
     async def _token(self) -> Finding:
         try:
