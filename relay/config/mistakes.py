@@ -146,9 +146,13 @@ class Origin:
     # The command's options and arguments that were used, which go before both: `--user`.
     options: Mapping[Location, str] = field(default_factory=dict)
     pair_names: Sequence[str] = ()
+    # The key that names the file of a secret, by the key of that.
+    secrets: dict[Location, str] = field(default_factory=dict)
 
     def where(self, location: Location) -> str:
         """`relay.toml:12: [[pairs]] 2 "help" discord_channel`, or the option, or the environment variable."""
+        if location in self.secrets:
+            location = (*location[:-1], self.secrets[location])
         for depth in range(len(location), 0, -1):
             if option := self.options.get(location[:depth]):
                 return option

@@ -272,9 +272,10 @@ def _open_secret(source: Source, environment: Mapping[str, Any], location: tuple
             return
         if key in outside:
             return
+    source.origin.secrets[*tables, key] = name
     path = folder / around[name]
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8-sig") as stream:
             text = stream.read(_SECRET_LIMIT).strip()
         problem = None if text else "is empty"
     except (OSError, UnicodeDecodeError, ValueError) as error:

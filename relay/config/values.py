@@ -370,7 +370,8 @@ def _token(value: Secret) -> Secret:
     if word := _BEFORE_A_TOKEN.match(text):
         raise Wrong(f"begins with “{word[1]} ”, which belongs to requests and not to the token", "leave that out")
     if text[0] in _QUOTES or text[-1] in _QUOTES:
-        raise Wrong("has quotes within its quotes", 'write one pair of straight ones around it: "…"')
+        remedy = 'write one pair of straight ones around it in relay.toml ("…"), and none in a file of its own'
+        raise Wrong("has quotes too many", remedy)
     if not text.isascii() or not text.isprintable() or " " in text:
         raise Wrong("contains a space, a line break or another character that no token has", "copy the token again")
     return Secret(text)

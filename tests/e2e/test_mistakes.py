@@ -116,7 +116,7 @@ IN_THE_FILE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "curly quotes within straight ones": (
         instead("MTk4NjIyNDgz.secret.discord", "“MTk4NjIyNDgz.secret.discord”"),
-        ("relay.toml:2", "quotes within its quotes", "write one pair of straight ones"),
+        ("relay.toml:2", "quotes too many", "write one pair of straight ones"),
     ),
     "[pairs] and then [[pairs]]": (
         second().replace("[[pairs]]", "[pairs]", 1),

@@ -51,6 +51,21 @@ def test_a_secret_file_that_is_no_use(tmp_path: Path, content: str | bytes | Non
     assert words in found
 
 
+def test_what_is_wrong_in_the_file_of_a_secret_is_said_of_its_key(tmp_path: Path) -> None:
+    """It was said of the key `token`, which the file does not have."""
+    text = SIDES.replace(f'token = "{TOKEN}"', 'token_file = "token"')
+    for written, words in (
+        (f'"{TOKEN}"', "has quotes too many"),
+        ("a b", "contains a space"),
+        ("a\nb", "a line break"),
+    ):
+        (tmp_path / "token").write_text(written)
+        assert only(tmp_path, text).startswith("relay.toml:3: [discord] token_file: ")
+        assert words in only(tmp_path, text)
+    (tmp_path / "token").write_text(f"\ufeff{TOKEN}\n")
+    assert load(write(tmp_path, text), {}).discord.token.get_secret_value() == TOKEN
+
+
 def test_the_path_of_a_secret_is_named_but_never_what_may_be_the_secret_itself(tmp_path: Path) -> None:
     text = SIDES.replace(f'token = "{TOKEN}"', f'token_file = "{tmp_path}/gone"')
     assert "the file gone cannot be read: no such file or directory" in only(tmp_path, text)
