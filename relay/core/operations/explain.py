@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
+from relay.core.pairs import PairDirectory
 from relay.core.storage import CopyTrace, EntryTrace, LeftOut, MessageTrace, Store, UnitOfWork, Unreadable
 from relay.domain.commands import (
     Command,
@@ -178,8 +178,9 @@ def _summary(trace: MessageTrace, entries: Sequence[EntryTrace], problem: str) -
     kinds = {type(entry.entry.command) for entry in entries if entry.ahead is not None}
     if any(entry.ahead is None for entry in entries):
         return "Something about it failed for good, and is kept as a dead letter.", False
-    if trace.left_out_why == SAID_WHILE_PAUSED:
-        return f"It did not cross: {SAID_WHILE_PAUSED}.", True
+    if trace.original.left_out and trace.left_out_why and not trace.copies:
+        # What a moderator or a pause kept back is marked as deleted, too: nobody has deleted it.
+        return f"It did not cross: {trace.left_out_why}.", True
     if trace.original.deleted:
         if trace.copies or DeleteMessage in kinds:
             return "It was deleted, and its copies are to be deleted.", not problem
@@ -204,7 +205,7 @@ def _of_message(trace: MessageTrace) -> list[Step]:
         steps.append(Step(trace.received_at, f"{what}{why}"))
     if original.edited_at is not None:
         steps.append(Step(original.edited_at, "was edited (the last time)"))
-    if original.deleted and trace.left_out_why != SAID_WHILE_PAUSED:
+    if original.deleted and not (original.left_out and trace.left_out_why):
         steps.append(Step(trace.deleted_at, "was deleted"))
     return steps
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from relay.core.operations.explain import Life, lives_of
 from relay.core.pairs import PairDirectory
-from relay.domain.ids import MessageRef, ThreadRef
+from relay.domain.ids import MessageRef, Platform, ThreadRef
 from relay.errors import Permanent, Transient
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.pairs import declare
@@ -147,6 +147,16 @@ async def test_what_was_left_out(bridge: World) -> None:
         unsaid = bridge.discord.say(discord, "ann", "not now")
         found = await comes_to(bridge, unsaid, "It did not cross: its pair was paused when it was said.")
         assert what(found)[1:] == ["was received and left out: its pair was paused when it was said"]
+
+
+async def test_nobody_deleted_what_somebody_wrote_who_is_blocked(bridge: World) -> None:
+    discord, _ = bridge.channels()
+    async with bridge.relay():
+        policy = replace(bridge.pairs[0].policy, blocked=((Platform.DISCORD, "ann"),))
+        await declare(bridge, replace(bridge.pairs[0], policy=policy))
+        ref = bridge.discord.say(discord, "ann", "spam")
+        found = await comes_to(bridge, ref, "It did not cross: the operator has blocked ann.")
+        assert what(found)[1:] == ["was received and left out: the operator has blocked ann"]
 
 
 async def test_a_message_in_a_thread_of_which_there_is_no_row(bridge: World) -> None:
