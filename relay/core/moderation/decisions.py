@@ -184,9 +184,11 @@ class Moderation:
                 known = "nobody is kept from crossing by it" if rules is None else "the rules that were read last hold"
                 found.append(f"{problem.rstrip('.')}. Until it can be read, {known}.")
             if rules is not None and rules.unused:
-                found.append(f"{rules.unused} rules of {address.value} are too long, or too many, to be used.")
+                found.append(f"Rules of {address.value} that are too long, or too many, to be used: {rules.unused}.")
             if self._ignored.get(address):
-                found.append(f"{self._ignored[address]} rules of {address.value} are about the relay itself: not used.")
+                found.append(
+                    f"Rules of {address.value} about the relay itself, which are not used: {self._ignored[address]}."
+                )
         return (*found, *self.bans.notes(pair), *self.age_marks.notes(pair))
 
     def tell(self, pair: Pair, user: UserRef, why: str) -> None:
