@@ -20,7 +20,7 @@ from relay.demo.matrix_client import Person
 from relay.doctor import Doctor, public_finding
 from relay.sandbox.rate_limits import Limits
 from tests.support.front import NAME, front
-from tests.support.mistakes import CHANNELS, MEGOLM, ROOMS, altered, do, name_room, right_channel, website
+from tests.support.mistakes import CHANNELS, MEGOLM, ROOMS, altered, do, name_room, new_room, right_channel, website
 from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -109,6 +109,23 @@ async def test_a_room_that_the_account_is_not_in_is_called_by_its_name(place: Fu
             place.channels.pop(pair)
         place.write_config()
     assert subjects.items() >= {pair: f"{pair.title()} ({room})" for pair, room in rooms.items()}.items()
+
+
+async def test_what_is_about_a_server_or_a_list_is_told_once(place: FullStack) -> None:
+    """Of sixty pairs each told of the same server and of the same list."""
+    for pair in ("one", "two"):
+        right_channel(place, pair)
+        await new_room(place, pair)
+    place.write_config(extra='[defaults]\nmoderation = { bans = true, policy_lists = "#none:localhost" }')
+    bans, policy_list = [one for one in await look(place) if one.state != "ok"]
+    assert str(bans).startswith("bans of Sandbox: without Ban Members, bans that are made while the relay is away")
+    assert str(policy_list) == "policy list #none:localhost: there is no such room; correct moderation.policy_lists"
+    role = place.control.create_role(place.guild, "moderators", ["BAN_MEMBERS"])["id"]
+    place.control.set_role(place.guild, place.bot, role)
+    place.write_config(extra="[defaults]\nmoderation = { bans = true }")
+    assert wanting(await look(place)) == []
+    for pair in ("one", "two"):
+        place.channels.pop(pair)
 
 
 # --- The accounts -----------------------------------------------------------------------------------------

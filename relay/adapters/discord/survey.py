@@ -328,25 +328,30 @@ class DiscordSurvey:
     # --- The pairs' channels ------------------------------------------------------------------------------
 
     async def pairs(self, pairs: Sequence[Pair]) -> AsyncIterator[Finding]:
-        """See `Survey.pairs`."""
+        """See `Survey.pairs`. What is about a server is told once."""
+        listed = set[str]()
         for pair in pairs:
             address = next((side.value for side in pair.sides if side.platform is Platform.DISCORD), None)
             if address is None:
                 continue
+            of_server: list[Finding] = []
             try:
                 found = await self._channel(address, pair)
                 if pair.policy.follow_bans:
-                    found += await self._bans(address)
+                    of_server = await self._bans(address, listed)
             except ApiError as error:
                 found = [Finding(f"channel {address}", "wrong", str(error), self._unanswered())]
             for finding in found:
                 yield replace(finding, pair=pair.name)
+            for finding in of_server:
+                yield finding
 
-    async def _bans(self, address: str) -> list[Finding]:
-        """Whether the bot may list the bans of the server of a channel."""
+    async def _bans(self, address: str, listed: set[str]) -> list[Finding]:
+        """Whether the bot may list the bans of the server of a channel; nothing about one that is `listed` already."""
         guild, _ = self._listed(address)
-        if guild is None:
+        if guild is None or str(guild.document["id"]) in listed:
             return []
+        listed.add(str(guild.document["id"]))
         subject = f"bans of {guild.name}"
         try:
             await self._ask(

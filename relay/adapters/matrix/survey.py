@@ -378,8 +378,11 @@ class MatrixSurvey:
                 room = rooms.get(one.room_id)
                 name = _subject(one, "" if room is None else room.name)
                 found = [Finding(name, "wrong", words, "declare the room in one pair only")]
-            for finding in (*found, *await self._lists(pair)):
+            for finding in found:
                 yield replace(finding, pair=pair.name)
+        # What is about a list is told once, whatever the pairs that follow it.
+        for name in dict.fromkeys(one.value for pair in pairs for one in pair.policy.policy_lists):
+            yield await self._list(name)
 
     async def operators(self, address: str) -> Finding:
         """See `Survey.operators`."""
@@ -439,28 +442,24 @@ class MatrixSurvey:
         is_inside = after is not None and not after.invited and after.removed is None
         return after if is_successor and is_inside else None
 
-    async def _lists(self, pair: Pair) -> list[Finding]:
-        """Whether the account can read the policy lists that a pair follows."""
-        found = []
-        for name in (one.value for one in pair.policy.policy_lists):
-            subject, room_id = f"policy list {name}", name
-            try:
-                if name.startswith("#"):
-                    answer = await self._api.call("GET", "directory", "room", name)
-                    room_id = as_string(answer.get("room_id"))
-                joined = as_list((await self._api.call("GET", "joined_rooms")).get("joined_rooms"))
-            except (Refused, Unreachable) as error:
-                is_gone = isinstance(error, Refused) and error.status == 404
-                words = "there is no such room" if is_gone else str(error)
-                remedy = "correct moderation.policy_lists" if is_gone else "try again in a moment"
-                found.append(Finding(subject, "wrong", words, remedy))
-                continue
-            if room_id in joined:
-                found.append(Finding(subject, "ok", "it can be read"))
-                continue
-            words = "the account is not in its room yet: `relay run` joins it where it is let in"
-            found.append(Finding(subject, "note", words, f"where it is not public, invite {self._api.user_id}"))
-        return found
+    async def _list(self, name: str) -> Finding:
+        """Whether the account can read a policy list."""
+        subject, room_id = f"policy list {name}", name
+        try:
+            if name.startswith("#"):
+                answer = await self._api.call("GET", "directory", "room", name)
+                room_id = as_string(answer.get("room_id"))
+            joined = as_list((await self._api.call("GET", "joined_rooms")).get("joined_rooms"))
+        except (Refused, Unreachable) as error:
+            is_gone = isinstance(error, Refused) and error.status == 404
+            words = "there is no such room" if is_gone else str(error)
+            return Finding(
+                subject, "wrong", words, "correct moderation.policy_lists" if is_gone else "try again in a moment"
+            )
+        if room_id in joined:
+            return Finding(subject, "ok", "it can be read")
+        words = "the account is not in its room yet: `relay run` joins it where it is let in"
+        return Finding(subject, "note", words, f"where it is not public, invite {self._api.user_id}")
 
     async def _resolved(self, names: Sequence[str]) -> list[_Declared]:
         """Rooms as they are declared: each alias is looked up."""
