@@ -34,9 +34,9 @@ def run_daemon(invocation: Invocation, *, take_over: bool = False, standby: bool
     saved = stamp(path)
     reading = child.begin(path)
     import_libraries()  # takes longer than reading
+    settings = reading.result()
     from relay import app
 
-    settings = reading.result()
     if not isinstance(settings, Settings):
         _run_tenants(invocation, settings)
         return

@@ -4,6 +4,7 @@ At the start the child is a fork, which reads while the daemon imports its libra
 must not fork: the child is a new interpreter. What was read, secrets too, comes through a pipe and is nowhere else.
 """
 
+import ctypes
 import os
 import pickle
 import signal
@@ -32,6 +33,7 @@ _FORM = blake2b(b"".join(Path(str(one.__file__)).read_bytes() for one in (settin
 _SECONDS = 60
 """A running daemon waits for so long: a secret may be in a pipe that nobody writes into."""
 
+_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 _AGAIN = "start the relay again"
 _PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from relay.config.child import main; main(sys.argv[1])"
 
@@ -56,6 +58,7 @@ class Reading:
 
 def begin(path: Path) -> Reading:
     """Read the file and the environment in a fork. Only while there is one thread. Raises `ConfigurationError`."""
+    daemon = os.getpid()
     pipe, answers = os.pipe()
     try:
         process = os.fork()
@@ -64,6 +67,11 @@ def begin(path: Path) -> Reading:
     if process == 0:
         try:
             os.close(pipe)
+            # It ends with the daemon, also where it waits for a secret in a pipe that nobody writes into.
+            if (prctl := getattr(ctypes.CDLL(None), "prctl", None)) is not None:
+                prctl(_END_WITH_PARENT, signal.SIGKILL)
+            if os.getppid() != daemon:
+                os._exit(1)
             # What it has to say is its answer: in the log the two would write into each other's lines.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             with os.fdopen(answers, "wb") as stream:

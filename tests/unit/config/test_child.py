@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from relay.config.loading import load
 from relay.config.settings import Settings
 from relay.config.tenants import Host, load_host
 from relay.errors import ConfigurationError, ConfigurationUnread
+from tests.support.patience import PATIENCE
 from tests.support.settings import ACCESS, PAIRS, SIDES, TOKEN, write
 
 
@@ -81,6 +83,14 @@ def test_the_first_one_is_killed(tmp_path: Path) -> None:
     ) as caught:
         reading.result()
     assert caught.value.exit_status == 1  # a service manager may start it again
+
+
+def test_the_first_one_ends_with_the_daemon(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    path = write(tmp_path, SIDES.replace(f'token = "{TOKEN}"', 'token_file = "token"'))
+    script = f"from pathlib import Path\nfrom relay.config.child import begin\nbegin(Path({str(path)!r}))"
+    # The child has this output, too: only when it has ended is there nobody any more who could write.
+    subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=PATIENCE, check=True)
 
 
 @pytest.mark.parametrize(
