@@ -88,15 +88,18 @@ def backup(
 @commands.command()
 def restore(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `relay db backup` made.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `relay db backup` made.")],
     config: ConfigOption = None,
 ) -> None:
     """Put a backup in the store's place, while no daemon runs. The old store is kept beside it."""
     settings = invocation_of(context).load(config)
     from relay.store.backup import restore
 
-    path, backup = _file(settings.store, "pg_restore"), file.absolute()
+    path, backup = _file(settings.store, "pg_restore"), Path(file).absolute()
     made = "name a file that `relay db backup` made"
+    if "://" in file:
+        remedy = f"{made}; `relay db copy` takes an address"
+        raise ConfigurationError((Mistake("FILE", "is an address, and a backup is a file", remedy),))
     if backup.is_dir():
         raise ConfigurationError((Mistake(str(file), "is a folder", made),))
     try:

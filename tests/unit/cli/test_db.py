@@ -45,6 +45,8 @@ def test_what_is_no_backup_is_no_matter_of_the_store(tmp_path: Path, capsys: pyt
     config = str(write(tmp_path, SIDES))
     assert ended_with("db", "upgrade", "--config", config) == 0
     assert ended_with("db", "backup", f"{tmp_path}/whole.db", "--config", config) == 0
+    assert ended_with("db", "restore", "postgresql://host/relay", "--config", config) == 2
+    assert "FILE: is an address, and a backup is a file; name a file" in " ".join(capsys.readouterr().err.split())
     (tmp_path / "half.db").write_bytes((tmp_path / "whole.db").read_bytes()[:3000])
     for name, words in (("half.db", "the file is damaged"), ("relay.toml", "it is not a store"), ("", "is a folder")):
         capsys.readouterr()
