@@ -34,6 +34,7 @@ from relay.logs import get_logger
 
 RIGHT_SECONDS = 40.0
 SILENCE_SECONDS = 45.0
+_NOT_AGREED = "it cannot be agreed now who mirrors what; trying again"
 _log = get_logger(__name__)
 
 
@@ -122,7 +123,8 @@ class Claims:
                 except NoRegister as error:
                     self._give_up(error)
                 except (Transient, StoreUnavailable) as error:
-                    _log.warning("it cannot be looked up whether another relay runs; trying again", reason=str(error))
+                    what = "it cannot be looked up whether another relay runs; trying again"
+                    _log.warning(what, tries=self.backoff.tries + 1, reason=str(error))
                     await self._pause(error)
                     continue
                 self.backoff.reset()
@@ -219,13 +221,13 @@ class Claims:
                 _log.warning("the register of relays cannot be used any more", reason=str(error))
                 await self.clock.sleep(READ_EVERY)
             except (Transient, StoreUnavailable) as error:
-                _log.info("it cannot be agreed now who mirrors what; trying again", reason=str(error))
+                _log.info(_NOT_AGREED, tries=self.backoff.tries + 1, reason=str(error))
                 await self._pause(error)
                 ours.look_now.set()
             except RelayError:
                 raise
             except Exception:  # noqa: BLE001 - the top of a worker: a relay does not end for a claim
-                _log.exception("it cannot be agreed now who mirrors what; trying again", tries=self.backoff.tries + 1)
+                _log.exception(_NOT_AGREED, tries=self.backoff.tries + 1)
                 await self._pause(RuntimeError())
                 ours.look_now.set()
 

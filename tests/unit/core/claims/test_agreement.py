@@ -387,6 +387,22 @@ def test_who_waits_takes_nothing_from_a_relay_that_hands_over_to_another_one_fir
     play(story)
 
 
+def test_while_the_platform_is_away_it_is_said_less_and_less_that_nothing_can_be_agreed() -> None:
+    async def story() -> None:
+        account = Account()
+        relay = Relay("a", account, random.Random(1))
+        relay.start()
+        await until(lambda: relay.works == PAIRS)
+        with captured_logs() as lines:
+            relay.line.up = False
+            tries = lambda: [line.get("tries") for line in lines if "cannot be agreed" in line["event"]]  # noqa: E731
+            await until(lambda: len(tries()) == 3, 1000)
+        # The log shows the first, the second, the fourth of them, and so on.
+        assert tries() == [1, 2, 3]
+
+    play(story)
+
+
 def test_a_copied_machine_is_another_one() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
