@@ -213,7 +213,7 @@ def other_relays_finding(claims: Sequence[Claim], me: Claim | None, pairs: Seque
     )
     if all(map(has_ended, holders)):
         remedy = "start that one again, and nothing is lost; or this one, which goes on without what was said since"
-        return Finding(subject, "note", f"{held}, and has crashed", remedy)
+        return Finding(subject, "note", f"{held}, and has ended", remedy)
     remedy = "stop that one, or start this one with `relay run --take-over`; if it has ended long ago, start this one"
     return Finding(subject, "wrong", held, remedy)
 

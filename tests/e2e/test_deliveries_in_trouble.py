@@ -145,7 +145,7 @@ async def test_dead_letters_are_listed_shown_retried_and_discarded(place: FullSt
         found = [event["content"].get("m.relates_to", {}) for event in events if event["type"] == "m.reaction"]
         return [relation["event_id"] for relation in found if relation]
 
-    dead = ["2 messages of help did not cross, and will not by themselves: see relay dead list."]
+    dead = ["2 messages of help did not cross, and the relay does not try again by itself: see relay dead list."]
     # The first may have been told before the second was there.
     one_dead = [dead[0].replace("2 messages", "1 message")]
     seen = await eventually(told, all, what=place.daemon.log)

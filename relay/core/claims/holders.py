@@ -147,7 +147,7 @@ class Holders:
             return f"Another relay ({holder}) holds this pair; it is asked to hand it over."
         if self.has_ended(holder):
             return (
-                f"Another relay on the same accounts held this pair ({holder}), and has crashed: start that one again, "
+                f"Another relay on the same accounts held this pair ({holder}), and has ended: start that one again, "
                 "and nothing is lost; or this one, which goes on without what was said since."
             )
         return (

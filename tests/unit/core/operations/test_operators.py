@@ -142,7 +142,7 @@ def test_a_damaged_record_counts_as_nothing_told(text: str | None) -> None:
 # --- In the core ------------------------------------------------------------------------------------------
 
 PLACES = (ChannelAddress(Platform.DISCORD, "ops"), ChannelAddress(Platform.MATRIX, "#ops"))
-DEAD = "1 message of help did not cross, and will not by themselves: see relay dead list."
+DEAD = "1 message of help did not cross, and the relay does not try again by itself: see relay dead list."
 OVER = "help has no messages left that did not cross."
 
 
