@@ -204,7 +204,7 @@ class Lease:
                 self._renewed, tries = asked, 0
             except StoreUnavailable as error:
                 tries += 1
-                _log.warning("lease_not_renewed", reason=str(error), tries=tries)
+                _log.warning("the lease on the store was not renewed", reason=str(error), tries=tries)
 
     def fence(self, connection: sqlite3.Connection) -> None:
         """Raise `StoreHeld` unless the lease is ours. One of the first steps of each write transaction."""
@@ -379,7 +379,7 @@ class Watch:
         sign = (holder.token, holder.renewed_at, self._lock.last_beat())
         if self._first is None:
             self._first = sign
-            _log.info("lease_watched", host=holder.host, pid=holder.pid, since=holder.since.isoformat())
+            _log.info("another process may hold the store: watching it", host=holder.host, pid=holder.pid, since=holder.since.isoformat())
         if sign != self._first:
             return "held"
         return "free" if self._monotonic() - self._since >= LENGTH.total_seconds() else "wait"
@@ -454,7 +454,7 @@ async def _acquire(store: SqlStore, clock: Clock, lock: LockFile) -> Holder:
                     lock.sign(mine.token)
                 await SqlLeases(unit.transaction).put(mine)
                 if other is not None:
-                    _log.warning("lease_taken_over", host=other.host, pid=other.pid, since=other.since.isoformat())
+                    _log.warning("store taken over from a process that has ended", host=other.host, pid=other.pid, since=other.since.isoformat())
                 return mine
         if verdict == "held":
             raise held(store.path, other)
@@ -466,4 +466,4 @@ async def _release(store: SqlStore, holder: Holder) -> None:
         async with store.write() as unit:
             await SqlLeases(unit.transaction).remove(holder.token)
     except (StoreUnavailable, StoreHeld) as error:
-        _log.warning("lease_not_released", reason=str(error))
+        _log.warning("the lease on the store was not given back", reason=str(error))

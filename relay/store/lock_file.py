@@ -56,7 +56,7 @@ class LockFile:
             if error.errno not in _UNSUPPORTED:
                 os.close(descriptor)
                 raise
-            _log.warning("lock_not_supported", path=str(self.path), reason=error.strerror)
+            _log.warning("the lock file is not supported here", path=str(self.path), reason=error.strerror)
             self._works = False
         self._open = descriptor
         return True

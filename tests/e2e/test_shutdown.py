@@ -244,6 +244,6 @@ async def test_a_killed_daemon_leaves_its_place_to_the_next_at_once(place: FullS
     place.say("help", "while nobody was there")
     await place.daemon.start()
     # It is seen that the process has ended: only a lease of another machine is watched until it runs out.
-    assert "lease_taken_over" in place.daemon.log(1000)
-    assert "lease_watched" not in place.daemon.log(1000)
+    assert "store taken over" in place.daemon.log(1000)
+    assert "watching it" not in place.daemon.log(1000)
     await place.until_matrix("help", lambda words: words == ["while nobody was there"])

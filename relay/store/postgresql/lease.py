@@ -314,11 +314,11 @@ class PostgresqlLease:
                 raise held(self.store.name, seen.holder)
             if first is None:
                 first = seen.sign
-                _log.info("lease_watched", host=seen.holder.host, pid=seen.holder.pid)
+                _log.info("another process may hold the store: watching it", host=seen.holder.host, pid=seen.holder.pid)
             await self.clock.sleep(WATCH_EVERY)
         self._renewed = asked
         if seen is not None:
-            _log.warning("lease_taken_over", host=seen.holder.host, pid=seen.holder.pid)
+            _log.warning("store taken over from a process that has ended", host=seen.holder.host, pid=seen.holder.pid)
 
     async def _put(self, transaction: Transaction) -> None:
         mine = self.holder
@@ -338,7 +338,7 @@ class PostgresqlLease:
                 self._renewed, tries = asked, 0
             except StoreUnavailable as error:
                 tries += 1
-                _log.warning("lease_not_renewed", reason=str(error), tries=tries)
+                _log.warning("the lease on the store was not renewed", reason=str(error), tries=tries)
                 self.session.failed()
 
     async def _lost(self) -> StoreHeld:
@@ -349,16 +349,16 @@ class PostgresqlLease:
     async def release(self) -> None:
         """Give it back. Not where it could not be renewed: the server does not answer, and it runs out by itself."""
         if not self.valid():
-            _log.warning("lease_not_released", reason="it could not be renewed before")
+            _log.warning("the lease on the store was not given back", reason="it could not be renewed before")
             return
         within = _RELEASE_WITHIN if self.store.shared is None else _RELEASE_ALL_WITHIN
         try:
             async with asyncio.timeout(within), self.store.write() as unit:
                 await unit.transaction.execute(_RELEASE, {"token": self.holder.token})
         except (StoreUnavailable, StoreHeld) as error:
-            _log.warning("lease_not_released", reason=str(error))
+            _log.warning("the lease on the store was not given back", reason=str(error))
         except TimeoutError:
-            _log.warning("lease_not_released", reason="the server does not answer in time")
+            _log.warning("the lease on the store was not given back", reason="the server does not answer in time")
 
 
 @asynccontextmanager

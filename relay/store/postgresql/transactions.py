@@ -294,7 +294,7 @@ class Writer:
         try:
             await connection.execute("ROLLBACK")
         except ERRORS as error:
-            _log.warning("store_rollback_failed", reason=failure(self._name, error).reason)
+            _log.warning("a transaction of the store was not rolled back", reason=failure(self._name, error).reason)
             self._drop()
         except BaseException:
             self._drop()

@@ -110,7 +110,7 @@ def keep_private(path: Path) -> None:
                 "store_open_to_others", path=str(file), mode=mode, remedy=f"chmod 600 {file}", reason=str(error)
             )
         else:
-            _log.warning("store_was_open_to_others", path=str(file), mode=mode, now="600")
+            _log.warning("the store was open to others", path=str(file), mode=mode, now="600")
 
 
 def _make_private(path: Path) -> None:

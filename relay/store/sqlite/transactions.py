@@ -285,7 +285,7 @@ class Writer:
         try:
             await group.connection.rollback()
         except sqlite3.Error as failure:
-            _log.warning("store_rollback_failed", reason=str(failure))
+            _log.warning("a transaction of the store was not rolled back", reason=str(failure))
             await self._drop()
             return
         if isinstance(error, StoreUnavailable):

@@ -318,7 +318,7 @@ def test_a_store_that_others_could_read_is_closed_to_them_and_told_of(url: str) 
     with captured_logs() as lines:
         upgrade(url)
     assert [f"{file.stat().st_mode & 0o777:o}" for file in files] == ["600"] * len(files)
-    told = [line["path"] for line in lines if line["event"] == "store_was_open_to_others" and line["mode"] == "644"]
+    told = [line["path"] for line in lines if line["event"] == "the store was open to others" and line["mode"] == "644"]
     assert sorted(told) == sorted(map(str, files))
     with captured_logs() as lines:
         upgrade(url)
