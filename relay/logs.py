@@ -174,7 +174,7 @@ class _Output(logging.StreamHandler[TextIO]):
         try:
             # What is kept back goes first, or more and more would be.
             self.flush()
-        except OSError:
+        except (OSError, ValueError):  # the latter of an output that is closed
             return False
         try:
             self.stream.write(f"{self.format(record)}{self.terminator}")

@@ -217,5 +217,12 @@ def test_lines_for_which_there_is_no_room_are_counted_and_told_of_later(capfd: p
     events = [line["event"] for line in lines]
     # A few were kept in memory.
     assert events[-2:] == ["log lines are missing: there was no room for them", "again"]
+
+
+def test_a_line_for_an_output_that_is_closed_is_no_error_of_who_says_it() -> None:
+    output = io.StringIO()
+    configure("info", "json", Redactor(), output)
+    output.close()
+    get_logger("relay").info("nobody hears it")
     assert {line["number"] for line in lines[:-2]} == set(range(50 - lines[-2]["lines"]))
     assert lines[-2]["lines"] > 40
