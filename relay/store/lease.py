@@ -379,7 +379,12 @@ class Watch:
         sign = (holder.token, holder.renewed_at, self._lock.last_beat())
         if self._first is None:
             self._first = sign
-            _log.info("another process may hold the store: watching it", host=holder.host, pid=holder.pid, since=holder.since.isoformat())
+            _log.info(
+                "another process may hold the store: watching it",
+                host=holder.host,
+                pid=holder.pid,
+                since=holder.since.isoformat(),
+            )
         if sign != self._first:
             return "held"
         return "free" if self._monotonic() - self._since >= LENGTH.total_seconds() else "wait"
@@ -454,7 +459,12 @@ async def _acquire(store: SqlStore, clock: Clock, lock: LockFile) -> Holder:
                     lock.sign(mine.token)
                 await SqlLeases(unit.transaction).put(mine)
                 if other is not None:
-                    _log.warning("store taken over from a process that has ended", host=other.host, pid=other.pid, since=other.since.isoformat())
+                    _log.warning(
+                        "store taken over from a process that has ended",
+                        host=other.host,
+                        pid=other.pid,
+                        since=other.since.isoformat(),
+                    )
                 return mine
         if verdict == "held":
             raise held(store.path, other)

@@ -217,6 +217,8 @@ def test_lines_for_which_there_is_no_room_are_counted_and_told_of_later(capfd: p
     events = [line["event"] for line in lines]
     # A few were kept in memory.
     assert events[-2:] == ["log lines are missing: there was no room for them", "again"]
+    assert {line["number"] for line in lines[:-2]} == set(range(50 - lines[-2]["lines"]))
+    assert lines[-2]["lines"] > 40
 
 
 def test_a_line_for_an_output_that_is_closed_is_no_error_of_who_says_it() -> None:
@@ -224,5 +226,3 @@ def test_a_line_for_an_output_that_is_closed_is_no_error_of_who_says_it() -> Non
     configure("info", "json", Redactor(), output)
     output.close()
     get_logger("relay").info("nobody hears it")
-    assert {line["number"] for line in lines[:-2]} == set(range(50 - lines[-2]["lines"]))
-    assert lines[-2]["lines"] > 40

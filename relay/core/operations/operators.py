@@ -86,7 +86,8 @@ def troubles(report: Report) -> Mapping[str, Trouble]:
             found[f"{_PAIR}{pair.name}"] = Trouble(what, f"{pair.name} works again.", pair.name)
         if dead := sum(direction.dead_letters for direction in pair.directions.values()):
             messages = "1 message" if dead == 1 else f"{dead} messages"
-            what = f"{messages} of {pair.name} did not cross, and the relay does not try again by itself: see relay dead list."
+            remedy = "the relay does not try again by itself: see relay dead list."
+            what = f"{messages} of {pair.name} did not cross, and {remedy}"
             over = f"{pair.name} has no messages left that did not cross."
             found[f"{_DEAD}{pair.name}"] = Trouble(what, over, pair.name, dead, lasts=0.0)
     return found
