@@ -12,7 +12,7 @@ from relay.core.claims.agreement import Claims
 from relay.core.claims.register import Claim, NoRegister, Positions, Values
 from relay.core.clock import Backoff
 from relay.domain.jsontext import Json
-from relay.errors import Transient
+from relay.errors import StoreUnavailable, Transient
 from tests.simulation.loop import VirtualLoop
 
 PAIRS = frozenset({"100", "200"})
@@ -165,6 +165,8 @@ class Switch:
     set_aside: list[str] = field(default_factory=list)
     # Seconds that handing over takes at most.
     takes: float = 5.0
+    # Nothing can be written any more.
+    full: bool = False
     # How far the store has read, from earlier processes.
     known: Mapping[str, Positions] = field(default_factory=dict)
     ready: bool = True
@@ -179,6 +181,8 @@ class Switch:
         self.reasons = reasons
 
     async def hand_over(self, keys: Collection[str]) -> Mapping[str, Positions]:
+        if self.full:
+            raise StoreUnavailable("the store", "full", "make room")
         await asyncio.sleep(self.takes if self.takes > 5 else self.rng.uniform(0, self.takes))
         return {key: {"x": f"{self.name} {key}"} for key in keys}
 

@@ -48,8 +48,8 @@ class Leaving:
             ours.left |= await self._while_answering(self.switch.hand_over(keys), keys, nonces)
         finally:
             ours.handing = frozenset()
-        # Before anything is written that says so.
-        await ours.tell()
+            # Before anything is written that says so, or read that gives a right; also where it has failed.
+            await ours.tell()
         return True
 
     async def _while_answering(

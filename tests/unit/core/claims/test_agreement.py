@@ -402,6 +402,20 @@ def test_while_the_platform_is_away_it_is_said_less_and_less_that_nothing_can_be
     play(story)
 
 
+def test_what_could_not_be_handed_over_is_left_alone_all_the_same() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.full = True
+        second.start(take_over=True)
+        await until(lambda: first.works == frozenset())
+        assert first.switch.reasons.keys() == PAIRS
+
+    play(story)
+
+
 def test_a_copied_machine_is_another_one() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
