@@ -57,7 +57,7 @@ class Leaving:
     ) -> Mapping[str, Positions]:
         """Keep the right to deliver what was read while `keys` are handed over, and show that we live."""
         ours, board = self.claimed, self.claimed.board
-        task = asyncio.ensure_future(handing_over)
+        task, tries = asyncio.ensure_future(handing_over), 0
         try:
             while not task.done():
                 try:
@@ -85,7 +85,8 @@ class Leaving:
                     else:
                         await ours.say(reading, ours.ours(), answers=answers)
                 except (Transient, NoRegister) as error:
-                    _log.info("the register cannot be read or written now", reason=str(error))
+                    tries += 1
+                    _log.info("the register cannot be read or written now", tries=tries, reason=str(error))
                     await asyncio.wait({task}, timeout=POLL_SECONDS)
             return task.result()
         finally:

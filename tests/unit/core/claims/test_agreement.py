@@ -402,6 +402,23 @@ def test_while_the_platform_is_away_it_is_said_less_and_less_that_nothing_can_be
     play(story)
 
 
+def test_while_it_hands_over_without_the_platform_it_is_said_less_and_less_that_nothing_can_be_read() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        first.switch.takes = 120.0
+        with captured_logs() as lines:
+            second.start(take_over=True)
+            await until(lambda: any(line["event"] == "handing over to another relay" for line in lines), 400)
+            first.line.up = False
+            await until(lambda: sum("cannot be read or written" in line["event"] for line in lines) == 3, 400)
+        assert [line["tries"] for line in lines if "cannot be read or written" in line["event"]] == [1, 2, 3]
+
+    play(story)
+
+
 def test_what_could_not_be_handed_over_is_left_alone_all_the_same() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
