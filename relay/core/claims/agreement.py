@@ -17,7 +17,7 @@ account itself keeps it) who it is and which channels it mirrors. A channel that
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 
@@ -317,13 +317,13 @@ class Claims:
             missed = asked_for & new
             try:
                 await ours.say(reading, ours.held, new=new, take=silent, answers=answers)
-                await self._begin_new(claims, new, answers)
+                await self._begin_new(new, answers)
             finally:
                 if (missed := missed - ours.held) and self._question.ask is None:
                     # They have answered after all, or it is not known what has become of our claim.
                     self._question.start(missed, take=True)
 
-    async def _begin_new(self, claims: Sequence[Claim], new: frozenset[str], answers: frozenset[str]) -> None:
+    async def _begin_new(self, new: frozenset[str], answers: frozenset[str]) -> None:
         """Begin with those channels that we have claimed and that turn out to be ours, once that stands there.
 
         Else nobody could know, of a claim that its relay has died with, whether anything was mirrored with it.
@@ -341,7 +341,8 @@ class Claims:
             return
         positions: dict[str, Positions] = {}
         for key in won:
-            told = [claim.left[key] for claim in claims if key in claim.left]
+            # By what we read after we had claimed it: since the reading before, others may have had it and left it.
+            told = [claim.left[key] for claim in confirmed.claims if key in claim.left]
             # Of a channel that was free all the time, what somebody left there long ago says nothing.
             positions[key] = told[0] if told and key in self._holders.awaited and told[0] != FROM_NOW else {}
         if since := won & self._holders.had_since(confirmed):

@@ -402,6 +402,28 @@ def test_while_the_platform_is_away_it_is_said_less_and_less_that_nothing_can_be
     play(story)
 
 
+@pytest.mark.parametrize("later", [0.05, 0.1, 0.15, 0.2])
+def test_who_is_stopped_while_it_reads_goes_on_where_the_last_one_ended(later: float) -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start()
+        await until(lambda: first.works == PAIRS)
+        third.start()
+        await until(lambda: third.switch.reasons.keys() == PAIRS and third.claims.begun.is_set())
+        await first.stop()
+        await asyncio.sleep(later)
+        third.line.running.clear()
+        second.start(take_over=True)
+        await until(lambda: second.works == PAIRS, 400)
+        await second.stop()
+        third.line.running.set()
+        await until(lambda: third.works == PAIRS, 400)
+        assert third.switch.started == {key: {"x": f"b {key}"} for key in PAIRS}
+
+    play(story)
+
+
 def test_while_it_hands_over_without_the_platform_it_is_said_less_and_less_that_nothing_can_be_read() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
