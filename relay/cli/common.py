@@ -162,8 +162,11 @@ def print_problem(words: str, kind: str = "error") -> None:
         lines = wrapped(line, shutil.get_terminal_size().columns, indent="  ")
         color = "31" if kind == "error" else "33"
         line = "\n".join(lines).replace(f"{kind}:", f"\x1b[{color}m{kind}:\x1b[0m", 1)
-    with suppress(OSError):  # the exit status is left to tell of it
+    try:
         sys.stderr.write(f"{line}\n")
+    except OSError:
+        # The exit status is left to tell of it. What is kept back would fail once more at the end, and change that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _ERRORS)
 
 
 def print_line(words: str, *, indent: int = 0, leads_to: Mapping[str, str | None] = MappingProxyType({})) -> None:
