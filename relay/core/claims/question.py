@@ -11,7 +11,8 @@ from relay.logs import get_logger
 _HANDED_OVER_WITHIN = 300.0
 """Seconds in which a relay that has answered has to have handed over, also if it is handing over to somebody else.
 
-Twice as long as `handover.py` waits for deliveries, and more.
+From the last answer on, as one that was stopped answers long after another one. Twice as long as `handover.py` waits
+for deliveries, and more.
 """
 _log = get_logger(__name__)
 
@@ -30,7 +31,8 @@ class Question:
     ask: Ask | None = field(init=False, default=None)
     # Until when it may be answered, and those who have answered may hand over (monotonic).
     until: float = field(init=False, default=float("inf"))
-    _answered: bool = field(init=False, default=False)
+    # Who has answered for which channel.
+    _answered: frozenset[tuple[str, str]] = field(init=False, default=frozenset())
     # Of the question that was asked last.
     nonce: str = field(init=False, default="")
     # Since when who is about to take which channel, with which claim (monotonic).
@@ -39,7 +41,7 @@ class Question:
     def start(self, channels: frozenset[str], *, take: bool) -> Ask:
         """It is put with the next writing of our claim."""
         self.ask = Ask(secrets.token_hex(8), channels, take)
-        self.until, self._answered, self.nonce = float("inf"), False, self.ask.nonce
+        self.until, self._answered, self.nonce = float("inf"), frozenset(), self.ask.nonce
         return self.ask
 
     def repeat(self) -> None:
@@ -92,8 +94,9 @@ class Question:
         answered = frozenset(key for key in waiting if self.ask.nonce in holders[key].answers)
         if not self.ask.take:
             waiting -= answered
-        elif answered and not self._answered:
-            self._answered, self.until = True, self.clock.monotonic() + _HANDED_OVER_WITHIN
+        elif new := {(key, holders[key].started) for key in answered} - self._answered:
+            self._answered |= new
+            self.until = self.clock.monotonic() + _HANDED_OVER_WITHIN
         ended = all(self.has_ended(holders[key]) for key in waiting)
         if waiting and not ended and not (self.is_over() and self.stands_in(possible, waiting)):
             return frozenset()

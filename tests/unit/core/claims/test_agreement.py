@@ -402,6 +402,25 @@ def test_while_the_platform_is_away_it_is_said_less_and_less_that_nothing_can_be
     play(story)
 
 
+def test_who_answers_long_after_another_one_has_its_time_to_hand_over() -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second, third = (Relay(name, account, rng) for name in "abc")
+        first.start(wanted=frozenset({"100"}))
+        second.start(wanted=frozenset({"200"}))
+        await until(lambda: first.works == {"100"} and second.works == {"200"})
+        second.switch.takes = 120.0
+        second.line.running.clear()
+        third.start(take_over=True)
+        await until(lambda: third.works == {"100"}, 100)
+        await asyncio.sleep(250)
+        second.line.running.set()
+        await until(lambda: third.works == PAIRS, 400)
+        assert third.switch.started == {"100": {"x": "a 100"}, "200": {"x": "b 200"}}
+
+    play(story)
+
+
 @pytest.mark.parametrize("later", [0.05, 0.1, 0.15, 0.2])
 def test_who_is_stopped_while_it_reads_goes_on_where_the_last_one_ended(later: float) -> None:
     async def story() -> None:
