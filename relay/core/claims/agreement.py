@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 
-from relay.core.claims.board import Board, Reading
+from relay.core.claims.board import Board, Reading, last_numbers
 from relay.core.claims.claimed import POLL_SECONDS, READ_EVERY, Claimed
 from relay.core.claims.holders import Holders, PairSwitch
 from relay.core.claims.leaving import Leaving
@@ -301,8 +301,10 @@ class Claims:
             await self._react(await ours.read())
             return
         promised, ready = self._question.promised(claims, ours.wanted - ours.held), self.switch.is_ready()
-        # So may those that were never sure of what they claimed.
-        unsure = {key: holder for key, holder in rivals.items() if key in holder.pending}
+        # So may those that were never sure of what they claimed, where nobody else is that came before or with them.
+        surely = last_numbers(reading.said, pending=False)
+        pending = {key: holder for key, holder in rivals.items() if key in holder.pending}
+        unsure = {key: one for key, one in pending.items() if one.numbers.get(key, 0) > surely.get(key, 0)}
         self._question.doubt({key: claim for key, claim in promised.items() if key not in rivals} | unsure)
         others, asked_for = {**promised, **rivals}, self._question.to_take()
         silent = self._question.unanswered(reading.possible, others) if ready else frozenset[str]()
