@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,10 @@ FOLDERS = {
 # Containers and CI often set this, and in a new environment each worker and daemon would compile all libraries again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A shell starts what it leaves in the background with SIGINT ignored, and all below it would not know Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more about the machine than about the example.
 settings.register_profile("quiet", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
