@@ -68,6 +68,7 @@ async def build(
     """
     declared = Declared(settings)
     await store.recount()
+    began = clock.now()
     gap = await restored_gap(store, clock)
     files = Library(store=store, clock=clock)
     stack.push_async_callback(files.close)
@@ -149,7 +150,8 @@ async def build(
         has_ended=has_ended,
         may_write=lease.valid,
         take_over=take_over,
-        restored=gap is not None,
+        # Not at a later start: others may have had its pairs since the first, and left word of how far they were.
+        restored=gap is not None and gap.until >= began,
         wanted=claim_keys(declared.pairs),
     )
     return Parts(

@@ -51,6 +51,8 @@ class Volume:
     # None: a database, which all machines reach.
     machine: Machine | None
     restored: bool = False
+    # What was on the other side when a relay first began on it, if it is a backup: each later one looks for that, too.
+    finds_before: float = float("-inf")
     read: dict[str, float] = field(default_factory=dict)
     waiting: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -160,7 +162,8 @@ class Process:
     async def _live(self) -> None:
         await self.claims.begin()
         if self.claims.restored:
-            self.finds_before = asyncio.get_running_loop().time()
+            self.volume.finds_before = asyncio.get_running_loop().time()
+        self.finds_before = self.volume.finds_before
         await self.claims.run()
 
     # --- What it mirrors ----------------------------------------------------------------------------------
