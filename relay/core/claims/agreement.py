@@ -154,8 +154,11 @@ class Claims:
         new = (free - keep) | (later & silent)
         await ours.say(reading, keep, new=new, take=silent, answers=answers)
         reading, won = await ours.confirm(keep, new)
-        # What we begin with later is taken from the silent now, by leaving it without a word.
-        ours.left = dict.fromkeys(won - free, FROM_NOW)
+        # While the first reading was on its way, others may have come and gone: their word stands.
+        since = await self._holders.moved_on(free, reading.possible, ())
+        free, later = free - since, later | since
+        # What else we begin with later is taken from the silent now, by leaving it without a word.
+        ours.left = dict.fromkeys(won - free - since, FROM_NOW)
         if won & new:
             await ours.say(reading, won & free, answers=answers)
         ours.held = won & free & ours.wanted

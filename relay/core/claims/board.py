@@ -25,7 +25,7 @@ _LATE_TURNS = 256
 _VALUES = 2 * _LATE_TURNS
 """How many values one relay has in a boot. None is used again while requests to it may arrive.
 
-Matrix can delete none, so an empty one (some 60 bytes) stays for each in which a turn was begun. Those of earlier boots
+The platform can delete none, so an empty one (some 60 bytes) stays for each in which a turn was begun. Those of earlier boots
 are not used again: a copy of this machine would use the same ones, and two relays would replace each other's words.
 One is emptied in that half of the time in which its next use is far away.
 """

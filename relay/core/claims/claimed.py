@@ -93,7 +93,7 @@ class Claimed:
         """What stands in the register, with what we have said last."""
         reading = await self.board.read(self.ours())
         if not self.board.stands_in(reading):
-            # It is not known what has become of it, or the homeserver has lost it.
+            # It is not known what has become of it, or the platform has lost it.
             said = self.board.said
             await self.say(reading, self.ours(), answers=frozenset() if said is None else said.answers)
             reading = await self.board.read_own(self.ours())

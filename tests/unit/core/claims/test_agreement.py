@@ -421,6 +421,24 @@ def test_who_answers_long_after_another_one_has_its_time_to_hand_over() -> None:
     play(story)
 
 
+@pytest.mark.parametrize("later", [0.02, 0.05, 0.08, 0.12])
+def test_who_is_stopped_while_it_starts_goes_on_where_the_last_one_ended(later: float) -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        first, second = Relay("a", account, rng), Relay("b", account, rng)
+        second.start(known={key: {"x": "long ago"} for key in PAIRS})
+        await asyncio.sleep(later)
+        second.line.running.clear()
+        first.start()
+        await until(lambda: first.works == PAIRS, 400)
+        await first.stop()
+        second.line.running.set()
+        await until(lambda: second.works == PAIRS, 400)
+        assert second.switch.started == {key: {"x": f"a {key}"} for key in PAIRS}
+
+    play(story)
+
+
 @pytest.mark.parametrize("later", [0.05, 0.1, 0.15, 0.2])
 def test_who_is_stopped_while_it_reads_goes_on_where_the_last_one_ended(later: float) -> None:
     async def story() -> None:
