@@ -38,6 +38,7 @@ NOT_IN_THE_DAEMON = {
     "sqlalchemy.orm",
     "relay.adapters.discord.survey",  # only for `relay check`
     "relay.adapters.matrix.survey",
+    "relay.adapters.matrix.survey_room",
     "relay.cli.commands",
     "relay.cli.setup",
     "relay.config.editing",

@@ -23,7 +23,8 @@ from relay.adapters.matrix.rooms.declared import (
     space_problem,
 )
 from relay.adapters.matrix.rooms.joins import join_problem, lookup_problem
-from relay.adapters.matrix.rooms.state import SPACE, RoomState
+from relay.adapters.matrix.rooms.state import SPACE
+from relay.adapters.matrix.survey_room import Room, events_in, other_bridges, room_of, state_filter
 from relay.adapters.matrix.sync.response import learn_creators
 from relay.config.settings import MatrixSettings
 from relay.core.claims.board import claims_in
@@ -45,48 +46,6 @@ _USUAL_FILE = 10 * 1024 * 1024
 # How lately a device was used that somebody still uses.
 _OF_LATE = timedelta(days=14)
 _DEVICES_NAMED, _LONGEST_DEVICE = 3, 40
-_BRIDGES = ("m.bridge", "uk.half-shot.bridge")
-# What is asked for of each room.
-_STATE = (
-    "m.room.create",
-    "m.room.name",
-    "m.room.topic",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-    "m.room.power_levels",
-    "m.room.server_acl",
-    "m.room.join_rules",
-    "m.room.history_visibility",
-    "m.room.tombstone",
-    # Which bridge a room is connected by: https://github.com/matrix-org/matrix-spec-proposals/pull/2346
-    *_BRIDGES,
-)
-
-
-@dataclass(slots=True, kw_only=True)
-class Room:
-    """A room that the account is in, or is invited into."""
-
-    state: RoomState
-    # The latest state event of each type and key.
-    events: Mapping[tuple[str, str], Json]
-    invited: bool = False
-    # How the account came to be out of it, as a sentence with the remedy.
-    removed: str | None = None
-
-    def content(self, kind: str, key: str = "") -> Json:
-        """The content of a state event; empty without one."""
-        return as_dict(as_dict(self.events.get((kind, key))).get("content"))
-
-    @property
-    def alias(self) -> str:
-        """Its main alias; "" for none."""
-        return as_string(self.content("m.room.canonical_alias").get("alias"))
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        return self.state.name or self.alias or self.state.room_id
 
 
 class _Declared(NamedTuple):
@@ -233,9 +192,9 @@ class MatrixSurvey:
                 words = (
                     "the homeserver does not know [matrix.appservice] as_token, so that the bot speaks for everybody"
                 )
-                return [
-                    Finding("ghosts", "wrong", words, "`relay registration` prints what it needs, and where it goes")
-                ]
+                remedy = "`relay registration` prints what it needs, and where it goes"
+                return [Finding("ghosts", "wrong", words, remedy)]
+            return [Finding("ghosts", "note", f"it is not known how they are: {refused}", "try again in a moment")]
         return [Finding("ghosts", "ok", "the homeserver knows the registration")]
 
     async def _uploads(self) -> list[Finding]:
@@ -289,7 +248,7 @@ class MatrixSurvey:
         """The rooms that the account is in or invited into, by their IDs. Raises `Transient`."""
         try:
             await self._establish()
-            answer = await self._api.call("POST", "user", self._api.user_id, "filter", body=_filter(only))
+            answer = await self._api.call("POST", "user", self._api.user_id, "filter", body=state_filter(only))
             query: dict[str, str | list[str]] = {
                 "filter": str(answer.get("filter_id", "")),
                 # Synapse answers the same question for two minutes as it did before: what was mended would not show.
@@ -301,22 +260,22 @@ class MatrixSurvey:
             raise Transient(str(error)) from error
         found = as_dict(response.get("rooms"))
         joined = {
-            room_id: _room(room_id, _events(room, "state") + _events(room, "timeline"), self._server)
+            room_id: room_of(room_id, events_in(room, "state") + events_in(room, "timeline"), self._server)
             for room_id, room in as_dict(found.get("join")).items()
         }
         invited = {
-            room_id: _room(room_id, _events(room, "invite_state"), self._server, invited=True)
+            room_id: room_of(room_id, events_in(room, "invite_state"), self._server, invited=True)
             for room_id, room in as_dict(found.get("invite")).items()
         }
         left = {
-            room_id: self._left(room_id, _events(room, "state") + _events(room, "timeline"))
+            room_id: self._left(room_id, events_in(room, "state") + events_in(room, "timeline"))
             for room_id, room in as_dict(found.get("leave")).items()
         }
         await learn_creators(self._api, [room.state for room in joined.values()])
         return left | joined | invited
 
     def _left(self, room_id: str, events: Sequence[Json]) -> Room:
-        room = _room(room_id, events, self._server)
+        room = room_of(room_id, events, self._server)
         membership = room.events.get(("m.room.member", self._api.user_id))
         room.removed = f"{self._api.user_id} is not in {room.name} any more: invite it again."
         if membership is not None:
@@ -555,7 +514,7 @@ class MatrixSurvey:
             words = "what is said while the relay is not in the room can never cross: only members of then may read it"
             remedy = 'set who can read the history to "Members only (since the point in time of selecting this option)"'
             yield Finding(name, "note", words, remedy)
-        yield from _other_bridges(name, room)
+        yield from other_bridges(name, room)
 
 
 def _subject(one: _Declared, called: str) -> str:
@@ -569,52 +528,3 @@ def split(problem: str) -> tuple[str, str]:
     if not words:
         words, _, remedy = problem.rstrip(".").partition(". ")
     return words, remedy
-
-
-def _other_bridges(name: str, room: Room) -> Iterator[Finding]:
-    for kind, key in room.events:
-        if kind not in _BRIDGES:
-            continue
-        content = room.content(kind, key)
-        protocol, channel = as_dict(content.get("protocol")), as_dict(content.get("channel"))
-        what = as_string(protocol.get("displayname")) or as_string(protocol.get("id")) or "something"
-        where = as_string(channel.get("displayname")) or as_string(channel.get("id"))
-        if where or protocol:
-            words = f"another bridge connects it to {what}{f' ({where})' if where else ''}"
-            remedy = "turn it off if that is the same channel: each message would cross twice"
-            yield Finding(name, "note", words, remedy)
-            return
-
-
-def _events(room: object, part: str) -> list[Json]:
-    return [event for event in as_list(as_dict(as_dict(room).get(part)).get("events")) if isinstance(event, dict)]
-
-
-def _room(room_id: str, events: Sequence[Json], server: str, *, invited: bool = False) -> Room:
-    state = RoomState(room_id, server=server)
-    latest: dict[tuple[str, str], Json] = {}
-    for event in events:
-        if isinstance(event.get("state_key"), str):
-            state.apply(event)
-            latest[str(event.get("type")), event["state_key"]] = event
-    state.complete = not invited
-    return Room(state=state, events=latest, invited=invited)
-
-
-def _filter(only: Collection[str] | None) -> Json:
-    """One sync that brings the state of all rooms, and nothing that was said."""
-    nothing = {"not_types": ["*"]}
-    rooms = {} if only is None else {"rooms": sorted(only), "include_leave": True}
-    # Of members only our own, and whoever caused the last event.
-    types = {"types": [*_STATE, "m.room.member"], "lazy_load_members": True}
-    return {
-        "room": {
-            **rooms,
-            "timeline": {"limit": 1, **types},
-            "state": types,
-            "ephemeral": nothing,
-            "account_data": nothing,
-        },
-        "presence": nothing,
-        "account_data": nothing,
-    }

@@ -1,11 +1,13 @@
 """What the relay knows of a room: who may do what in it, and what its members are called. Pure."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Literal
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
-from relay.adapters.matrix.rooms.server_acl import is_denied
+from relay.core.moderation.globs import GlobSet
 from relay.core.ports import ChannelInfo
 from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
@@ -22,6 +24,7 @@ MEMBERS = 8 * 1024 * 1024
 """Bytes of what the members of all rooms are called. They are asked for where they are not remembered."""
 
 SPACE = "m.space"
+_PORT = re.compile(r":[0-9]+\Z")
 LONGEST_NAME, LONGEST_TOPIC = 500, 1_000
 """Characters of a name and of a topic that are kept. An event may hold 60,000, and they are kept in many places."""
 
@@ -255,6 +258,37 @@ def joined_profile(user_id: str, content: Json) -> MemberProfile | None:
         name[:LONGEST_NAME] if isinstance(name, str) and name[:LONGEST_NAME].strip() else user_id,
         MediaRef(Platform.MATRIX, url) if isinstance(url, str) and parse_mxc(url) is not None else None,
     )
+
+
+def is_denied(content: Json, server: str) -> bool:
+    """Whether an `m.room.server_acl` event denies a server: what is sent from there reaches nobody on any other one.
+
+    https://spec.matrix.org/latest/client-server-api/#server-access-control-lists-acls-for-rooms. Servers do not tell:
+    the homeserver takes what its own people send, and all others refuse it.
+    """
+    host = _PORT.sub("", server).casefold()
+    if content.get("allow_ip_literals") is False and _is_address(host):
+        return True
+    allowed = _globs(content.get("allow"), host)
+    if _globs(content.get("deny"), host).matching(host):
+        return True
+    # One that is too long to be used may be the one that allows it.
+    return not allowed.matching(host) and not allowed.unused
+
+
+def _globs(listed: object, host: str) -> GlobSet:
+    """Those that may match, as far as the ends tell: there may be thousands."""
+    globs = (glob.casefold() for glob in as_list(listed) if isinstance(glob, str))
+    ends = ((glob, re.split(r"[*?]", glob)) for glob in globs)
+    return GlobSet(glob for glob, parts in ends if host.startswith(parts[0]) and host.endswith(parts[-1]))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _level(value: Any, default: int) -> int:

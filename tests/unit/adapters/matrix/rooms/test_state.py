@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.inbound.content import bridged_profile
-from relay.adapters.matrix.rooms.state import TOMBSTONE, MemberProfile, Members, RoomState
+from relay.adapters.matrix.rooms.state import TOMBSTONE, MemberProfile, Members, RoomState, is_denied
 from relay.domain.ids import MediaRef, Platform
 
 ANN, BOB, ME = "@ann:a", "@bob:b", "@relay:a"
@@ -136,3 +136,31 @@ def test_a_long_name_is_cut() -> None:
     bridged = bridged_profile({"com.beeper.per_message_profile": profile})
     assert bridged is not None
     assert len(bridged.name) == 500
+
+
+@pytest.mark.parametrize(
+    ("content", "denied"),
+    [
+        ({"allow": ["*"]}, False),
+        ({"allow": ["*"], "deny": ["evil.example", "*.evil.example"]}, False),
+        ({"allow": ["*"], "deny": ["Relay.Example"]}, True),
+        ({"allow": ["*"], "deny": ["*.exampl?"]}, True),
+        ({"allow": ["relay.example"]}, False),
+        ({"allow": ["relay.*"], "deny": ["relay.example"]}, True),
+        ({"allow": ["relay.example:8448"]}, True),  # ports are no part of it
+        # Without a list nobody is allowed: it was redacted, say.
+        ({}, True),
+        ({"allow": "relay.example", "deny": {}}, True),
+        ({"allow": ["*", 7, None], "deny": [["relay.example"]]}, False),
+        ({"allow": [f"*{'é' * 5}*"]}, False),  # not known
+        ({"allow": ["*"], "allow_ip_literals": False}, False),
+    ],
+)
+def test_which_servers_an_access_list_denies(content: dict[str, Any], denied: bool) -> None:
+    assert is_denied(content, "relay.example:8448") is denied
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1", "127.0.0.1:8448", "[2001:db8::1]", "[2001:db8::1]:8448"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_access_list_without_addresses(server: str, allowed: bool) -> None:
+    assert is_denied({"allow": ["*"], "allow_ip_literals": allowed}, server) is not allowed
