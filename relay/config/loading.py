@@ -161,7 +161,8 @@ def validate(source: Source, model: type[_Model]) -> tuple[_Model | None, list[M
     odd = [name for name in tables if name.startswith("_")]
     mistakes = [Mistake(source.origin.where((name,)), "there is no such section", "remove it") for name in odd]
     try:
-        found = checker_of(model)(**{name: table for name, table in tables.items() if name not in odd})
+        check = checker_of(model)  # type: ignore[arg-type]  # mypy takes no class for hashable
+        found = check(**{name: table for name, table in tables.items() if name not in odd})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         return None, [*mistakes, *(explain(detail, model, source.origin) for detail in details)]

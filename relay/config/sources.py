@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -64,9 +64,6 @@ class Source:
     overridden: tuple[tuple[str, str], ...] = ()
 
 
-_checkers: dict[type[Any], type[BaseSettings]] = {}
-
-
 class _Checker(BaseSettings):
     """A configuration as pydantic-settings checks it."""
 
@@ -82,14 +79,13 @@ class _Checker(BaseSettings):
         return (init_settings,)
 
 
+@cache
 def checker_of(model: type[Any]) -> type[BaseSettings]:
     """What checks a `Settings`, section by section."""
-    if model not in _checkers:
-        sections: dict[str, Any] = {
-            name: (one.type, ... if one.default is MISSING else one.default) for name, one in keys_of(model).items()
-        }
-        _checkers[model] = create_model(model.__name__, __base__=_Checker, **sections)
-    return _checkers[model]
+    sections: dict[str, Any] = {
+        name: (one.type, ... if one.default is MISSING else one.default) for name, one in keys_of(model).items()
+    }
+    return create_model(model.__name__, __base__=_Checker, **sections)
 
 
 def gather(
@@ -169,7 +165,7 @@ def _read_environment(
         else:
             known[variable.lower()] = value
             names[location] = variable
-    source = EnvSettingsSource(checker_of(model))
+    source = EnvSettingsSource(checker_of(model))  # type: ignore[arg-type]  # mypy takes no class for hashable
     source.env_vars = known
     return source(), names, mistakes
 

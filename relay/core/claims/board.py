@@ -25,9 +25,9 @@ _LATE_TURNS = 256
 _VALUES = 2 * _LATE_TURNS
 """How many values one relay has in a boot. None is used again while requests to it may arrive.
 
-The platform can delete none, so an empty one (some 60 bytes) stays for each in which a turn was begun. Those of earlier boots
-are not used again: a copy of this machine would use the same ones, and two relays would replace each other's words.
-One is emptied in that half of the time in which its next use is far away.
+The platform can delete none, so an empty one (some 60 bytes) stays for each in which a turn was begun. Those of earlier
+boots are not used again: a copy of this machine would use the same ones, and two relays would replace each other's
+words. One is emptied in that half of the time in which its next use is far away.
 """
 _LONGEST_WAIT = 1.0
 """Seconds to wait for a turn at most: the clock may have been put back, and then turns are only counted."""
