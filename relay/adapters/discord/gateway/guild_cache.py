@@ -16,7 +16,7 @@ from relay.adapters.discord.permissions import CHANNEL_OBFUSCATED, invite_link, 
 from relay.core.ports import ChannelInfo, Clock
 from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.text.nodes import CustomEmoji
 from relay.errors import Transient
 from relay.logs import get_logger
@@ -159,7 +159,8 @@ class GuildCache:
     def _note_hidden(self, event: str, data: Json) -> None:
         if event not in _OF_CHANNELS:
             return
-        for channel in data.get("channels") or () if event == "GUILD_CREATE" else (data,):
+        told = as_list(data.get("channels")) if event == "GUILD_CREATE" else [data]
+        for channel in map(as_dict, told):
             flags = channel.get("flags")
             hidden = isinstance(flags, int) and flags & CHANNEL_OBFUSCATED and event != "CHANNEL_DELETE"
             (self._hidden.add if hidden else self._hidden.discard)(str(channel.get("id")))
