@@ -13,7 +13,6 @@ from relay.core.status.reading import read_channels
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DaemonEnd, DirectionStatus, Report, StatusRecord
 from relay.core.storage import Store
 from relay.domain.ids import ChannelRef
-from relay.domain.jsontext import Json
 from relay.errors import StoreUnavailable
 from relay.logs import get_logger
 
@@ -190,7 +189,7 @@ class StatusRecorder:
             await self.status.read_outbox()
             lasting = record.lasting()
             # Only a write that succeeds shows that the store works again.
-            digest = hashlib.blake2b(json.dumps(lasting).encode()).digest()
+            digest = hashlib.blake2b(lasting.encode()).digest()
             changed = digest != self._saved or record.channels != self._channels
             if changed or self.status.store_problem is not None:
                 await self._save(record, lasting)
@@ -204,8 +203,8 @@ class StatusRecorder:
                 self._progress.look(report)
                 self._readiness.look(report)
 
-    async def _save(self, record: StatusRecord, lasting: Json) -> None:
+    async def _save(self, record: StatusRecord, lasting: str) -> None:
         async with self.store.write() as uow:
-            await uow.key_values.put(STATUS_KEY, json.dumps(record.as_json(lasting)))
+            await uow.key_values.put(STATUS_KEY, record.as_text(lasting))
             if record.channels != self._channels:
                 await uow.key_values.put(CHANNELS_KEY, json.dumps(record.channels_as_json()))

@@ -5,6 +5,7 @@ record from its counters, `relay status` from the store, where the last daemon s
 daemon runs.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -150,38 +151,22 @@ class StatusRecord:
     # What the daemon found wrong, or could be better, about no pair in particular.
     findings: tuple[Finding, ...] = ()
 
-    def lasting(self) -> Json:
-        """What does not change by itself, as it is saved."""
-        return {
-            **{name: side_as_json(side) for name, side in self.sides.items()},
-            "declared": [
-                {
-                    "name": pair.name,
-                    "sides": [[side.platform, side.value] for side in pair.sides],
-                    "destinations": sorted(pair.destinations),
-                    "paused": pair.paused,
-                }
-                for pair in self.pairs
-            ],
-            "findings": [finding.as_json() for finding in self.findings],
-            "lanes": [
-                {
-                    "source": [lane.source.platform, lane.source.id],
-                    "destination": [lane.destination.platform, lane.destination.id],
-                    "problems": list(record.problems),
-                    "notes": list(record.notes),
-                    "messages": record.counts.messages,
-                    "retries": record.counts.retries,
-                    "dropped": dict(sorted(record.counts.dropped.items())),
-                    "last_message_at": _iso(record.counts.last_message_at),
-                }
-                for lane, record in self.lanes.items()
-            ],
-        }
+    def lasting(self) -> str:
+        """The JSON of what does not change by itself, without the braces around it.
 
-    def as_json(self, lasting: Json | None = None) -> Json:
-        """As it is saved, with what `lasting` has said of it if that was asked."""
-        return {"daemon": self.daemon.as_json(), **(self.lasting() if lasting is None else lasting)}
+        Made line by line: the objects of a thousand pairs at once are 10 MiB, and leave holes in memory.
+        """
+        sides = (f"{json.dumps(name)}: {json.dumps(side_as_json(side))}" for name, side in self.sides.items())
+        lists = {
+            "declared": map(_declared_as_json, self.pairs),
+            "findings": (finding.as_json() for finding in self.findings),
+            "lanes": (_lane_as_json(lane, record) for lane, record in self.lanes.items()),
+        }
+        return ", ".join((*sides, *(f'"{name}": [{", ".join(map(json.dumps, each))}]' for name, each in lists.items())))
+
+    def as_text(self, lasting: str | None = None) -> str:
+        """The JSON that is saved, with what `lasting` has said of it if that was asked."""
+        return f'{{"daemon": {json.dumps(self.daemon.as_json())}, {self.lasting() if lasting is None else lasting}}}'
 
     def channels_as_json(self) -> Sequence[Json]:
         """What the channels are known by, as it is saved."""
@@ -242,6 +227,29 @@ class StatusRecord:
 
     def _channel(self, address: ChannelAddress, channel: ChannelRef) -> "ChannelStatus":
         return ChannelStatus(address.value, channel.id, self.channels.get(channel))
+
+
+def _declared_as_json(pair: Pair) -> Json:
+    return {
+        "name": pair.name,
+        "sides": [[side.platform, side.value] for side in pair.sides],
+        "destinations": sorted(pair.destinations),
+        "paused": pair.paused,
+    }
+
+
+def _lane_as_json(lane: LaneKey, record: LaneRecord) -> Json:
+    counts = record.counts
+    return {
+        "source": [lane.source.platform, lane.source.id],
+        "destination": [lane.destination.platform, lane.destination.id],
+        "problems": list(record.problems),
+        "notes": list(record.notes),
+        "messages": counts.messages,
+        "retries": counts.retries,
+        "dropped": dict(sorted(counts.dropped.items())),
+        "last_message_at": _iso(counts.last_message_at),
+    }
 
 
 def side_as_json(side: SideHealth) -> Json:

@@ -1,7 +1,6 @@
 """A room is upgraded or replaced while messages wait: what goes to its successor, what stays, and who is told."""
 
 import asyncio
-import json
 from pathlib import Path
 
 import pytest
@@ -191,7 +190,7 @@ async def test_a_declared_room_that_was_replaced_is_a_note_in_the_status(tmp_pat
             assert str(pair.note).startswith("#staff has been replaced by another")
             assert "replaced by another" in render(core.status.last_report())
             async with bridge.store.write() as uow:
-                await uow.key_values.put(STATUS_KEY, json.dumps(core.status.record().as_json()))
+                await uow.key_values.put(STATUS_KEY, core.status.record().as_text())
             report = await read_report(bridge.store, bridge.pairs, running=True, now=bridge.clock.now())
             assert report.pairs[0].note == pair.note
 

@@ -131,7 +131,7 @@ async def test_a_pair_is_shown_as_the_daemon_has_it_and_not_as_the_file_says(sto
     works_with = (pauses, replace(resumes, paused=True), same, changes, pair("gone"))
     async with store.write() as unit:
         await unit.key_values.put(
-            STATUS_KEY, json.dumps(StatusRecord(DaemonStatus(running=True), {}, {}, pairs=works_with).as_json())
+            STATUS_KEY, StatusRecord(DaemonStatus(running=True), {}, {}, pairs=works_with).as_text()
         )
     to_discord = frozenset({Platform.DISCORD})
     file = [replace(pauses, paused=True), resumes, same, replace(changes, destinations=to_discord), new]
