@@ -1,6 +1,9 @@
 """A backup restored onto a new machine: nothing doubled, nothing lost, and edits still reach the copies."""
 
 import shutil
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,32 @@ async def test_a_backup_on_a_new_machine_doubles_nothing(homeserver: Homeserver,
         await place.until_discord("help", lambda seen: "m four, again" in seen)
         await place.until_matrix("help", lambda seen: "d four, again" in seen)
         await place.until_status(lambda pairs: pairs["help"]["problem"] is None)
+
+
+async def test_a_backup_sends_nothing_again_at_its_later_starts(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, homeserver) as place:
+        old = place.daemon
+        await old.start()
+        await talk(place, "one")
+        await crossed(place, "one")
+        assert await old.stop() == 0
+        status, output = await old.relay("db", "backup", str(tmp_path / "backup.db"))
+        assert status == 0, output
+        new = await new_machine(place, tmp_path / "backup.db")
+        await new.start()
+        await talk(place, "two")
+        await crossed(place, "one", "two")
+        assert await new.stop() == 0
+        # The old machine has the pair for a while, and leaves word of how far it has read.
+        await old.start()
+        await talk(place, "three")
+        await crossed(place, "one", "two", "three")
+        assert await old.stop() == 0
+        # The first start is hours ago: what is said now is not looked for any more before it is sent.
+        with closing(sqlite3.connect(tmp_path / "new" / "relay.db", isolation_level=None)) as store:
+            earlier = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+            store.execute("UPDATE notebook SET value = ? WHERE name = 'restored gap'", (f"{earlier} {earlier}",))
+        place.daemon = new
+        await new.start()
+        await talk(place, "four")
+        await crossed(place, "one", "two", "three", "four")
