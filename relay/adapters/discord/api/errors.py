@@ -10,7 +10,7 @@ from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, Ta
 NOT_FOUND = frozenset({404, 405})
 TOO_LARGE = 413
 # Auto-moderation and the like refuse a message because of its words.
-_FORBIDDEN_WORDS = frozenset({200000, 200001, 240000, 20009})
+FORBIDDEN_WORDS = frozenset({200000, 200001, 240000, 20009})
 # What Discord has turned off for a while, mostly in trouble of its own.
 _TURNED_OFF = frozenset({40004, 40006})
 _BAN_PAUSE = 60.0
@@ -127,7 +127,7 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
         case Refused(code=code) if code in MISSING:
             needed = "View Channel, Send Messages, Manage Webhooks and Manage Messages"
             return ActionNeeded(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
-        case Refused(code=code) if code in _FORBIDDEN_WORDS:
+        case Refused(code=code) if code in FORBIDDEN_WORDS:
             return Permanent(said)
         case Refused(code=code) if code in _TURNED_OFF:
             return Transient(said, retry_after=_BAN_PAUSE)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from relay.adapters.discord.api.client import RestClient, Route
-from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
+from relay.adapters.discord.api.errors import FORBIDDEN_WORDS, MISSING, ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
 from relay.adapters.discord.gateway.translator import BotIdentity
@@ -327,7 +327,8 @@ class MessagePoster:
                 if error.status != 400 or is_gone(error):
                     raise
                 named = "username" in error.fields or "username" in error.message.lower()
-                if not named and body.pop("avatar_url", None) is not None:
+                words = error.code in FORBIDDEN_WORDS  # then the picture has nothing to do with it
+                if not named and not words and body.pop("avatar_url", None) is not None:
                     continue
                 if not (named and others):
                     raise
