@@ -343,10 +343,21 @@ def free_port() -> int:
     """A port of 127.0.0.1 that nobody uses now, and that the system does not give away while nobody listens on it.
 
     Each connection takes one of the ports that the system gives away, 32768 to 60999 on Linux: a server that starts
-    again could find its own taken.
+    again could find its own taken. And until a server listens, seconds from now, another process of ours would find
+    the same port free, and take the answers of the first server for its own: a port is ours until this process ends.
     """
+    chance = random.SystemRandom()  # whoever seeds `random`, as tests do, would get the same ports again
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = chance.randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            _reserve(port)
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def _reserve(port: int) -> None:
+    """Raises `OSError` where a process of ours has chosen this port. Only Linux knows names that end with a process."""
+    if sys.platform == "linux":
+        with socket.socket(socket.AF_UNIX) as name:
+            name.bind(f"\0relay-port-{port}")
+            name.detach()  # closed by the end of this process only

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from relay.demo.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver, _reserve, free_port
 from relay.errors import FatalError
 from tests.support.patience import PATIENCE
 
@@ -59,6 +60,18 @@ async def test_synapse_not_installed_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FatalError, match=r"\.\[demo\]"):
         await Homeserver().start()
+
+
+def test_nobody_else_is_given_a_port_before_its_server_listens() -> None:
+    # Several runs of the tests at once, with one seed: they would all choose the same.
+    random.seed(1)
+    port = free_port()
+    assert port in range(20_000, 32_000)
+    program = "import random, relay.demo.homeserver as it; random.seed(1); print(it.free_port())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) != port
+    with pytest.raises(OSError, match="in use"):
+        _reserve(port)
 
 
 async def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
