@@ -8,9 +8,8 @@ store knows the file, or the database, that it was used in last. One that was mo
 and is looked through for nothing, which does no harm.
 """
 
-import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from relay.core.status.reading import read_record, with_end
 from relay.core.status.report import COPIED, RESTORED, STATUS_KEY
 from relay.errors import StoreError, StoreHeld
 from relay.logs import get_logger
+from relay.store.lease import place_of
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import connect, translated
 from relay.store.sqlite.replacing import BESIDE, finish_replacing, put_in_place, remove_with_log
@@ -94,7 +94,7 @@ async def restored_gap(store: SqlStore, clock: Clock) -> RestoredGap | None:
 
     Call it before anything else is written. Raises `StoreUnavailable`.
     """
-    place = _place(store)
+    place = place_of(store)
     async with store.read() as uow:
         taken, known = await uow.key_values.get(TAKEN), await uow.key_values.get(_GAP)
         used_in, status = await uow.key_values.get(_PLACE), await uow.key_values.get(STATUS_KEY)
@@ -124,15 +124,6 @@ async def restored_gap(store: SqlStore, clock: Clock) -> RestoredGap | None:
             "the store was moved or copied: what has crossed since is looked for before it is sent", last_used=taken
         )
     return gap
-
-
-def _place(store: SqlStore) -> str:
-    """Where the store lies: its file's number and its file system's, or which database it is. "": that is not known."""
-    if store.database:
-        return store.database
-    with suppress(OSError):
-        return f"{store.path.stat().st_ino} on {os.statvfs(store.path).f_fsid}"
-    return ""
 
 
 def _gap(text: str | None) -> RestoredGap | None:

@@ -404,11 +404,20 @@ def watch_holder(connection: Connection, path: Path, watch: Watch) -> bool:
 
 def claim_of(holder: Holder, store: SqlStore) -> Claim:
     """How this process, the holder of `store`, is told from relays with other stores."""
-    file = store.database
-    with suppress(OSError):
-        file = file or str(store.path.stat().st_ino)
     boot = holder.started.partition(" ")[0]
-    return Claim(store.id, file, holder.host, boot, holder.pid, holder.started, holder.since.isoformat())
+    return Claim(store.id, place_of(store), holder.host, boot, holder.pid, holder.started, holder.since.isoformat())
+
+
+def place_of(store: SqlStore) -> str:
+    """Where the store lies: its file's number and its file system's, or which database it is. "": that is not known.
+
+    The number alone may be that of a copy, too: a new file system counts from the start, a snapshot keeps all numbers.
+    """
+    if store.database:
+        return store.database
+    with suppress(OSError):
+        return f"{store.path.stat().st_ino} on {os.statvfs(store.path).f_fsid}"
+    return ""
 
 
 def has_ended(claim: Claim) -> bool:

@@ -113,7 +113,8 @@ class Holders:
         return self._is_another_store(claim) and (claim.store != self.me.store or not self.restored)
 
     def _is_another_store(self, claim: Claim) -> bool:
-        return (claim.store, claim.file) != (self.me.store, self.me.file)
+        # An earlier relay said of its file system nothing: after an update, what it has left is ours.
+        return claim.store != self.me.store or claim.file not in (self.me.file, self.me.file.partition(" on ")[0])
 
     async def leave_alone(self, holders: Mapping[str, Claim], not_ours: Collection[str]) -> None:
         """Remember who holds what, and tell it where that is new."""

@@ -66,7 +66,7 @@ class Ask:
 class Claim:
     """What one relay says in the register."""
 
-    # The ID of its store, and the number of that file on its disk; or which database it is, as "database …".
+    # The ID of its store; and where that lies: the file's number "on" its file system's, or "database …".
     store: str
     file: str
     host: str

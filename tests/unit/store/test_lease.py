@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
 
 from relay.errors import StoreHeld
-from relay.store.lease import LENGTH, Holder, SqlLeases, hold, is_running
+from relay.store.lease import LENGTH, Holder, SqlLeases, claim_of, hold, is_running
 from relay.store.lock_file import LockFile
 from relay.store.migrate import downgrade
 from relay.store.unit_of_work import SqlStore, open_store
@@ -328,3 +329,17 @@ def test_a_holder_of_which_nothing_was_written_down() -> None:
     assert process().process_state() == "alive"
     _, namespace, tick = process().started.split(" ")
     assert process(started=f"another-boot {namespace} {tick}").process_state() == "ended"
+
+
+async def test_a_copy_with_the_same_number_on_another_file_system_is_told_from_the_store(tmp_path: Path) -> None:
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is only one file system")
+    me, systems = Holder.this_process("token", datetime.now(UTC)), set[str]()
+    for folder in (tmp_path, shared_memory):
+        with NamedTemporaryFile(dir=folder) as file:
+            place = claim_of(me, SqlStore(Path(file.name))).file
+            number, _, system = place.partition(" on ")
+            assert number == str(Path(file.name).stat().st_ino)
+            systems.add(system)
+    assert len(systems) == 2

@@ -176,6 +176,21 @@ def test_a_database_is_the_same_place_from_every_machine_and_a_copied_file_is_no
     assert not claim("12", "one").is_same_place(claim("12", "other"))
 
 
+def test_a_relay_whose_earlier_version_named_no_file_system_goes_on_where_that_was_killed() -> None:
+    async def story() -> None:
+        account, rng, dead = Account(), random.Random(1), set[str]()
+        before, after = (Relay(file, account, rng, dead, host="here") for file in ("a1", "a1 on 7"))
+        before.start()
+        await until(lambda: before.works == PAIRS)
+        await before.kill(seen=True)
+        after.start(known={key: {"x": "where it was killed"} for key in PAIRS})
+        await until(lambda: after.works == PAIRS, 2)
+        assert not after.switch.started
+        assert not after.switch.set_aside
+
+    play(story)
+
+
 def test_who_had_read_as_far_as_the_one_that_was_there_since_sends_nothing_of_what_waits() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
