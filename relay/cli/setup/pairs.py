@@ -97,6 +97,10 @@ def add(
     section: Annotated[
         str | None, typer.Option("--section", metavar="TEXT", help="Its heading in the directory of rooms.")
     ] = None,
+    nsfw: Annotated[
+        bool | None,
+        typer.Option("--nsfw/--no-nsfw", help="Whether the room is for adults: Matrix has no mark for that."),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Add a pair, or without CHANNEL and ROOM choose from those that the accounts can see.
@@ -115,7 +119,7 @@ def add(
         _add_chosen(_Editor.of(context, config))
         return
     given = {"name": name, "discord_channel": _number(channel), "matrix_room": room}
-    more = {"direction": direction, "purpose": purpose, "section": section}
+    more = {"direction": direction, "purpose": purpose, "section": section, "nsfw": nsfw}
     pair: dict[str, Scalar] = {key: value for key, value in (given | more).items() if value is not None}
     editor = _Editor.of(context, config)
     new = len(editor.settings.pairs)

@@ -215,6 +215,14 @@ def test_no_command_undoes_what_another_one_has_just_written(file: Path) -> None
     assert [pair["name"] for pair in tomllib.loads(file.read_text())["pairs"] if pair.get("paused")] == names
 
 
+@pytest.mark.parametrize(("option", "written"), [("--nsfw", True), ("--no-nsfw", False), (None, None)])
+def test_one_is_added_with_a_room_for_adults(
+    pairs: Pairs, file: Path, option: str | None, written: bool | None
+) -> None:
+    assert pairs("add", "3", "#new:example.org", *([option] if option else []))[0] == 0
+    assert tomllib.loads(file.read_text())["pairs"][2].get("nsfw") is written
+
+
 @pytest.mark.parametrize(
     ("arguments", "blamed"),
     [
