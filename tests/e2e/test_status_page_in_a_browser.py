@@ -65,6 +65,36 @@ async def test_sixty_pairs_on_a_phone(browser: Browser) -> None:
         assert refused == []
 
 
+@pytest.mark.parametrize("width", [320, 390, 600])
+async def test_nothing_is_cut_on_a_small_phone(browser: Browser, width: int) -> None:
+    pairs = [
+        pair("help", "It is broken: mend it.", waiting=4, dead=1, last=LONG_AGO),
+        pair("a pair with quite a long name", waiting=1_234_567, dead=1_234_567, last=LONG_AGO),
+        pair("a-name-in-one-long-word-that-no-line-has-room-for", dead=12, last=LONG_AGO),
+    ]
+    async with (
+        serving(answer=report(*pairs)) as served,
+        new_page(browser, viewport=ViewportSize(width=width, height=640)) as page,
+    ):
+        await sign_in(page, str(served.url))
+        for opened in (False, True):
+            await page.evaluate(f"document.querySelectorAll('.pairs details').forEach(it => it.open = {opened:d})")
+            assert await page.evaluate("document.documentElement.scrollWidth") == width
+            # What counts is whole: the badges, the times, and the numbers behind a pair.
+            cut = await page.evaluate(
+                """[...document.querySelectorAll('.pairs .badge, .pairs .last > :first-child, td, thead th')]
+                    .filter(it => it.checkVisibility())
+                    .filter(it => {
+                        const own = it.getBoundingClientRect()
+                        const room = it.closest('summary, .scroll').getBoundingClientRect()
+                        const parent = it.closest('.badges, .last, .scroll').getBoundingClientRect()
+                        return own.right > Math.min(room.right, parent.right) + .5 || own.bottom > room.bottom + .5
+                    })
+                    .map(it => it.textContent)"""
+            )
+            assert cut == []
+
+
 async def test_the_buttons_and_a_relay_that_is_gone(browser: Browser) -> None:
     async with new_page(browser) as page:
         async with serving() as served:

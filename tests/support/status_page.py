@@ -29,9 +29,14 @@ OWN = {"Sec-Fetch-Site": "same-origin"}
 
 
 def pair(
-    name: str, *problems: str, dead: int = 0, link: str = "https://matrix.to/#/%23a:b", last: datetime = NOW
+    name: str,
+    *problems: str,
+    waiting: int = 0,
+    dead: int = 0,
+    link: str = "https://matrix.to/#/%23a:b",
+    last: datetime = NOW,
 ) -> PairStatus:
-    direction = DirectionStatus(5, last, 0, None, 0, {"reaction": 7}, dead)
+    direction = DirectionStatus(5, last, waiting, None, 0, {"reaction": 7}, dead)
     room = ChannelStatus("#a:b", "!a:b", ChannelInfo(f"{name} room", link=link))
     return PairStatus(name, problems, {"to_matrix": direction, "to_discord": direction}, (), {"matrix": room})
 
