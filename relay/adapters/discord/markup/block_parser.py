@@ -89,6 +89,8 @@ class _Blocks:
                 blank = 0
                 position = fence.end
                 # What follows the closing fence begins a new line.
+                while self.source.startswith(" ", position):
+                    position += 1
                 position += self.source.startswith("\n", position)
 
     def _marked(self, position: int) -> tuple[list[n.Block], int] | None:

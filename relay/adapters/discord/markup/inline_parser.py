@@ -10,12 +10,12 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relay.adapters.discord.markup.references import WEB, NameLookup, link, read_angle, read_broadcast, url_at
+from relay.adapters.discord.markup.references import CONTACT, WEB, NameLookup, link, read_angle, read_broadcast, url_at
 from relay.domain.text import nodes as n
 
 # What is certainly not markup. This includes the first characters of a rule where the next ones do not fit it.
 _PLAIN = re.compile(
-    r"(?>(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/atihm])|@(?!everyone|here))+)",
+    r"(?>(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/+\w])|@(?!everyone|here))+)",
     re.IGNORECASE,
 )
 _ESCAPES = re.compile(r"(?>(?:\\[^0-9A-Za-z\s])+)")
@@ -261,7 +261,7 @@ class InlineParser:
         if (target := _TARGET.match(source, close)) is None:
             return None
         label, url = source[position + 1 : close], target[2]
-        if bool(target[1]) != bool(target[3]) or not WEB.match(url) or not label.strip():
+        if bool(target[1]) != bool(target[3]) or not (WEB.match(url) or CONTACT.match(url)) or not label.strip():
             return None
         if _LABEL_URL.search(label):
             return source[position : target.end()], target.end()

@@ -13,6 +13,8 @@ from relay.domain.text import nodes as n
 
 _URL = re.compile(r"https?://[^\s<]++", re.IGNORECASE)
 WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
+# What a masked link may lead to besides (https://github.com/wingio/plugins/issues/49).
+CONTACT = re.compile(r"(?:mailto|tel|sms):[^\s/]", re.IGNORECASE)
 _JUMP = re.compile(
     r"https?://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/channels/(?:\d{1,20}|@me)/(\d{1,20})(?:/(\d{1,20}))?/?"
 )
@@ -22,7 +24,8 @@ _ANGLE = re.compile(
     r"|t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?"
     r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
     r"|id:(?P<page>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
-    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++))>",
+    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++|[\w.+%-]{1,64}+@[\w-]++(?:\.[\w-]++)++)"
+    r"|(?:tel:)?(?P<phone>\+\d[\d ().-]{2,30}+))>",
     re.ASCII | re.IGNORECASE,
 )
 _GUILD_PAGES = {
@@ -125,7 +128,10 @@ def read_angle(source: str, position: int, names: NameLookup) -> tuple[n.Inline,
     elif url := found["url"]:
         node = link(url, (n.Text(url),), names, preview=False) if WEB.match(url) else None
     elif mail := found["mail"]:
-        node = n.Link(mail, (n.Text(mail.removeprefix("mailto:")),), preview=False)
+        address = mail.removeprefix("mailto:")
+        node = n.Link(f"mailto:{address}", (n.Text(address),), preview=False)
+    elif phone := found["phone"]:
+        node = n.Text(phone)
     return None if node is None else (node, match.end())
 
 

@@ -384,7 +384,8 @@ class _PlainWriter:
                 case n.Spoiler(_, reason):
                     yield f"[Spoiler for {reason}]" if reason else "[Spoiler]"
                 case n.Link(url, children):
-                    yield url if is_bare(node) else f"[{self._inline(children)}]({url})"
+                    words = self._inline(children)
+                    yield words if words in (url, url.removeprefix("mailto:")) else f"[{words}]({url})"
                 case _:
                     yield self._leaf(node)
 

@@ -134,7 +134,7 @@ BLOCKS: list[tuple[str, tuple[n.Block, ...]]] = [
     ("```py\nprint()\n```", (n.CodeBlock("print()", "py"),)),
     ("```print()```", (n.CodeBlock("print()"),)),
     ("```py print()```", (n.CodeBlock("py print()"),)),
-    ("a ```\n  b\n``` c", (p(t("a")), n.CodeBlock("  b"), p(t(" c")))),
+    ("a ```\n  b\n``` c", (p(t("a")), n.CodeBlock("  b"), p(t("c")))),
     ("> ```\n> a\n> ```", (n.Quote((n.CodeBlock("a"),)),)),
     ("```open\n# a", (p(t("```open")), n.Heading(1, (t("a"),)))),
 ]
