@@ -29,6 +29,10 @@ _POLL_STARTS = ("m.poll", "m.poll.start", "org.matrix.msc3381.poll.start")
 _GALLERIES = frozenset({"m.gallery", "dm.filament.gallery"})
 _PROFILES = ("m.per_message_profile", "com.beeper.per_message_profile")
 _TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
+_MARKUPS = ("m.text", "org.matrix.msc1767.message")
+_PLACES = ("m.location", "org.matrix.msc3488.location")
+# What is said with falling confetti or snow, which Element shows by the message's type.
+_EFFECTS = ("nic.custom.", "io.element.effect")
 
 
 def message_content(content: Json, names: NameLookup, *, is_reply: bool) -> Content:
@@ -132,8 +136,12 @@ def poll_content(content: Json) -> Content:
     question = extensible_text(poll.get("question")) or extensible_text(content) or "a poll"
     answers = [extensible_text(answer) for answer in as_list(poll.get("answers"))]
     items = tuple(n.ListItem((_line(answer),)) for answer in answers if answer)
-    title = n.Paragraph((n.Strong((n.Text(f"📊 {_one_line(question)}"),)),))
-    return Content(n.RichText((title, n.BulletList(items, start=1)) if items else (title,)))
+    blocks: list[n.Block] = [n.Paragraph((n.Strong((n.Text(f"📊 {_one_line(question)}"),)),))]
+    if items:
+        blocks.append(n.BulletList(items, start=1))
+    if (_number(poll.get("max_selections")) or 1) > 1:
+        blocks.append(n.Subtext((n.Text("Several answers are allowed."),)))
+    return Content(n.RichText(tuple(blocks)))
 
 
 def poll_end_content(content: Json) -> Content:
@@ -152,11 +160,24 @@ def extensible_text(value: Any, depth: int = 4) -> str:
     return ""
 
 
+def extensible_message(content: Json) -> Json:
+    """An `m.message` in the form of an `m.room.message` (https://github.com/matrix-org/matrix-spec-proposals/pull/1767)."""
+    forms = [form for key in _MARKUPS for form in as_list(content.get(key)) if isinstance(form, dict)]
+    bodies = {as_string(form.get("mimetype")) or "text/plain": as_string(form.get("body")) for form in reversed(forms)}
+    words = bodies.get("text/plain") or extensible_text(content)
+    formatted = bodies.get("text/html") or as_string(content.get("org.matrix.msc1767.html"))
+    return (
+        content
+        | {"msgtype": "m.text", "body": words}
+        | ({"format": _HTML, "formatted_body": formatted} if formatted else {})
+    )
+
+
 # --- Text ---------------------------------------------------------------------------------------------------
 
 
 def _text(content: Json, names: NameLookup, *, is_reply: bool) -> n.RichText:
-    body = as_string(content.get("body"))
+    body = as_string(content.get("body")) or extensible_text(content)
     formatted = as_string(content.get("formatted_body"))
     if is_reply:
         body, formatted = _without_fallback(body), _without_quotation(formatted)
@@ -185,13 +206,20 @@ def _without_fallback(body: str) -> str:
 
 
 def _unknown(content: Json, names: NameLookup, kind: str, *, is_reply: bool) -> n.RichText:
+    text = _text(content, names, is_reply=is_reply)
+    if text and kind.startswith(_EFFECTS):
+        return text
     note = n.Paragraph((n.Emphasis((n.Text(f"(a message of the type {_one_line(kind)[:100] or 'unknown'})"),)),))
-    return n.RichText((*_text(content, names, is_reply=is_reply).blocks, note))
+    return n.RichText((*text.blocks, note))
 
 
 def _location(content: Json) -> n.RichText:
-    place = n.Text(f"📍 {_one_line(as_string(content.get('body')) or 'a location')}")
-    uri = as_string(content.get("geo_uri"))
+    # The body of a place that somebody has described holds its position and the time as well
+    # (https://github.com/matrix-org/matrix-spec-proposals/pull/3488).
+    place_of: Json = next((content[key] for key in _PLACES if isinstance(content.get(key), dict)), {})
+    name = as_string(place_of.get("description")) or as_string(content.get("body"))
+    place = n.Text(f"📍 {_one_line(name) or 'a location'}")
+    uri = as_string(content.get("geo_uri")) or as_string(place_of.get("uri"))
     position = uri.removeprefix("geo:").split(";")[0].split(",")
     try:
         latitude, longitude = (float(number) for number in position[:2])

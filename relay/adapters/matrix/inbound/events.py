@@ -13,6 +13,7 @@ from typing import Any
 from relay.adapters.matrix.identifiers import is_event_id, is_user_id, permalink
 from relay.adapters.matrix.inbound.content import (
     bridged_profile,
+    extensible_message,
     message_content,
     poll_content,
     poll_end_content,
@@ -39,7 +40,8 @@ from relay.domain.text.nodes import RichText, plain_text
 
 _POLL_STARTS = frozenset({"m.poll.start", "org.matrix.msc3381.poll.start"})
 _POLL_ENDS = frozenset({"m.poll.end", "org.matrix.msc3381.poll.end"})
-_MESSAGES = frozenset({"m.room.message", "m.sticker"}) | _POLL_STARTS | _POLL_ENDS
+_EXTENSIBLE = frozenset({"m.message", "org.matrix.msc1767.message"})
+_MESSAGES = frozenset({"m.room.message", "m.sticker"}) | _EXTENSIBLE | _POLL_STARTS | _POLL_ENDS
 _FEATURES: dict[str, Feature] = {
     "m.reaction": "reaction",
     "m.poll.response": "vote",
@@ -196,7 +198,8 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
     target = _target(relation)
     if related == "m.replace" and target:
         new = content.get("m.new_content")
-        edited = _content(event, new if isinstance(new, dict) else content, names, ref, me, is_reply=False)
+        new = new if isinstance(new, dict) else _without_star(content)
+        edited = _content(event, new, names, ref, me, is_reply=False)
         is_command = _command(content, edited) is not None
         return MessageEdited(MessageRef(channel, target), author, edited, at, edit=ref, is_command=is_command)
     answered = relation.get("m.in_reply_to")
@@ -217,6 +220,12 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
         thread=thread,
         command=_command(content, said),
     )
+
+
+def _without_star(content: Json) -> Json:
+    """An edit that says the new text only as clients that know no edits see it, with a star in front."""
+    texts = {key: as_string(content.get(key)) for key in ("body", "formatted_body")}
+    return content | {key: text.removeprefix("* ") for key, text in texts.items() if text.startswith("* ")}
 
 
 def _command(content: Json, said: Content) -> tuple[str, ...] | None:
@@ -263,6 +272,8 @@ def _converted(event: Json, content: Json, names: NameLookup, *, is_reply: bool)
         return poll_content(content)
     if kind in _POLL_ENDS:
         return poll_end_content(content)
+    if kind in _EXTENSIBLE:
+        content = extensible_message(content)
     return message_content(content, names, is_reply=is_reply)
 
 

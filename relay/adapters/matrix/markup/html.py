@@ -30,6 +30,7 @@ _LIKE_DIV = _names(
 )
 _DROPPED = _names("mx-reply")
 _RAW = _names("script style title")
+_RUBY = _names("rt rp ruby")
 _ATTRIBUTES = _names(
     "href src alt title start class color data-mx-color data-mx-bg-color",
     "data-mx-spoiler data-mx-maths data-mx-emoticon data-mx-profile-fallback",
@@ -156,6 +157,8 @@ class _TreeBuilder:
         self._open: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
         self._dropping = 0
+        # Whether a reading above words is open that has no brackets of its own.
+        self._reading = False
 
     def text(self, text: str) -> None:
         """Text."""
@@ -165,6 +168,8 @@ class _TreeBuilder:
     def start(self, token: _Start) -> None:
         """A start tag, or an empty element."""
         tag = "div" if token.tag in _LIKE_DIV else token.tag
+        if tag == "rt":
+            self._begin_reading()
         if tag in _DROPPED:
             self._dropping += 1
         if self._dropping or (tag not in FORMATTING and tag not in BLOCKS and tag not in _VOID):
@@ -187,6 +192,8 @@ class _TreeBuilder:
     def end(self, tag: str) -> None:
         """An end tag; ignored if it ends nothing."""
         tag = "div" if tag in _LIKE_DIV else tag
+        if tag in _RUBY:
+            self._end_reading()
         if tag in _DROPPED:
             self._dropping = max(0, self._dropping - 1)
         elif self._dropping:
@@ -197,6 +204,19 @@ class _TreeBuilder:
             self._ignored[tag] -= 1
         elif self._open[tag]:
             self._close(tag)
+
+    def _begin_reading(self) -> None:
+        """Where nothing can stand above the words (`<ruby>漢<rt>kan</rt></ruby>`), it stands behind them in brackets."""
+        self._end_reading()
+        before = self._stack[-1].children[-1:]
+        if not (before and isinstance(before[0], str) and before[0].endswith(("(", "（"))):
+            self._reading = True
+            self.text("(")
+
+    def _end_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.text(")")
 
     def _push(self, element: Element) -> None:
         self._stack[-1].children.append(element)
