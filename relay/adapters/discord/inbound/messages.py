@@ -86,14 +86,11 @@ _SYSTEM_TEXTS: Mapping[int, str] = {
     _Type.GUILD_BOOST_TIER_1: "boosted the server: it has reached level 1.",
     _Type.GUILD_BOOST_TIER_2: "boosted the server: it has reached level 2.",
     _Type.GUILD_BOOST_TIER_3: "boosted the server: it has reached level 3.",
-    _Type.STAGE_START: "started a stage.",
-    _Type.STAGE_END: "ended the stage.",
     _Type.STAGE_SPEAKER: "is now a speaker on the stage.",
     _Type.GUILD_INCIDENT_ALERT_MODE_ENABLED: "turned on the server's security alert mode.",
     _Type.GUILD_INCIDENT_ALERT_MODE_DISABLED: "turned off the server's security alert mode.",
     _Type.GUILD_INCIDENT_REPORT_RAID: "reported a raid.",
     _Type.GUILD_INCIDENT_REPORT_FALSE_ALARM: "said that there was no raid.",
-    _Type.PURCHASE_NOTIFICATION: "bought something in the server's shop.",
 }
 # For moderators or nobody.
 _NOT_WORTH_SEEING = frozenset(
@@ -108,7 +105,6 @@ _NOT_WORTH_SEEING = frozenset(
         _Type.GUILD_INVITE_REMINDER,
         _Type.AUTO_MODERATION_ACTION,
         _Type.INTERACTION_PREMIUM_UPSELL,
-        _Type.STAGE_TOPIC,
         _Type.GUILD_APPLICATION_PREMIUM_SUBSCRIPTION,
     }
 )
@@ -361,12 +357,26 @@ def system_text(message: Mapping[str, Any], kind: int) -> str | None:
             return f"changed the channel's name: {detail}"
         case _Type.CHANNEL_FOLLOW_ADD:
             return f"added {detail or 'a channel'} to this channel: its announcements will show up here."
+        case _Type.STAGE_START:
+            return f"started the stage “{detail}”." if detail else "started a stage."
+        case _Type.STAGE_END:
+            return f"ended the stage “{detail}”." if detail else "ended the stage."
+        case _Type.STAGE_TOPIC:
+            return f"changed the stage's topic: {detail}"
+        case _Type.PURCHASE_NOTIFICATION:
+            return f"bought {_bought(message.get('purchase_notification'))} in the server's shop."
         case _Type.ROLE_SUBSCRIPTION_PURCHASE:
             return _subscribed(message.get("role_subscription_data"))
         case _Type.POLL_RESULT:
             return "" if message.get("embeds") else "ended a poll."
         case _:
             return detail or f"did something that Discord shows as a system message (type {kind})."
+
+
+def _bought(data: object) -> str:
+    product = data.get("guild_product_purchase") if isinstance(data, dict) else None
+    name = product.get("product_name") if isinstance(product, dict) else None
+    return " ".join(str(name or "").split()) or "something"
 
 
 def _subscribed(data: object) -> str:

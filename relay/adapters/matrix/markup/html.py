@@ -206,7 +206,7 @@ class _TreeBuilder:
             self._close(tag)
 
     def _begin_reading(self) -> None:
-        """Where nothing can stand above the words (`<ruby>漢<rt>kan</rt></ruby>`), it stands behind them in brackets."""
+        """Nothing can stand above words (`<ruby>漢<rt>kan</rt></ruby>`), so that it stands behind them, in brackets."""
         self._end_reading()
         before = self._stack[-1].children[-1:]
         if not (before and isinstance(before[0], str) and before[0].endswith(("(", "（"))):
