@@ -24,7 +24,7 @@ _ANGLE = re.compile(
     r"|t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?"
     r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
     r"|id:(?P<page>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
-    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++|[\w.+%-]{1,64}+@[\w-]++(?:\.[\w-]++)++)"
+    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++|[\w.+%-]{1,64}+@[\w-]++\.[\w.-]++)"
     r"|(?:tel:)?(?P<phone>\+\d[\d ().-]{2,30}+))>",
     re.ASCII | re.IGNORECASE,
 )
