@@ -151,6 +151,11 @@ async def test_dead_letters_are_listed_shown_retried_and_discarded(place: FullSt
     seen = await eventually(told, all, what=place.daemon.log)
     assert all(words in (dead, one_dead) for words in seen)
 
+    async def logged() -> set[str | None]:
+        lines = [line for line in place.daemon.log(10_000).splitlines() if '"operators told"' in line]
+        return {json.loads(line).get("channel_name") for line in lines}
+
+    await eventually(logged, lambda names: names == {"#ops on Sandbox", "ops"}, what=place.daemon.log)
     await eventually(reactions, lambda marked: sorted(marked) == sorted((first, second)), what=place.daemon.log)
 
     assert await place.daemon.relay("dead", "retry", one) == (0, f"{one}: queued again\n")

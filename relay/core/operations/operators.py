@@ -309,14 +309,14 @@ class Operators:
                 record = None  # Its budget knows when to go on.
             except Transient as error:
                 record, suspect = None, suspect or error.ambiguous
-                _log.info("operators not told yet", place=place.value, reason=str(error))
+                _log.info("operators not told yet", channel=self.pairs.channel(place).id, reason=str(error))
                 await self.clock.sleep(backoff.next(at_least=error.retry_after))
             except StoreUnavailable:
                 record = None  # The status says so. What was to be written may have been sent.
                 suspect = True
             except Exception:  # noqa: BLE001 - the top of this worker
                 record, suspect = None, True
-                _log.exception("bug while telling the operators", place=place.value)
+                _log.exception("bug while telling the operators", channel=self.pairs.channel(place).id)
                 await self.clock.sleep(backoff.next())
 
     async def _tell(
@@ -339,10 +339,10 @@ class Operators:
             except Transient:
                 raise
             except DeliveryError as error:
-                _log.warning("operators not told", place=place.value, reason=str(error))
+                _log.warning("operators not told", channel=channel.id, reason=str(error))
                 record = RoomRecord(notice.told, None, record.last)
             else:
-                _log.info("operators told", place=place.value)
+                _log.info("operators told", channel=channel.id)
                 record = RoomRecord(notice.told, None, sent.id)
         await self._save(place, record)
         return record
@@ -357,7 +357,7 @@ class Operators:
         """Where that is; None while it cannot be used, which is logged."""
         problem = self.pairs.address_problem(place)
         if problem is not None and self._complained.get(place) != problem:
-            _log.warning("operators cannot be told", place=place.value, problem=problem)
+            _log.warning("operators cannot be told", channel=self.pairs.channel(place).id, problem=problem)
         self._complained[place] = problem or ""
         return None if problem is not None or not self.pairs.is_address_open(place) else self.pairs.channel(place)
 

@@ -252,12 +252,23 @@ class Status:
 
     def _findings(self) -> tuple[Finding, ...]:
         """What was found at the start, and what is found now about places that belong to no pair."""
-        untold = (Finding("[operators]", "wrong", f"they are not told: {text}") for text in self.pairs.other_problems())
+        places = self._other_places()
+        texts = [
+            _with_names({place: self._channels.get(place) for place in places}, text)
+            for text in self.pairs.other_problems()
+        ]
+        untold = (Finding("[operators]", "wrong", f"they are not told: {text}") for text in texts)
         return (*self.findings, *self.learnt(), *untold)
 
+    def _other_places(self) -> frozenset[ChannelRef]:
+        """The channels in no pair in which the relay says something in its own name."""
+        return frozenset(
+            self.pairs.channel(place) for platform in self.describe for place in self.pairs.secondary(platform)
+        )
+
     def channels(self) -> Mapping[ChannelRef, ChannelInfo]:
-        """What the channels of declared pairs, and of what waits, are known by. No I/O."""
-        named = {self.pairs.channel(side) for pair in self.pairs.pairs for side in pair.sides}
+        """What the channels of declared pairs, of what waits, and of the operators are known by. No I/O."""
+        named = {self.pairs.channel(side) for pair in self.pairs.pairs for side in pair.sides} | self._other_places()
         named.update(channel for lane in self._depths for channel in (lane.source, lane.destination))
         for channel in named:
             describe = self.describe.get(channel.platform)
@@ -298,15 +309,25 @@ class Status:
 
     def _with_names(self, pair: Pair, text: str) -> str:
         """A sentence in which the pair's channels are called as people know them, with their IDs behind."""
-        text = sentence(text)
-        for side in pair.sides:
-            channel = self.pairs.channel(side)
-            info = self._channels.get(channel)
-            if info is not None and info.name not in text:
-                text = text.replace(f"channel {channel.id}", channel.id).replace(
-                    channel.id, f"{info.name} ({channel.id})"
-                )
-        return text
+        channels = [self.pairs.channel(side) for side in pair.sides]
+        return sentence(_with_names({channel: self._channels.get(channel) for channel in channels}, text))
+
+
+def _with_names(channels: Mapping[ChannelRef, ChannelInfo | None], text: str) -> str:
+    for channel, info in channels.items():
+        # Who says it may have called it by its name.
+        if info is not None and not _stands_in(text, info.name):
+            for known in (f"Channel {channel.id}", f"channel {channel.id}"):
+                text = text.replace(known, channel.id)
+            text = text.replace(channel.id, f"{info.name} ({channel.id})")
+    return text
+
+
+def _stands_in(text: str, name: str) -> bool:
+    """Whether a channel's name is in a text: `#help` is not in `#help-desk`, nor in the address `#help:example.org`."""
+    behind = [part[:2] for part in text.split(name)[1:]]
+    goes_on = (two[:1].isalnum() or two[:1] in ("_", "-") or (two[:1] == ":" and two[1:].strip()) for two in behind)
+    return not all(goes_on)
 
 
 def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
