@@ -290,7 +290,7 @@ class History:
         return None
 
     async def _fetch_nicknames(self, guild: str, messages: Iterable[Json]) -> None:
-        """Ask for nicknames, which the history does not contain. Only for a few, so that a crowd delays nothing."""
+        """Ask for nicknames and pictures, which the history lacks. Only for a few, so that a crowd delays nothing."""
         people = {
             str(message["author"]["id"])
             for message in messages
@@ -319,8 +319,9 @@ class History:
             _log.info("discord members not named", guild=guild, reason=str(error) or type(error).__name__)
             self._no_nicknames_until = self.clock.monotonic() + _NICKNAME_PAUSE
             return
-        nickname = member.get("nick") if isinstance(member, dict) else None
-        self.guilds.remember_nickname(guild, user, None if nickname is None else str(nickname))
+        found = member if isinstance(member, dict) else {}
+        nickname, picture = (None if found.get(key) is None else str(found[key]) for key in ("nick", "avatar"))
+        self.guilds.remember_nickname(guild, user, nickname, picture)
 
 
 async def _position(cursor: CursorLookup, thread: str) -> str | None:

@@ -26,9 +26,10 @@ _log = get_logger(__name__)
 # Seconds after READY in which the guilds may arrive. After that, a channel that is not there does not exist.
 _GUILDS_TIMEOUT = 5.0
 _NICKNAMES, _THREADS, _HOMES = 2 * 1024 * 1024, 4 * 1024 * 1024, 1024 * 1024
-"""Bytes of what is remembered: nicknames, channels of threads (public and private ones each), servers of channels."""
+"""Bytes of what is remembered: nicknames and pictures, channels of threads (each kind), servers of channels."""
 
 _PRIVATE_THREAD = 12
+_NOBODY = (None, None)
 
 # The events that may change permissions.
 PERMISSION_EVENTS = frozenset(
@@ -87,7 +88,10 @@ class GuildCache:
     _private_parents: Recent[str, str] = field(init=False, default_factory=lambda: Recent(_THREADS))
     # Servers that are for adults as a whole, of which discord.py does not tell.
     _adult_guilds: set[str] = field(init=False, default_factory=set)
-    _nicknames: Recent[tuple[str, str], str | None] = field(init=False, default_factory=lambda: Recent(_NICKNAMES))
+    # The nickname of a member, and the hash of the picture that they have in that server only.
+    _members: Recent[tuple[str, str], tuple[str | None, str | None]] = field(
+        init=False, default_factory=lambda: Recent(_NICKNAMES)
+    )
     _declared: frozenset[str] = field(init=False, default=frozenset())
     # Declared threads that are archived, or may be.
     _declared_threads: dict[str, DeclaredThread] = field(init=False, default_factory=dict)
@@ -309,17 +313,21 @@ class GuildCache:
         me = None if guild is None else guild.get_member(self._own_id())
         return frozenset() if me is None else frozenset(filter(None, (me.nick, me.global_name, me.name)))
 
-    def remember_nickname(self, guild: str, user: str, nickname: str | None) -> None:
-        """Remember somebody's nickname in a server; None: they have none."""
-        self._nicknames[guild, user] = nickname
+    def remember_nickname(self, guild: str, user: str, nickname: str | None, picture: str | None = None) -> None:
+        """Remember somebody's nickname and picture in a server; None: they have none."""
+        self._members[guild, user] = nickname, picture
 
     def knows_nickname(self, guild: str, user: str) -> bool:
         """Whether it is known which nickname somebody has, if any."""
-        return (guild, user) in self._nicknames
+        return (guild, user) in self._members
 
     def nickname(self, guild: str, user: str) -> str | None:
         """Somebody's nickname in a server, if it is known that they have one."""
-        return self._nicknames.get((guild, user))
+        return self._members.get((guild, user), _NOBODY)[0]
+
+    def picture(self, guild: str, user: str) -> str | None:
+        """The hash of somebody's picture in a server, if it is known that they have one."""
+        return self._members.get((guild, user), _NOBODY)[1]
 
     def may_name(self, source: str, channel: str) -> bool | None:
         """Whether everybody who reads `source` may know the name of `channel`; None for an unknown channel.
@@ -474,11 +482,11 @@ class GuildCache:
         return next((user.id for user in users if user is not None), 0)
 
     def _remember_message(self, message: Json) -> None:
-        """Remember its author's nickname, and that it is the last one of its thread."""
+        """Remember its author's nickname and picture, and that it is the last one of its thread."""
         channel, author, member = message.get("channel_id"), message.get("author"), message.get("member")
         user = author.get("id") if isinstance(author, dict) and "webhook_id" not in message else None
         if is_snowflake(user) and isinstance(member, dict) and "guild_id" in message:
-            self.remember_nickname(str(message["guild_id"]), str(user), member.get("nick"))
+            self.remember_nickname(str(message["guild_id"]), str(user), member.get("nick"), member.get("avatar"))
         if channel in self._parents and is_snowflake(message.get("id")):
             thread = self.channel(str(channel))
             if isinstance(thread, discord.Thread) and thread.last_message_id is not None:

@@ -152,6 +152,7 @@ class Translator:
             cdn_url=self.cdn_url,
             guild=guild,
             thread=ThreadRef(buffer.channel, channel) if channel != buffer.channel.id else None,
+            picture=lambda user: self.guilds.picture(guild, user),
         )
 
     def _cache_event(self, event: Event, dispatch: GatewayEvent) -> Event:

@@ -12,7 +12,7 @@ from enum import IntEnum
 from relay.adapters.discord.markup import NameLookup, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
-from relay.domain.names import without_reply_arrow
+from relay.domain.names import visible, without_reply_arrow
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_blocks
 
@@ -101,7 +101,8 @@ def _embed(item: Json, reader: TextReader) -> Iterator[n.Block]:
         yield n.Paragraph((n.Strong(reader.linked(title, item.get("url"))),))
     yield from reader.blocks(item.get("description"))
     for entry in item.get("fields") or ():
-        yield from _field(reader.inline(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
+        field_name = reader.inline(_shown(entry.get("name")))
+        yield from _field(field_name, reader.blocks(_shown(entry.get("value")), headings=False))
     shown: set[object] = set()
     for key in ("image", "video", "thumbnail"):
         picture = _mapping(item.get(key))
@@ -111,6 +112,11 @@ def _embed(item: Json, reader: TextReader) -> Iterator[n.Block]:
                 reader.linked(reader.words(picture.get("description")) or (n.Text(key.capitalize()),), url)
             )
     yield from _footer(item, reader)
+
+
+def _shown(text: object) -> str:
+    """A text; "" if nothing of it can be seen: bots write so in a field, which may not be empty."""
+    return _string(text) if visible(_string(text)) else ""
 
 
 def _field(name: tuple[n.Inline, ...], value: tuple[n.Block, ...]) -> Iterator[n.Block]:

@@ -18,7 +18,7 @@ from relay.adapters.discord.inbound.files import attachments, component_files, m
 from relay.adapters.discord.markup import NameLookup
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
-from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.names import REPLY_ARROW
 from relay.domain.pair import SystemMessage
@@ -82,10 +82,6 @@ _SYSTEM_TEXTS: Mapping[int, str] = {
     _Type.CALL: "started a call.",
     _Type.CHANNEL_PINNED_MESSAGE: "pinned a message to this channel.",
     _Type.USER_JOIN: "joined the server.",
-    _Type.GUILD_BOOST: "boosted the server.",
-    _Type.GUILD_BOOST_TIER_1: "boosted the server: it has reached level 1.",
-    _Type.GUILD_BOOST_TIER_2: "boosted the server: it has reached level 2.",
-    _Type.GUILD_BOOST_TIER_3: "boosted the server: it has reached level 3.",
     _Type.STAGE_SPEAKER: "is now a speaker on the stage.",
     _Type.GUILD_INCIDENT_ALERT_MODE_ENABLED: "turned on the server's security alert mode.",
     _Type.GUILD_INCIDENT_ALERT_MODE_DISABLED: "turned off the server's security alert mode.",
@@ -136,6 +132,8 @@ class MessageContext:
     guild: str
     # The thread in the channel.
     thread: ThreadRef | None = None
+    # The hash of the picture that somebody has in the guild only, if it is known.
+    picture: Callable[[str], str | None] = lambda _: None
 
 
 def created(message: Json, context: MessageContext) -> tuple[Event, ...]:
@@ -208,17 +206,28 @@ def author_of(message: Json, context: MessageContext) -> Author:
     user_id = snowflake(author["id"])
     is_webhook = "webhook_id" in message
     nickname = member.get("nick") or (None if is_webhook else context.nickname(user_id))
-    avatar = author.get("avatar")
     return Author(
         user=UserRef(Platform.DISCORD, user_id),
         name=nickname or author.get("global_name") or author["username"],
-        avatar=media_ref(f"{context.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if is_token(avatar) else None,
+        avatar=_avatar(author, context, None if is_webhook else member.get("avatar") or context.picture(user_id)),
         is_self=_is_self(message, author, context),
         is_bot=bool(author.get("bot")) or is_webhook,
         # Discord sets this only if the author was allowed to mention everyone.
         may_broadcast=bool(message.get("mention_everyone")),
         handle="" if is_webhook else str(author["username"]),
     )
+
+
+def _avatar(author: Json, context: MessageContext, own: object) -> MediaRef | None:
+    """The picture that a member has in this guild (its hash is `own`), else the one that they have everywhere."""
+    user_id, avatar = author["id"], author.get("avatar")
+    if is_token(own):
+        place = f"guilds/{context.guild}/users/{user_id}/avatars/{own}"
+    elif is_token(avatar):
+        place = f"avatars/{user_id}/{avatar}"
+    else:
+        return None
+    return media_ref(f"{context.cdn_url}/{place}.png?size=256")
 
 
 def is_echo(author: Author, message: Json) -> bool:
@@ -353,6 +362,10 @@ def system_text(message: Mapping[str, Any], kind: int) -> str | None:
             return None
         case _ if kind in _SYSTEM_TEXTS:
             return _SYSTEM_TEXTS[kind]
+        case _Type.GUILD_BOOST | _Type.GUILD_BOOST_TIER_1 | _Type.GUILD_BOOST_TIER_2 | _Type.GUILD_BOOST_TIER_3:
+            often = f" {detail} times" if detail.isdecimal() and detail != "1" else ""
+            level = f": it has reached level {kind - _Type.GUILD_BOOST}" if kind != _Type.GUILD_BOOST else ""
+            return f"boosted the server{often}{level}."
         case _Type.CHANNEL_NAME_CHANGE:
             return f"changed the channel's name: {detail}"
         case _Type.CHANNEL_FOLLOW_ADD:

@@ -84,6 +84,17 @@ def test_the_name_is_the_one_in_the_server() -> None:
     assert event.author.name == "Robert"
 
 
+def test_the_picture_is_the_one_in_the_server_also_in_the_history() -> None:
+    author = {"id": "7", "username": "bob", "avatar": "a_1f"}
+    url = "https://cdn.example/guilds/5/users/7/avatars/2e.png?size=256"
+    assert created(author=author, member={"avatar": "2e"}).author.avatar == MediaRef(Platform.DISCORD, url)
+    history = message(author=author)
+    del history["member"]
+    [event] = inbound.created(history, replace(VIEW, picture={"7": "2e"}.get))
+    assert isinstance(event, MessageCreated)
+    assert event.author.avatar == MediaRef(Platform.DISCORD, url)
+
+
 def test_an_avatar_is_on_the_cdn() -> None:
     author = {"id": "7", "username": "bob", "avatar": "a_1f"}
     url = "https://cdn.example/avatars/7/a_1f.png?size=256"
