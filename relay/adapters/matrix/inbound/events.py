@@ -36,7 +36,9 @@ from relay.domain.events import (
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.names import shortened, visible, with_suffix, without_reply_arrow
-from relay.domain.text.nodes import RichText, plain_text
+from relay.domain.text.nodes import ChannelMention, Inline, Link, MessageLink, RichText, Text, UserMention, plain_text
+from relay.domain.text.normalise import normalise
+from relay.domain.text.rewrite import expand_inline, walk
 
 _POLL_STARTS = frozenset({"m.poll.start", "org.matrix.msc3381.poll.start"})
 _POLL_ENDS = frozenset({"m.poll.end", "org.matrix.msc3381.poll.end"})
@@ -243,9 +245,11 @@ def _command(content: Json, said: Content) -> tuple[str, ...] | None:
 def _content(event: Json, content: Json, names: NameLookup, ref: MessageRef, me: str, *, is_reply: bool) -> Content:
     converted = _converted(event, content, names, is_reply=is_reply)
     url = permalink(ref)
+    text = without_reply_arrow(converted.text)
     return replace(
         converted,
-        text=without_reply_arrow(converted.text),
+        # A reply mentions whom it answers, whether it names them or not.
+        text=text if is_reply else _with_mentions(text, content, names, me),
         attachments=tuple(replace(attachment, url=url) for attachment in converted.attachments),
         # The copies of what people on the other side wrote are ours, so a reply to one of them mentions us.
         calls_answered=any(isinstance(user, str) and _is_self(user, me, names) for user in _mentioned(content)),
@@ -256,6 +260,40 @@ def _content(event: Json, content: Json, names: NameLookup, ref: MessageRef, me:
 def _mentioned(content: Json) -> list[Any]:
     """Whom a message mentions (https://spec.matrix.org/latest/client-server-api/#user-and-room-mentions)."""
     return as_list(as_dict(content.get("m.mentions")).get("user_ids"))
+
+
+def _with_mentions(text: RichText, content: Json, names: NameLookup, me: str) -> RichText:
+    """`text` with the people whom the message mentions, but only names in its words, as clients without HTML do."""
+    if not _mentioned(content):
+        return text
+    there = {node.user for node in walk(text.blocks) if isinstance(node, UserMention)}
+    for user_id in _mentioned(content)[:_MOST_CALLED]:
+        if not isinstance(user_id, str) or not is_user_id(user_id) or user_id == me:
+            continue
+        user = names.person(user_id) or UserRef(Platform.MATRIX, user_id)
+        if user not in there:
+            name = visible(names.user(user_id) or "") or _handle(user_id)
+            text = _with_mention(text, UserMention(user, name))
+    return text
+
+
+def _with_mention(text: RichText, mention: UserMention) -> RichText:
+    """`text` with `mention` where its name stands first."""
+    named = re.compile(rf"(?<!\w)@?{re.escape(mention.name)}(?!\w)")
+    done = False
+
+    def expand(node: Inline) -> tuple[Inline, ...] | None:
+        nonlocal done
+        if isinstance(node, Link | MessageLink | ChannelMention):
+            return (node,)
+        found = named.search(node.text) if isinstance(node, Text) and not done else None
+        if found is None or not isinstance(node, Text):
+            return None
+        done = True
+        return Text(node.text[: found.start()]), mention, Text(node.text[found.end() :])
+
+    changed = expand_inline(text, expand)
+    return normalise(changed) if done else text
 
 
 def _called(content: Json, me: str, names: NameLookup) -> tuple[UserRef, ...]:

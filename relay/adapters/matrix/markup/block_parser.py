@@ -175,7 +175,7 @@ class _BlockParser:
                 builder.add(self._table(element, wrappers))
             case "details":
                 builder.add(self._details(element, wrappers))
-            case "div" if "data-mx-maths" in element.attributes:
+            case "div" if element.attributes.get("data-mx-maths", "").strip():
                 formula = n.Math(element.attributes["data-mx-maths"], display=True)
                 builder.add(n.Paragraph(wrap_all((formula,), wrappers)))
             case _:

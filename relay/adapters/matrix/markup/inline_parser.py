@@ -112,7 +112,7 @@ class InlineParser:
                 yield n.Code(text)
             case "a":
                 yield from self._anchor(element)
-            case "span" if "data-mx-maths" in attributes:
+            case "span" if attributes.get("data-mx-maths", "").strip():
                 self.spaced = False
                 yield n.Math(attributes["data-mx-maths"])
             case "span" | "font":
