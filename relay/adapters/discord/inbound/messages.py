@@ -77,6 +77,8 @@ class _Type(IntEnum):
 
 # What people and bots write.
 _WRITTEN = frozenset({_Type.DEFAULT, _Type.REPLY, _Type.CHAT_INPUT_COMMAND, _Type.CONTEXT_MENU_COMMAND})
+# What may refer to another message: which one was answered or pinned, or is the poll.
+_REFERRING = _WRITTEN | {_Type.CHANNEL_PINNED_MESSAGE, _Type.POLL_RESULT}
 # What follows the name of its author in a system message.
 _SYSTEM_TEXTS: Mapping[int, str] = {
     _Type.CALL: "started a call.",
@@ -137,7 +139,7 @@ class MessageContext:
 
 
 def created(message: Json, context: MessageContext) -> tuple[Event, ...]:
-    """The events for a new message, or one in the history. None for a message that shows nothing of its own."""
+    """The events for a new message, or one in the history. None for a thread's first one, which repeats another."""
     kind = message.get("type", 0)
     if kind == _Type.THREAD_STARTER_MESSAGE:
         return ()
@@ -146,7 +148,7 @@ def created(message: Json, context: MessageContext) -> tuple[Event, ...]:
     author = author_of(message, context)
     content = Content() if is_echo(author, message) else content_of(message, context)
     if content is None:
-        return ()
+        return (FeatureUsed(context.channel, "system", author.is_self),)
     event = MessageCreated(
         ref=MessageRef(context.channel, snowflake(message["id"])),
         author=author,
@@ -308,7 +310,7 @@ def _reader(message: Json, context: MessageContext) -> embeds.TextReader:
 
 def _reply_to(message: Json, context: MessageContext) -> MessageRef | None:
     reference = message.get("message_reference") or {}
-    if message.get("type", 0) not in _WRITTEN or reference.get("type", 0) == _FORWARD:
+    if message.get("type", 0) not in _REFERRING or reference.get("type", 0) == _FORWARD:
         return None
     # A reference to another channel is a crosspost.
     if not reference.get("message_id") or reference.get("channel_id", message["channel_id"]) != message["channel_id"]:

@@ -121,7 +121,8 @@ def test_replies_point_into_the_channel_and_crossposts_and_forwards_do_not() -> 
     assert created(type=19, message_reference=reply).reply_to == MessageRef(CHANNEL, "3")
     assert created(type=19, message_reference=reply | {"channel_id": "9"}).reply_to is None
     assert created(message_reference=reply | {"type": 1}).reply_to is None
-    assert created(type=6, content="", message_reference=reply).reply_to is None
+    assert created(type=6, content="", message_reference=reply).reply_to == MessageRef(CHANNEL, "3")
+    assert created(type=12, content="", message_reference=reply).reply_to is None
 
 
 def test_a_message_inside_a_thread_belongs_to_the_channel() -> None:
@@ -213,8 +214,8 @@ def test_system_messages_worth_seeing(kind: int, said: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [1, 14, 22, 24])
-def test_system_messages_that_nobody_needs(kind: int) -> None:
-    assert inbound.created(message(type=kind, content=""), VIEW) == ()
+def test_system_messages_that_nobody_needs_are_counted(kind: int) -> None:
+    assert inbound.created(message(type=kind, content=""), VIEW) == (FeatureUsed(CHANNEL, "system"),)
 
 
 def test_nothing_arrives_as_nothing() -> None:
