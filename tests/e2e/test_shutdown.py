@@ -160,6 +160,22 @@ async def test_while_a_name_server_is_silent(tmp_path: Path, command: str, numbe
             daemon.kill()
 
 
+@pytest.mark.parametrize("command", [("db", "check"), ("status",)])
+async def test_a_store_whose_name_server_is_silent_is_given_up(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "relay.toml").write_text(f'{AWAY}[store]\nurl = "postgresql://relay@db.example.org/relay"\n')
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SILENT, *command), cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            _, said = await process.communicate()
+        assert process.returncode == 1
+        assert "the server does not answer in time" in said.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
 async def test_also_where_a_task_does_not(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(AWAY)
     daemon = await asyncio.create_subprocess_exec(

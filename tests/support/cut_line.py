@@ -20,10 +20,14 @@ class CutLine:
     commits_lost: int = 0
     # Refuses every new connection as long as it is set.
     refuses: bool = False
+    # Words of a statement with which everything falls silent.
+    silent_at: bytes | None = None
     # How many lines were cut.
     cut: int = 0
     # Cleared: nothing passes, and neither side is told.
     passes: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    # One for each connection that is open.
+    taken: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
@@ -36,16 +40,21 @@ class CutLine:
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side or a cut ends it."""
+        if (task := asyncio.current_task()) is not None:
+            self.taken.add(task)
+            task.add_done_callback(self.taken.discard)
         if self.refuses:
             writer.close()
             return
+        self._writers.add(writer)
         await self.passes.wait()
         try:
             to_server, from_client = await asyncio.open_unix_connection(str(self.server))
         except OSError:
+            self._writers.discard(writer)
             writer.close()
             return
-        self._writers |= {writer, from_client}
+        self._writers.add(from_client)
         silent = asyncio.Event()
         tasks = [
             asyncio.create_task(self._up(reader, from_client, silent)),
@@ -64,6 +73,8 @@ class CutLine:
     async def _up(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, silent: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                if self.silent_at is not None and self.silent_at in data:
+                    self.passes.clear()
                 await self.passes.wait()
                 if _COMMIT in data and self.commits_lost:
                     self.commits_lost -= 1
@@ -97,3 +108,5 @@ async def cut_line(server: Path, folder: Path) -> AsyncIterator[CutLine]:
         listener.close()
         line.passes.set()
         line.hang_up()
+        if line.taken:
+            await asyncio.wait(line.taken)

@@ -4,12 +4,14 @@ So of several that upgrade at once one does it, and the others wait and find it 
 """
 
 import asyncio
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -18,6 +20,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
 from relay.config.store_url import schema_in, without_password
+from relay.core.offload import UnawaitedThreads
 from relay.errors import StoreError, StoreUnavailable
 from relay.store import migrate
 from relay.store.lease import held
@@ -25,6 +28,7 @@ from relay.store.postgresql.connections import LOCKED, connect, failure, transla
 from relay.store.postgresql.lease import GET_LEASE, WATCH_EVERY, SeenLease
 from relay.store.postgresql.store import PostgresqlStore
 from relay.store.postgresql.transactions import end_stale, write_lock
+from relay.store.sqlite.engine import BUSY_TIMEOUT
 from relay.store.tables import lease
 
 _PATIENCE = 600.0
@@ -37,6 +41,28 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 T = TypeVar("T")
 
 Work = Callable[[Connection], bool]
+
+
+class _Threads(UnawaitedThreads):
+    """Those of one look: they end with it, or once the name server has answered. A program may look again and again."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for _ in range(self._started):
+            self._calls.put(sys.exit)
+
+    def _work(self) -> None:
+        with suppress(SystemExit):
+            super()._work()
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, which waits for no name server that is silent: that cannot be broken off."""
+
+    async def unhindered() -> T:
+        asyncio.get_running_loop().set_default_executor(_Threads())
+        return await work
+
+    return asyncio.run(unhindered())
 
 
 async def is_current(url: str, busy_timeout: float) -> bool:
@@ -82,10 +108,10 @@ class PostgresqlSchema:
 
     def check(self) -> migrate.Schema:
         """See `migrate.check`."""
-        return asyncio.run(self._run(migrate.schema_of))
+        return _run(self._run(migrate.schema_of, patience=None))
 
     def _migrate(self, work: Work) -> migrate.Schema:
-        return asyncio.run(self._until_done(work))
+        return _run(self._until_done(work))
 
     async def _until_done(self, work: Work) -> migrate.Schema:
         def under_lock(connection: Connection) -> migrate.Schema | None:
@@ -105,9 +131,9 @@ class PostgresqlSchema:
                 raise StoreUnavailable(self.name, *LOCKED)
             await asyncio.sleep(WATCH_EVERY)
 
-    async def _run(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work` in a transaction."""
-        open_one = partial(connect, self.url, lock_timeout=_PATIENCE, patience=_PATIENCE)
+    async def _run(self, work: Callable[[Connection], T], patience: float | None = _PATIENCE) -> T:
+        """The result of `work` in a transaction. `patience`: as in `connect`."""
+        open_one = partial(connect, self.url, lock_timeout=patience or BUSY_TIMEOUT, patience=patience)
         engine = create_async_engine(
             "postgresql+asyncpg://", async_creator=open_one, poolclass=NullPool, hide_parameters=True
         )

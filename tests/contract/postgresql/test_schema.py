@@ -2,6 +2,9 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import pytest
@@ -14,12 +17,14 @@ from sqlalchemy.types import Text
 
 from relay.config.store_url import of_tenant
 from relay.core.clock import SystemClock
-from relay.errors import StoreError, StoreHeld
+from relay.errors import StoreError, StoreHeld, StoreUnavailable
 from relay.store.lease import hold
-from relay.store.migrate import Schema, check, downgrade, is_current, known_revisions, upgrade
+from relay.store.migrate import Schema, check, downgrade, in_background, is_current, known_revisions, upgrade
 from relay.store.tables import metadata
 from relay.store.unit_of_work import SqlStore
-from tests.support.postgresql import Server
+from tests.support.cut_line import cut_line
+from tests.support.patience import PATIENCE
+from tests.support.postgresql import SHORT, Server
 
 HEAD = known_revisions("postgresql")[-1]
 
@@ -113,3 +118,24 @@ async def test_not_while_a_daemon_runs(url: str, store: SqlStore) -> None:
         with pytest.raises(StoreHeld, match=r"process \d+ on .* holds it"):
             await asyncio.to_thread(downgrade, url, "base")
     assert (await asyncio.to_thread(downgrade, url, "base")).state == "empty"
+
+
+async def test_a_server_that_falls_silent_keeps_nobody_who_only_looks(
+    running: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.store.postgresql.connections.ANSWER_TIMEOUT", 1.0)
+    with TemporaryDirectory(prefix="relay-line-", dir=SHORT) as folder:
+        async with cut_line(running.folder, Path(folder)) as line, asyncio.timeout(PATIENCE):
+            line.silent_at = b"alembic_version"
+            with pytest.raises(StoreUnavailable, match="does not answer in time"):
+                await in_background(check, url.replace(str(running.folder), folder))
+
+
+async def test_who_looks_again_and_again_has_no_more_threads() -> None:
+    before = set(enumerate_threads())
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="refused"):
+            await in_background(check, "postgresql://relay@localhost:1/relay")
+    for thread in set(enumerate_threads()) - before:
+        await asyncio.to_thread(thread.join, PATIENCE)
+        assert not thread.is_alive()
