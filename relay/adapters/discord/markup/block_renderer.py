@@ -74,10 +74,10 @@ class _BlockWriter:
                 # A blank line would end the list that contains the text.
                 return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
             case n.Heading(level, children):
-                return f"{'#' * min(level, 3)} {self._line(children)}"
+                return f"{'#' * min(level, 3)} {self._heading(children)}"
             case n.Subtext(children):
                 lines = filter(None, (self._line(normalise_inline(line)) for line in split_lines(children)))
-                return "\n".join(f"-# {line}" for line in lines)
+                return "\n".join(f"-# {escape_lines(line) if line.startswith('-#') else line}" for line in lines)
             case n.CodeBlock(text, language):
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
@@ -90,6 +90,12 @@ class _BlockWriter:
                 return self._list(items, start)
             case _:
                 return ""
+
+    def _heading(self, children: tuple[n.Inline, ...]) -> str:
+        """The words of a heading. Clients leave out `#` at its end, and show no heading if its words begin so."""
+        ends = n.inline_text(children).endswith("#")
+        line = self._line((*children, n.Text(ZERO_WIDTH)) if ends else children)
+        return f"\\{line}" if line.startswith("#") else line
 
     def _line(self, children: tuple[n.Inline, ...]) -> str:
         line = tuple(n.Text(" ") if isinstance(node, n.LineBreak) else node for node in children)

@@ -14,6 +14,7 @@ Wrapper = Callable[[tuple[n.Inline, ...]], n.Inline]
 """Puts markup around nodes. In HTML, markup may surround whole blocks; in the tree it goes around what is in them."""
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
+_BREAK = re.compile(r"[\t\n\r\f]+")
 _ROOM = re.compile(r"(?<!\w)@room\b")
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _SCHEMES = ("https:", "http:", "ftp:", "mailto:", "magnet:")
@@ -107,7 +108,8 @@ class InlineParser:
             case "img":
                 yield from self._image(element)
             case "code":
-                text = _SPACE.sub(" ", "".join(text_content(element)))
+                # Clients keep spaces in code.
+                text = _BREAK.sub(" ", "".join(text_content(element)))
                 self.spaced = False
                 yield n.Code(text)
             case "a":

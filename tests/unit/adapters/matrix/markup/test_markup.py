@@ -38,7 +38,7 @@ def item(*blocks: n.Block) -> n.ListItem:
 INLINE: list[tuple[str, tuple[n.Inline, ...]]] = [
     ("<b>a</b><strong>b</strong> <i>c</i><em>d</em>", (n.Strong((t("ab"),)), t(" "), n.Emphasis((t("cd"),)))),
     ("<u>a</u><s>b</s><del>c</del><strike>d</strike>", (n.Underline((t("a"),)), n.Strike((t("bcd"),)))),
-    ("<code>a  &lt;b&gt;</code>", (n.Code("a <b>"),)),
+    ("<code>a  &lt;b&gt;</code>", (n.Code("a  <b>"),)),
     ("a<br>b<br/>c", (t("a"), n.LineBreak(), t("b"), n.LineBreak(), t("c"))),
     (" a \n\t b&nbsp; c ", (t("a b\u00a0 c"),)),
     (
