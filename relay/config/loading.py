@@ -28,8 +28,9 @@ from relay.config.settings import (
     keys_of,
     locate,
 )
-from relay.config.sources import LISTS, Source, checker_of, gather, read_file
+from relay.config.sources import LISTS, SECRETS, Source, checker_of, gather, read_file
 from relay.config.store_url import names_postgresql
+from relay.config.values import Secret
 from relay.errors import ConfigurationError, Mistake
 
 _Model = TypeVar("_Model")
@@ -147,6 +148,7 @@ def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
     pairs = TypeAdapter(tuple[PairSettings, ...]).validate_python([_merged(common, table) for table in tables])
     _mark_lines("pairs", pairs, source.origin)
     _mark_lines("rooms", settings.rooms, source.origin)
+    _mark_sources(settings, source)
     store = replace(settings.store, url=anchored(settings.store.url, source.folder))
     return replace(settings, pairs=pairs, store=store, overridden=source.overridden), mistakes
 
@@ -174,6 +176,20 @@ def _mark_lines(name: str, tables: Iterable[PairSettings | RoomSettings], origin
     if (name,) not in origin.variables:
         for number, table in enumerate(tables):
             object.__setattr__(table, "line", origin.line((name, number)))  # frozen for everybody else
+
+
+def _mark_sources(settings: Settings, source: Source) -> None:
+    """Remember where each secret was taken from, for who is told that it is refused."""
+    for location in SECRETS:
+        *tables, key = location
+        table: Any = settings
+        for name in tables:
+            table = getattr(table, name, None)
+        secret = getattr(table, key, None)
+        if isinstance(secret, Secret):
+            secret.source = source.origin.where(location)
+            if location in source.origin.secrets:
+                secret.source = f"the file {source.folder / getattr(table, f'{key}_file')}"
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

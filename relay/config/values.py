@@ -33,10 +33,12 @@ class Wrong(ValueError):
 class Secret:
     """A text that is not shown."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "source")
 
     def __init__(self, text: str) -> None:
         self._text = text
+        # Where it was taken from: "relay.toml:3: [discord] token", "the file …". "" if that is not known.
+        self.source = ""
 
     def get_secret_value(self) -> str:
         """The text."""

@@ -139,6 +139,21 @@ async def test_a_discord_token_that_is_refused(place: FullStack) -> None:
     await refused(place, "Discord refused the bot's token", "Reset Token", "[discord] token")
 
 
+async def test_what_is_refused_is_told_with_the_file_that_it_is_in(place: FullStack) -> None:
+    file, text = place.folder / "secret", place.daemon.config.read_text()
+    file.write_text("MTk4NjIyNDgz.Cl2FMQ.wrong")
+    discord, matrix = f'token = "{place.bot_token}"', f'access_token = "{place.relay_token}"'
+    for old, key, words in (
+        (discord, "token_file", f"write it where the old one is (the file {file})"),
+        (matrix, "access_token_file", f"put it where the old one is (the file {file})"),
+        (matrix, "password_file", f"(the password is from the file {file})"),
+    ):
+        place.daemon.config.write_text(text)
+        rewrite(place, old, f'{key} = "secret"')
+        await refused(place, words)
+        assert "Cl2FMQ" not in place.daemon.log(1000)
+
+
 async def test_an_intent_that_is_off(place: FullStack) -> None:
     place.control.set_intents(place.bot, message_content=False)
     await refused(place, "4014", "Message Content Intent")

@@ -101,6 +101,7 @@ class DiscordAdapter:
         limits = RateLimits(clock, requests_per_second=requests_per_second)
         self._rest = RestClient(
             token=token,
+            token_source=settings.token.source,
             api_url=settings.api_url,
             clock=clock,
             limits=limits,

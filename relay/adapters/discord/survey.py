@@ -119,6 +119,7 @@ class DiscordSurvey:
     def __post_init__(self) -> None:
         self._rest = RestClient(
             token=self.settings.token.get_secret_value(),
+            token_source=self.settings.token.source,
             api_url=self.settings.api_url,
             clock=self.clock,
             limits=RateLimits(self.clock),
@@ -186,8 +187,7 @@ class DiscordSurvey:
             self._me = await self._ask(Route("GET", "/users/@me", {}))
         except Refused as error:
             if error.status == 401:
-                then = [self.with_new_token] if self.with_new_token else []
-                refused = token_refused(self.settings.token.get_secret_value(), *then)
+                refused = token_refused(self._rest, self.with_new_token)
                 return Finding("the bot's token", "wrong", refused.reason, refused.remedy)
             if error.unexplained:
                 words = f"what answers at {self.settings.api_url} is not Discord's API"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from relay.adapters.matrix.allowance import RATE_LIMIT, ROOM_TYPE, measure, rate_finding
 from relay.adapters.matrix.api.address import correction, discovery_finding, is_private, look
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
-from relay.adapters.matrix.api.session import DEVICE_NAME, MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.api.session import DEVICE_NAME, LoadSession, MatrixSession, SaveSession, make_token
 from relay.adapters.matrix.inbound.events import timestamp
 from relay.adapters.matrix.register import AccountRegister
 from relay.adapters.matrix.rooms.declared import (
@@ -157,7 +157,7 @@ class MatrixSurvey:
             return [Finding(subject, "ok", f"{user}, device {device}"), *await self._people_on_it(device)]
         # https://spec.matrix.org/latest/client-server-api/#transaction-identifiers
         words = f"the token of {user} belongs to no device, so that a message may cross twice after a crash"
-        return [Finding(subject, "note", words, MAKE_TOKEN)]
+        return [Finding(subject, "note", words, make_token(self.settings))]
 
     async def _people_on_it(self, own: str) -> list[Finding]:
         """Whether a person uses the account, too: other clients than ours of late. Programs leave devices unnamed."""

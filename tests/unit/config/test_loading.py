@@ -139,6 +139,18 @@ def test_what_a_variable_goes_before_is_known(tmp_path: Path) -> None:
     assert load(file, {}).overridden == ()
 
 
+def test_each_secret_knows_where_it_was_taken_from(tmp_path: Path) -> None:
+    plain = write(tmp_path, SIDES)
+    assert load(plain, {}).discord.token.source == f"{plain}:3: [discord] token"
+    in_file = {"RELAY_DISCORD__TOKEN_FILE": "token"}
+    (tmp_path / "token").write_text(TOKEN)
+    file = write(tmp_path, SIDES.replace(f'token = "{TOKEN}"', 'token_file = "token"', 1))
+    assert load(file, {}).discord.token.source == f"the file {tmp_path / 'token'}"
+    assert load(write(tmp_path, SIDES), in_file).discord.token.source == f"the file {tmp_path / 'token'}"
+    environ = {"RELAY_DISCORD__TOKEN": TOKEN}
+    assert load(file, environ).discord.token.source == "environment variable RELAY_DISCORD__TOKEN"
+
+
 @pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: text.replace("\n", "\n\t")])
 def test_what_editors_and_people_do_to_a_file_changes_nothing(tmp_path: Path, change: Callable[[str], str]) -> None:
     blanks = SIDES.replace('"@relay', '" @relay').replace(f'"{TOKEN}"', f'"""{TOKEN}\n"""')

@@ -91,6 +91,8 @@ class RestClient:
     """Sends requests to one API with one token."""
 
     token: str = field(repr=False)
+    # Where that was taken from; "" if that is not known.
+    token_source: str = ""
     api_url: str
     clock: Clock
     limits: RateLimits

@@ -94,24 +94,23 @@ _OTHER_SECRETS = (
     (re.compile(r"(?:syt|mct|mat)_\S+"), "an access token of Matrix"),
 )
 
+_ANYWHERE = "[discord] token, the file that token_file names, or RELAY_DISCORD__TOKEN"
 
-def fatal_close(code: int, token: str = "") -> FatalError:
+
+def fatal_close(code: int, rest: RestClient) -> FatalError:
     """The error for a close code after which reconnecting is no use."""
     if code == TOKEN_REFUSED:
-        refused = token_refused(token)
+        refused = token_refused(rest)
         return FatalError(f"{refused.reason} (close code {code})", refused.remedy)
     reason, remedy = _FATAL_CLOSES[code]
     return (_MoreShards if code == _MORE_SHARDS else FatalError)(f"{reason} (close code {code})", remedy)
 
 
-_THEN = "write it where the old one is ([discord] token, the file that token_file names, or RELAY_DISCORD__TOKEN)"
-
-
-def token_refused(token: str, then: str = _THEN) -> FatalError:
+def token_refused(rest: RestClient, then: str = "") -> FatalError:
     """The error for a token that Discord refuses: what it looks like, where to get one, and what to do `then`."""
     reason, remedy = _FATAL_CLOSES[TOKEN_REFUSED]
-    where = f"{remedy} and {then}"
-    looks = next((what for form, what in _OTHER_SECRETS if form.fullmatch(token.strip())), None)
+    where = f"{remedy} and {then or f'write it where the old one is ({rest.token_source or _ANYWHERE})'}"
+    looks = next((what for form, what in _OTHER_SECRETS if form.fullmatch(rest.token.strip())), None)
     return FatalError(reason if looks is None else f"{reason}: it looks like {looks}, which is another thing", where)
 
 
@@ -124,7 +123,7 @@ async def check_token(rest: RestClient) -> None:
         await rest.read(Route("GET", "/users/@me", {}))
     except Refused as error:
         if error.status == 401:
-            raise token_refused(rest.token) from None
+            raise token_refused(rest) from None
 
 
 def intents(*, members: bool = False) -> discord.Intents:
@@ -520,7 +519,7 @@ class Gateway:
             raise await self._token_refused() from None
         except discord.ConnectionClosed as error:
             if error.code in _FATAL_CLOSES:
-                raise fatal_close(error.code, self.token) from None
+                raise fatal_close(error.code, self.rest) from None
             raise SessionLost(f"the gateway closed with code {error.code}") from None
         except ApiError as error:
             if isinstance(error, Refused) and error.status == 401:

@@ -16,7 +16,6 @@ _log = get_logger(__name__)
 LoadSession = Callable[[], Awaitable[str | None]]
 SaveSession = Callable[[str], Awaitable[None]]
 
-MAKE_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token or the access_token_file"  # noqa: S105 - it is a sentence
 DEVICE_NAME = "relay"
 """What people see the relay's sessions called in the list of an account's devices."""
 
@@ -62,7 +61,7 @@ class MatrixSession:
         """
         if self.settings.access_token is not None:
             self.api.use_token(self.settings.access_token.get_secret_value())
-            await self._check("[matrix] access_token", MAKE_TOKEN)
+            await self._check("[matrix] access_token", make_token(self.settings))
             return
         if self._unsaved is None:
             stored = await self._stored()
@@ -112,7 +111,16 @@ class MatrixSession:
         if self.settings.password is None:
             raise FatalError("there is neither a token nor a password", "set [matrix] access_token or password")
         # The same device again: the homeserver then still knows the transaction IDs of what was sent before.
-        return await _password_login(self.api, self.settings.password.get_secret_value(), device_id)
+        password = self.settings.password
+        remedy = f"{_CORRECT} (the password is from {password.source})" if password.source else _CORRECT
+        return await _password_login(self.api, password.get_secret_value(), device_id, remedy)
+
+
+def make_token(settings: MatrixSettings) -> str:
+    """How to get another access token, and where to put it."""
+    source = "" if settings.access_token is None else settings.access_token.source
+    place = f"where the old one is ({source})" if source else "into [matrix] access_token or the access_token_file"
+    return f"make a new one with `relay login`, and put it {place}"
 
 
 _CORRECT = "correct [matrix] user_id and password, or set access_token instead"
