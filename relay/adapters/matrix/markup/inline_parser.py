@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from relay.adapters.matrix.identifiers import browser_link, parse_link, parse_mxc
+from relay.adapters.matrix.identifiers import browser_link, matrix_to_link, parse_link, parse_mxc
 from relay.adapters.matrix.markup.html import Element
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
@@ -15,7 +15,11 @@ Wrapper = Callable[[tuple[n.Inline, ...]], n.Inline]
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _BREAK = re.compile(r"[\t\n\r\f]+")
-_ROOM = re.compile(r"(?<!\w)@room\b")
+# `@room`, and the ID of a user or the alias of a room, which clients show as links.
+_TYPED = re.compile(
+    r"(?<!\w)(?P<all>@room\b)|(?<![\w/:@#.-])(?P<id>[#@][^\s:#@]{1,200}+:[0-9A-Za-z.-]*[0-9A-Za-z](?::[0-9]{1,5})?)"
+)
+_MOST_TYPED = 100
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _SCHEMES = ("https:", "http:", "ftp:", "mailto:", "magnet:")
 
@@ -82,6 +86,9 @@ class InlineParser:
         self._strip_fallback = strip_fallback
         # Whether the text so far ends in white space: HTML does not show more of it.
         self.spaced = True
+        # How many more mentions may be typed.
+        self._left = _MOST_TYPED
+        self._in_anchor = False
 
     def wrapper(self, element: Element) -> Wrapper | None:
         """The markup that an element with blocks in it puts around them."""
@@ -145,8 +152,8 @@ class InlineParser:
             yield from self.linked(text)
 
     def linked(self, text: str) -> Iterator[n.Inline]:
-        """`text`, with URLs as links and `@room` as a mention of the whole room."""
-        if "://" not in text and "@room" not in text:
+        """`text`, with URLs as links, and as mentions `@room` and the IDs of members and rooms that are known."""
+        if "://" not in text and "@" not in text and "#" not in text:
             yield n.Text(text)
             return
         for node in link_bare_urls(text):
@@ -155,15 +162,27 @@ class InlineParser:
                     yield self._reference(url, children) or node
                 case n.Text(words):
                     start = 0
-                    for found in _ROOM.finditer(words):
-                        yield n.Text(words[start : found.start()])
-                        yield n.BroadcastMention("everyone", found.group())
-                        start = found.end()
+                    for found in _TYPED.finditer(words):
+                        mention = n.BroadcastMention("everyone", "@room") if found["all"] else self._typed(found["id"])
+                        if mention is not None:
+                            yield n.Text(words[start : found.start()])
+                            yield mention
+                            start = found.end()
                     yield n.Text(words[start:])
+
+    def _typed(self, words: str) -> n.Inline | None:
+        """The member or the room that somebody has typed the ID or the alias of; None if there is none."""
+        known = self._names.user(words) or self._names.person(words) or self._names.room_id(words)
+        if known is None or self._left == 0 or self._in_anchor:
+            return None
+        self._left -= 1
+        return self._reference(matrix_to_link(words), (n.Text(words),))
 
     def _anchor(self, element: Element) -> Iterator[n.Inline]:
         href = element.attributes.get("href", "").strip()
+        self._in_anchor = True
         children = self._children(element)
+        self._in_anchor = False
         if (reference := self._reference(href, children)) is not None:
             self.spaced = False
             yield reference
