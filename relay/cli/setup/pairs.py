@@ -115,11 +115,14 @@ def add(
             " the shell takes a # for the start of a comment",
             ctx=context,
         )
+    more = {"name": name, "direction": direction, "purpose": purpose, "section": section, "nsfw": nsfw}
     if channel is None or room is None:
+        if said := [f"--{key}" for key, value in more.items() if value is not None]:
+            words = f"{', '.join(said)} is about one pair: give its CHANNEL and ROOM, too"
+            raise typer.BadParameter(words, ctx=context)
         _add_chosen(_Editor.of(context, config))
         return
     given = {"name": name, "discord_channel": _number(channel), "matrix_room": room}
-    more = {"direction": direction, "purpose": purpose, "section": section, "nsfw": nsfw}
     pair: dict[str, Scalar] = {key: value for key, value in (given | more).items() if value is not None}
     editor = _Editor.of(context, config)
     new = len(editor.settings.pairs)

@@ -245,6 +245,12 @@ def test_a_mistake_in_an_argument_names_the_argument(
     assert error.startswith(f"error: {blamed}")
 
 
+def test_what_is_said_of_one_pair_is_not_left_out_where_pairs_are_chosen(pairs: Pairs, file: Path) -> None:
+    status, _, error = pairs("add", "--nsfw")
+    assert (status, file.read_text()) == (2, CONFIG)
+    assert "--nsfw is about one pair: give its CHANNEL and ROOM, too" in " ".join(error.replace("│", " ").split())
+
+
 def test_what_is_to_be_typed_next_survives_the_shell(pairs: Pairs) -> None:
     assert "`relay check --pair '#new:example.org'`" in pairs("add", "3", "#new:example.org")[1]
     # What a shell leaves of `relay pairs add 4 #more:example.org`.
