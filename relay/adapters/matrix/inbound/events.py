@@ -56,6 +56,7 @@ _CALLS = ("m.call.", "org.matrix.call.", "org.matrix.msc3401.", "org.matrix.msc4
 _VERIFICATION = "m.key.verification."
 _VIA = re.compile(r"[(\[{⟨<]\s*via\b", re.IGNORECASE)
 _LONGEST_VIA = 32
+_STAR = re.compile(r"\A *\* ")
 _NO_ROOMS = NameLookup()
 # In front of a command to the relay.
 COMMAND = "!relay"
@@ -200,7 +201,7 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
     target = _target(relation)
     if related == "m.replace" and target:
         new = content.get("m.new_content")
-        new = new if isinstance(new, dict) else _without_star(content)
+        new = {"msgtype": content.get("msgtype")} | new if isinstance(new, dict) else _without_star(content)
         edited = _content(event, new, names, ref, me, is_reply=False)
         is_command = _command(content, edited) is not None
         return MessageEdited(MessageRef(channel, target), author, edited, at, edit=ref, is_command=is_command)
@@ -227,7 +228,7 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
 def _without_star(content: Json) -> Json:
     """An edit that says the new text only as clients that know no edits see it, with a star in front."""
     texts = {key: as_string(content.get(key)) for key in ("body", "formatted_body")}
-    return content | {key: text.removeprefix("* ") for key, text in texts.items() if text.startswith("* ")}
+    return content | {key: _STAR.sub("", text) for key, text in texts.items() if text}
 
 
 def _command(content: Json, said: Content) -> tuple[str, ...] | None:
