@@ -321,7 +321,8 @@ async def eventually(
     `until`: waits until there may be something new to see.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience
+    begun = loop.time()
+    deadline = begun + patience
     while True:
         started = loop.time()
         seen = await look()
@@ -332,8 +333,10 @@ async def eventually(
         if until is not None:
             await until()
         else:
-            # Looking costs the homeserver, too: it must not be kept from its work by being watched.
-            await asyncio.sleep(max(0.05, 2 * (loop.time() - started)))
+            # Looking costs the homeserver, too: it must not be kept from its work by being watched. What takes long is
+            # looked at less often: a test that waits for a minute was a third of its homeserver's work.
+            waited, took = started - begun, loop.time() - started
+            await asyncio.sleep(max(0.05, 2 * took, min(0.5, waited / 8)))
 
 
 @asynccontextmanager
