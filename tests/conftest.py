@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     words = "crosses(row, *directions): shows a row of README's table of what crosses, from one end to the other"
     config.addinivalue_line("markers", words)
     config.addinivalue_line("markers", "slow: starts processes or takes a second; left out of the quick part")
+    config.addinivalue_line("markers", "last: behind the others of its file, for which it makes more to do")
     config.addinivalue_line("markers", "virtual_time: waits for nothing, its clock jumps (tests/unit/media)")
     for name, what in FOLDERS.items():
         config.addinivalue_line("markers", f"{name}: {what} (all of tests/{name})")
@@ -60,7 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder in FOLDERS:
             item.add_marker(folder)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (first.get(folders[item], 2), item.path not in slow))
+    files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(
+        key=lambda item: (
+            first.get(folders[item], 2),
+            item.path not in slow,
+            files[item.path],
+            item.get_closest_marker("last") is not None,
+        )
+    )
 
 
 def pytest_collection_finish() -> None:

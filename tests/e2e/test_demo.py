@@ -312,6 +312,7 @@ async def test_newest_message_stays_in_sight_until_its_reader_scrolls_up(address
         assert await page.evaluate(_GROW) == [0, 1000]
 
 
+@pytest.mark.last  # each page that is opened afterwards would show all of it
 async def test_script_plays_on_the_page(address: str, browser: Browser) -> None:
     async with browsing(address, browser, LAPTOP, "dark") as page:
         await page.locator("#play").click()
@@ -341,7 +342,7 @@ async def test_script_plays_on_the_page(address: str, browser: Browser) -> None:
 
 
 async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path, browser: Browser) -> None:
-    with running(tmp_path, "--ghosts") as address:
+    with running(tmp_path, "--ghosts", number=signal.SIGHUP) as address:
         async with browsing(address, browser) as page:
             views = page.locator(".views input")
             await expect(views.nth(2)).to_be_checked()
@@ -375,6 +376,7 @@ async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path, browser: Brows
             await expect(copy).to_be_in_viewport(ratio=1)
             assert await page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
             await picture(page, "phone-light-ghosts")
+    assert left_behind(tmp_path) == []
 
 
 async def test_only_the_page_itself_may_ask(address: str, browser: Browser) -> None:
@@ -460,7 +462,7 @@ def left_behind(folder: Path) -> list[str]:
         ("Discord sandbox", signal.SIGKILL),
         ("accounts", signal.SIGINT),  # while the daemon starts
         ("accounts", signal.SIGKILL),
-        ("The demo is here", signal.SIGHUP),
+        # While it runs: SIGHUP above, with ghosts.
         ("The demo is here", signal.SIGKILL),
     ],
 )

@@ -1,6 +1,7 @@
 """`relay demo` as a process, and the browser that looks at its page."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -71,13 +72,13 @@ def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[str]:
-    """The address of the page of a demo that runs as long as the block."""
+def running(folder: Path, *arguments: str, number: signal.Signals = signal.SIGTERM) -> Iterator[str]:
+    """The address of the page of a demo that runs as long as the block, and is then ended by a signal."""
     process = start(folder, *arguments)
     try:
         yield read_until(process, _ADDRESS)[1]
     finally:
-        process.terminate()
+        process.send_signal(number)
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, output
 
