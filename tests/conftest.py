@@ -4,8 +4,10 @@ import asyncio
 import gc
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling, Scheduling
 
 from relay.demo.homeserver import Homeserver
-from tests.support.postgresql import announce_folder
+from tests.support.postgresql import IN_MEMORY, announce_folder
 
 FOLDERS = {
     "unit": "pure and quick",
@@ -27,6 +29,11 @@ FOLDERS = {
 # Containers and CI often set this, and in a new environment each worker and daemon would compile all libraries again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Files that a test leaves are nobody's, and each write of a store or a homeserver waits for the disk: in memory, where
+# there is enough of it. For workers and what tests start, too.
+if "TMPDIR" not in os.environ and os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > 2 << 30:
+    tempfile.tempdir = os.environ["TMPDIR"] = str(IN_MEMORY)
 
 # A shell starts what it leaves in the background with SIGINT ignored, and all below it would not know Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -30,6 +30,9 @@ _TEMPLATE = "migrated"
 _FOLDER = "TESTS_POSTGRESQL"
 """The environment variable that names the folder of the server of this run, for pytest's workers."""
 
+IN_MEMORY = Path("/dev/shm")
+"""Where Linux keeps files in memory."""
+
 SHORT = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()
 """Where folders of sockets are: a socket's path has at most 107 bytes, and nobody has to get there."""
 
@@ -108,9 +111,9 @@ def keep_in_memory(folder: Path) -> Path:
 
     Each test has a database, and to make its 300 files takes a disk four times the CPU.
     """
-    data, memory = folder / "data", Path("/dev/shm")
-    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30:
-        found = memory / folder.name
+    data = folder / "data"
+    if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > 2 << 30:
+        found = IN_MEMORY / folder.name
         found.mkdir(mode=0o700)
         unprivileged(found)
         folder.mkdir(mode=0o755, exist_ok=True)
