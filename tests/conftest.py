@@ -107,8 +107,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 @pytest.hookimpl(optionalhook=True)  # without xdist nobody asks
 def pytest_xdist_auto_num_workers() -> int:
-    """How many workers `-n auto` starts: the tests of the whole daemon mostly wait, and leave half a processor idle."""
-    return (os.cpu_count() or 1) * 2
+    """How many workers `-n auto` starts: the tests of the whole daemon mostly wait.
+
+    Four on two processors left a quarter of them idle: 830 s of a processor in 570 s.
+    """
+    return (os.cpu_count() or 1) * 5 // 2
 
 
 @pytest.hookimpl(wrapper=True)
