@@ -22,7 +22,7 @@ from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.jsontext import Json, as_dict
 from relay.domain.names import visible
-from relay.domain.text.nodes import RichText, Subtext, Text
+from relay.domain.text.nodes import RichText, Spoiler, Subtext, Text
 
 _HTML = "org.matrix.custom.html"
 _SPOILER = "page.codeberg.everypizza.msc4193.spoiler"
@@ -154,7 +154,7 @@ def _text_content(delivery: Delivery, images: ImageCopies, *, named: bool) -> Js
     text = delivery.content.text
     for attachment in delivery.content.attachments:
         if attachment.alt:
-            text = _described(text, " ".join(attachment.alt.split()), author)
+            text = _described(text, " ".join(attachment.alt.split()), author, hidden=attachment.spoiler)
     rendered = _rendered(text, author, _resolver(lambda source: _on_matrix(source, images)))
     content: Json = {"msgtype": _msgtype(delivery), "body": rendered.body}
     if rendered.formatted_body is not None:
@@ -172,10 +172,11 @@ def _text_content(delivery: Delivery, images: ImageCopies, *, named: bool) -> Js
     return content | {"m.mentions": mentions | ({"room": True} if rendered.room else {})}
 
 
-def _described(text: RichText, description: str, author: Author | None) -> RichText:
-    """`text` with the description of a file below it, cut to what fits into the event."""
+def _described(text: RichText, description: str, author: Author | None, *, hidden: bool) -> RichText:
+    """`text` with the description of a file below it, cut to what fits into the event; `hidden`: as a spoiler."""
     while True:
-        described = RichText((*text.blocks, Subtext((Text(description),))))
+        words = Text(description)
+        described = RichText((*text.blocks, Subtext((Spoiler((words,)) if hidden else words,))))
         if len(description) < _SHORT_DESCRIPTION or measure(described, author) <= _MAX_WITH_DESCRIPTION:
             return described
         description = description[: len(description) * 3 // 4].rstrip("…") + "…"

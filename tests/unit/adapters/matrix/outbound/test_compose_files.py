@@ -34,9 +34,12 @@ def test_a_whole_image() -> None:
     file = attachment(width=2, height=3, spoiler=True, animated=True, alt="a cat")
     assert compose(delivery("resolver", file), uploaded(file)) == {
         "msgtype": "m.image",
-        "body": "Bob: resolver\na cat",
+        "body": "Bob: resolver\n[Spoiler]",
         "format": "org.matrix.custom.html",
-        "formatted_body": ("<p><strong data-mx-profile-fallback>Bob: </strong>resolver</p><p><sub>a cat</sub></p>"),
+        "formatted_body": (
+            "<p><strong data-mx-profile-fallback>Bob: </strong>resolver</p>"
+            "<p><sub><span data-mx-spoiler>a cat</span></sub></p>"
+        ),
         "filename": "cat.png",
         "url": "mxc://example.org/1",
         "info": {
