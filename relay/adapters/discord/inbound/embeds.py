@@ -276,7 +276,7 @@ def _media(
     media, words = _mapping(item.get(key)), reader.words(said)
     if _string(media.get("attachment_id")) in files:
         if words and kind != "File":
-            yield n.Paragraph(words)
+            yield n.Paragraph((n.Spoiler(words),) if item.get("spoiler") else words)
         return
     shown = reader.linked(words or (n.Text(kind),), media.get("url"))
     yield n.Paragraph((n.Spoiler(shown),) if item.get("spoiler") else shown)
