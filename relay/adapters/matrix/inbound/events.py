@@ -287,8 +287,11 @@ def _with_mention(text: RichText, mention: UserMention) -> RichText:
         nonlocal done
         if isinstance(node, Link | MessageLink | ChannelMention):
             return (node,)
-        found = named.search(node.text) if isinstance(node, Text) and not done else None
-        if found is None or not isinstance(node, Text):
+        # Most often the name is not there, which is quicker to see without the expression.
+        if done or not isinstance(node, Text) or mention.name not in node.text:
+            return None
+        found = named.search(node.text)
+        if found is None:
             return None
         done = True
         return Text(node.text[: found.start()]), mention, Text(node.text[found.end() :])

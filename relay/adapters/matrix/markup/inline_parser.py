@@ -172,8 +172,9 @@ class InlineParser:
 
     def _typed(self, words: str) -> n.Inline | None:
         """The member or the room that somebody has typed the ID or the alias of; None if there is none."""
-        known = self._names.user(words) or self._names.person(words) or self._names.room_id(words)
-        if known is None or self._left == 0 or self._in_anchor:
+        if self._left == 0 or self._in_anchor:
+            return None
+        if (self._names.user(words) or self._names.person(words) or self._names.room_id(words)) is None:
             return None
         self._left -= 1
         return self._reference(matrix_to_link(words), (n.Text(words),))
