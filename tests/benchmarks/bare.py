@@ -26,6 +26,9 @@ from discord.gateway import DiscordWebSocket
 from nio import Event, JoinResponse, MatrixRoom, RoomMessageText, RoomSendResponse, SyncResponse
 from nio.client.async_client import AsyncClient, AsyncClientConfig
 
+_LONGEST_LINE = 2**22
+"""Bytes: a thousand pairs are described in one line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -152,7 +155,7 @@ def wired(wiring: Wiring, matrix: Matrix, ready: asyncio.Event) -> discord.Clien
 
 async def main() -> None:
     """Connect, answer commands, end with standard input."""
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=_LONGEST_LINE)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     asked = json.loads(await reader.readline())
     wiring = Wiring(**asked | {"pairs": [Pair(**pair) for pair in asked["pairs"]]})
