@@ -232,7 +232,8 @@ def _describe(attachment: Attachment, reason: str = "") -> n.Paragraph:
     if attachment.page:
         words += [n.Text(" · "), n.Link(attachment.page, (n.Text("message"),), preview=False)]
     if attachment.alt:
-        words += [n.LineBreak(), n.Text(attachment.alt)]
+        alt = n.Text(attachment.alt)
+        words += [n.LineBreak(), n.Spoiler((alt,)) if attachment.spoiler else alt]
     return n.Paragraph(tuple(words))
 
 

@@ -164,3 +164,8 @@ def test_what_becomes_a_file_anyway_is_not_measured_whole() -> None:
     assert not isinstance(parts, Dropped)
     assert [one.attachments[0].name for one in parts] == ["message.txt"]
     assert measured < 5_000
+
+
+def test_the_description_of_a_spoiler_that_stays_behind_is_hidden() -> None:
+    (block,) = all_in_words(Content(n.RichText(), (file("a", alt="the end", spoiler=True),))).text.blocks
+    assert "the end" not in n.plain_text(n.RichText((block,)))
