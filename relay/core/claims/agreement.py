@@ -139,6 +139,8 @@ class Claims:
             reading, silent = await self._ask(reading, doubtful)
             rivals = ours.rivals(reading.possible)
             given_up = doubtful - silent - rivals.keys()
+        # The next one is to others, and nobody whom we take for dead answers that.
+        nonce = self._question.nonce
         silent |= frozenset(key for key, holder in rivals.items() if self.has_ended(holder))
         # What is declared from now on is looked at once this is done.
         wanted = ours.wanted
@@ -153,7 +155,7 @@ class Claims:
         answers = self._question.open(reading.claims, free)
         new = (free - keep) | (later & silent)
         await ours.say(reading, keep, new=new, take=silent, answers=answers)
-        reading, won = await ours.confirm(keep, new)
+        reading, won = await ours.confirm(keep, new, nonce)
         # While the first reading was on its way, others may have come and gone: their word stands.
         since = await self._holders.moved_on(free, reading.possible, ())
         free, later = free - since, later | since
@@ -336,7 +338,7 @@ class Claims:
         ours = self._claimed
         if not new:
             return
-        confirmed, won = await ours.confirm(ours.ours(), new)
+        confirmed, won = await ours.confirm(ours.ours(), new, self._question.nonce)
         rivals = ours.rivals(confirmed.possible)
         await ours.leave_alone({key: rivals[key] for key in ours.wanted & rivals.keys() if key not in won})
         # Some may have been removed meanwhile.

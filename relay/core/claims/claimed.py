@@ -99,14 +99,15 @@ class Claimed:
             reading = await self.board.read_own(self.ours())
         return reading
 
-    async def confirm(self, keep: frozenset[str], new: frozenset[str]) -> tuple[Reading, frozenset[str]]:
+    async def confirm(self, keep: frozenset[str], new: frozenset[str], nonce: str) -> tuple[Reading, frozenset[str]]:
         """Which of the channels that we have just claimed are ours, and of those that we `keep`.
 
+        `nonce`: of our question that those have not answered whose channels we take. They may have by now.
         Nothing new is while somebody asks for it; what we keep gives no right until we have answered, but is not left.
         Who goes before waits until another one has withdrawn that claimed at the same moment.
         """
         await self.clock.sleep(_CONFIRM_AFTER)
-        looks, nonce = 0, self.question.nonce
+        looks = 0
         while True:
             reading = await self.board.read_own(keep)
             rivals = self.rivals(self.board.not_taken(reading, nonce))

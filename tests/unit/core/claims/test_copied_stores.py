@@ -191,6 +191,33 @@ def test_a_relay_whose_earlier_version_named_no_file_system_goes_on_where_that_w
     play(story)
 
 
+@pytest.mark.parametrize("late", [number / 20 for number in range(24)])
+def test_who_answers_at_the_last_moment_delivers_alone_also_where_another_question_follows(late: float) -> None:
+    async def story() -> None:
+        account, rng = Account(), random.Random(1)
+        old, copy, other = (Relay(name, account, rng) for name in ("a1", "a2", "b"))
+        for relay, pair in ((old, "200"), (other, "100")):
+            relay.start(wanted=frozenset({pair}))
+            await until(lambda relay=relay: bool(relay.works))  # type: ignore[misc]
+        old.switch.takes = 60
+        old.line.running.clear()
+        # It waits for the other one of its store, and then asks the relay of the other pair to hand that over.
+        copy.start(take_over=True)
+        await asyncio.sleep(SILENCE_SECONDS + late)
+        # On what it has read it acts when it goes on. Meanwhile the old one answers, and hands over.
+        copy.line.running.clear()
+        old.line.running.set()
+        await asyncio.sleep(2)
+        copy.line.running.set()
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < began + 10:
+            may_send = [one for one in (old, copy) if one.claims.valid() and "200" not in one.switch.reasons]
+            assert len(may_send) < 2
+            await asyncio.sleep(0.01)
+
+    play(story)
+
+
 def test_who_had_read_as_far_as_the_one_that_was_there_since_sends_nothing_of_what_waits() -> None:
     async def story() -> None:
         account, rng = Account(), random.Random(1)
