@@ -27,8 +27,10 @@ async def test_the_life_of_a_message_from_either_side(help_stack: FullStack) -> 
     await help_stack.until_matrix("help", lambda words: words == ["hello from Discord"])
     copy = (await help_stack.on_matrix("help"))[0].event_id
     link = f"https://discord.com/channels/{help_stack.guild}/{channel}/{original}"
-    # Its copy can be seen before it is on record.
-    by_id = await eventually(lambda: explained(original), has_crossed, what=daemon.log)
+    # Its copy can be seen before it is on record, and so can the channel's link.
+    by_id = await eventually(
+        lambda: explained(original), lambda found: has_crossed(found) and found[0]["link"] is not None, what=daemon.log
+    )
     (found,) = by_id
     assert by_id == await explained(link) == await explained(copy)
     assert by_id == await explained(f"https://matrix.to/#/{help_stack.rooms['help']}/{copy}")
