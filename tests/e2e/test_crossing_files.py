@@ -50,7 +50,8 @@ async def test_sounds_and_moving_pictures_to_matrix(chat: Chat) -> None:
     assert clip["msgtype"] == "m.video"
     assert clip["page.codeberg.everypizza.msc4193.spoiler"] is True
     assert clip["info"] == {"mimetype": "video/mp4", "size": len(MP4), "w": 320, "h": 180, "duration": 4000}
-    assert clip["body"].endswith("the *end*")
+    assert clip["body"].endswith("[Spoiler]")
+    assert "data-mx-spoiler>the *end*</span>" in clip["formatted_body"]
     assert (loop["msgtype"], loop["info"]["mimetype"]) == ("m.image", "image/gif")
     assert voice["org.matrix.msc1767.audio"] == {"duration": 2500, "waveform": [0, 515, 1024]}
     assert "org.matrix.msc3245.voice" in voice

@@ -51,7 +51,8 @@ async def test_files_cross_to_matrix_each_as_what_it_is(own_pair: FullStack) -> 
     await own_pair.until_matrix("help", lambda words: len(words) == 4)
     image, film, notes, voice = [message.content for message in await own_pair.on_matrix("help")]
     assert image["msgtype"] == "m.image"
-    assert image["body"] == "Ada: look at these\na **blue** cat"
+    assert image["body"] == "Ada: look at these\n[Spoiler]"
+    assert "data-mx-spoiler>a **blue** cat</span>" in image["formatted_body"]
     assert image["filename"] == "SPOILER_cat.png"
     assert image["page.codeberg.everypizza.msc4193.spoiler"] is True
     assert image["info"] == {"mimetype": "image/png", "size": len(PNG), "w": 48, "h": 48}
