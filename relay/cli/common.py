@@ -82,17 +82,10 @@ class Invocation:
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, after which neither it nor the process waits for threads.
+    """See `relay.core.offload.run_unhindered`, which is imported only where it is used."""
+    from relay.core.offload import run_unhindered
 
-    A look-up at a silent name server takes half a minute, and cannot be broken off.
-    """
-    from relay.core.offload import UnawaitedThreads
-
-    async def unhindered() -> T:
-        asyncio.get_running_loop().set_default_executor(UnawaitedThreads())
-        return await work
-
-    return asyncio.run(unhindered())
+    return run_unhindered(work)
 
 
 def without_settings() -> None:

@@ -7,14 +7,14 @@ Short texts, nearly all there are, are converted at once: a hop to another threa
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from threading import Lock, Semaphore, Thread
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from relay.errors import NoRoom
 from relay.logs import get_logger
@@ -33,13 +33,14 @@ _log = get_logger(__name__)
 
 class UnawaitedThreads(ThreadPoolExecutor):
     """Threads for which the end of the process does not wait, as it does for those of a `ThreadPoolExecutor`: a look-up
-    at a name server that is silent takes half a minute, and cannot be broken off. One for a whole process.
+    at a name server that is silent takes half a minute, and cannot be broken off.
     """
 
     def __init__(self) -> None:
         super().__init__()  # asyncio takes nothing else; it starts none of its own
         self._started = 0
-        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        # None ends a thread.
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = Semaphore(0)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -52,12 +53,24 @@ class UnawaitedThreads(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Nothing: they end with the process."""
+        """Let each end once it has carried out what it is about. Nobody waits for that."""
+        for _ in range(self._started):
+            self._calls.put(None)
 
     def _work(self) -> None:
-        while True:
-            self._calls.get()()
+        while (call := self._calls.get()) is not None:
+            call()
             self._idle.release()
+
+
+def run_unhindered(work: Coroutine[Any, Any, _T]) -> _T:
+    """`asyncio.run`, after which neither it nor the process waits for threads."""
+
+    async def unhindered() -> _T:
+        asyncio.get_running_loop().set_default_executor(UnawaitedThreads())
+        return await work
+
+    return asyncio.run(unhindered())
 
 
 def _carry_out(future: Future[_T], call: Callable[[], _T]) -> None:

@@ -4,14 +4,12 @@ So of several that upgrade at once one does it, and the others wait and find it 
 """
 
 import asyncio
-import sys
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -20,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateSchema
 
 from relay.config.store_url import schema_in, without_password
-from relay.core.offload import UnawaitedThreads
+from relay.core.offload import run_unhindered
 from relay.errors import StoreError, StoreUnavailable
 from relay.store import migrate
 from relay.store.lease import held
@@ -41,28 +39,6 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 T = TypeVar("T")
 
 Work = Callable[[Connection], bool]
-
-
-class _Threads(UnawaitedThreads):
-    """Those of one look: they end with it, or once the name server has answered. A program may look again and again."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        for _ in range(self._started):
-            self._calls.put(sys.exit)
-
-    def _work(self) -> None:
-        with suppress(SystemExit):
-            super()._work()
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, which waits for no name server that is silent: that cannot be broken off."""
-
-    async def unhindered() -> T:
-        asyncio.get_running_loop().set_default_executor(_Threads())
-        return await work
-
-    return asyncio.run(unhindered())
 
 
 async def is_current(url: str, busy_timeout: float) -> bool:
@@ -108,10 +84,10 @@ class PostgresqlSchema:
 
     def check(self) -> migrate.Schema:
         """See `migrate.check`."""
-        return _run(self._run(migrate.schema_of, patience=None))
+        return run_unhindered(self._run(migrate.schema_of, patience=None))
 
     def _migrate(self, work: Work) -> migrate.Schema:
-        return _run(self._until_done(work))
+        return run_unhindered(self._until_done(work))
 
     async def _until_done(self, work: Work) -> migrate.Schema:
         def under_lock(connection: Connection) -> migrate.Schema | None:

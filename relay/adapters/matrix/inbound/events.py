@@ -280,7 +280,6 @@ def _with_mentions(text: RichText, content: Json, names: NameLookup, me: str) ->
 
 def _with_mention(text: RichText, mention: UserMention) -> RichText:
     """`text` with `mention` where its name stands first."""
-    named = re.compile(rf"(?<!\w)@?{re.escape(mention.name)}(?!\w)")
     done = False
 
     def expand(node: Inline) -> tuple[Inline, ...] | None:
@@ -290,7 +289,7 @@ def _with_mention(text: RichText, mention: UserMention) -> RichText:
         # Most often the name is not there, which is quicker to see without the expression.
         if done or not isinstance(node, Text) or mention.name not in node.text:
             return None
-        found = named.search(node.text)
+        found = re.search(rf"(?<!\w)@?{re.escape(mention.name)}(?!\w)", node.text)
         if found is None:
             return None
         done = True
