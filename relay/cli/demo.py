@@ -53,7 +53,8 @@ def demo(
     try:
         with temporary_directory() as directory:
             work = _once(console, directory, ghosts) if once else _page(console, directory, ghosts, port)
-            status = asyncio.run(_until_stopped(work))
+            # Its threads are waited for: they use the folder.
+            status = asyncio.run(_until_stopped(work))  # noqa: TID251 - it asks no name server
     except FatalError as error:
         console.print(printable(error.reason), style="bold red")
         for line in error.remedy.splitlines():

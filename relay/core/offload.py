@@ -70,7 +70,7 @@ def run_unhindered(work: Coroutine[Any, Any, _T]) -> _T:
         asyncio.get_running_loop().set_default_executor(UnawaitedThreads())
         return await work
 
-    return asyncio.run(unhindered())
+    return asyncio.run(unhindered())  # noqa: TID251 - it is what others use instead
 
 
 def _carry_out(future: Future[_T], call: Callable[[], _T]) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     """Run it."""
     arguments = _arguments()
     try:
-        asyncio.run(_serve(arguments))
+        asyncio.run(_serve(arguments))  # noqa: TID251 - it imports nothing of relay
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
         sys.exit(f"{arguments.host}:{arguments.port} cannot be used: {reason}; name another port, or host")

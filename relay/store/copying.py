@@ -5,7 +5,6 @@ has changed. The copy says when it was made, as a backup does (`backup.py`): sho
 before one starts on the new, what crossed meanwhile is looked for before it is sent.
 """
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, closing, contextmanager, suppress
@@ -16,6 +15,7 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, Row, Table, bindparam, func, select, text
 
 from relay.config.store_url import names_postgresql, schema_in, without_password
+from relay.core.offload import run_unhindered
 from relay.core.ports import Clock
 from relay.errors import StoreError, StoreHeld
 from relay.store import migrate
@@ -154,7 +154,7 @@ def _filled_file(url: str) -> Iterator[None]:
     except BaseException:
         # What is told is why the copy failed.
         with suppress(StoreError, OSError):
-            if asyncio.run(_is_unused(url)) and not any(path.with_name(path.name + end).exists() for end in BESIDE):
+            if run_unhindered(_is_unused(url)) and not any(path.with_name(path.name + end).exists() for end in BESIDE):
                 path.write_bytes(content)
                 if not was_locked:
                     lock.unlink(missing_ok=True)
@@ -164,15 +164,15 @@ def _filled_file(url: str) -> Iterator[None]:
 @contextmanager
 def _filled_database(url: str) -> Iterator[None]:
     """The same in a database on a server, or in a schema of one."""
-    new = asyncio.run(_will_be_new(url))
+    new = run_unhindered(_will_be_new(url))
     migrate.upgrade(url)
     try:
         yield
     except BaseException:
         with suppress(StoreError):
-            if asyncio.run(_is_unused(url)):
+            if run_unhindered(_is_unused(url)):
                 migrate.downgrade(url, "base")
-                asyncio.run(_run(url, [f"DROP {name}" for name in new]))
+                run_unhindered(_run(url, [f"DROP {name}" for name in new]))
         raise
 
 

@@ -1,9 +1,11 @@
 """The tables on PostgreSQL: those of `store.tables`, made and removed in one transaction, by one process at a time."""
 
 import asyncio
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from threading import enumerate as enumerate_threads
 from typing import Any
 
@@ -18,6 +20,7 @@ from sqlalchemy.types import Text
 from relay.config.store_url import of_tenant
 from relay.core.clock import SystemClock
 from relay.errors import StoreError, StoreHeld, StoreUnavailable
+from relay.store.copying import prepared
 from relay.store.lease import hold
 from relay.store.migrate import Schema, check, downgrade, in_background, is_current, known_revisions, upgrade
 from relay.store.tables import metadata
@@ -129,6 +132,36 @@ async def test_a_server_that_falls_silent_keeps_nobody_who_only_looks(
             line.silent_at = b"alembic_version"
             with pytest.raises(StoreUnavailable, match="does not answer in time"):
                 await in_background(check, url.replace(str(running.folder), folder))
+
+
+async def test_a_copy_that_fails_waits_for_no_name_server(
+    running: Server, url: str, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was copied, the server was reached in one way; when its tables are removed again, only by a name."""
+    monkeypatch.setattr("relay.store.postgresql.connections.CONNECT_TIMEOUT", 1.0)
+    answer, asked = Event(), Event()
+
+    def silent(*_: object, **__: object) -> list[object]:
+        asked.set()
+        answer.wait()
+        raise socket.gaierror("it has never answered")
+
+    def fail() -> None:
+        with TemporaryDirectory(prefix="relay-line-", dir=SHORT) as folder:
+            way = Path(folder) / ".s.PGSQL.5432"
+            way.symlink_to(running.folder / way.name)
+            with prepared(url, empty.replace(str(running.folder), f"{folder},db.example.org")):
+                way.unlink()
+                monkeypatch.setattr(socket, "getaddrinfo", silent)
+                raise StoreError("the store", "it cannot be copied", "try again")
+
+    try:
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(StoreError, match="it cannot be copied"):
+                await asyncio.to_thread(fail)
+        assert asked.is_set()
+    finally:
+        answer.set()
 
 
 async def test_who_looks_again_and_again_has_no_more_threads() -> None:
