@@ -165,9 +165,13 @@ async def test_where_the_registration_is_gone_the_bot_speaks(ghost_homeserver: G
         edited, deleted = place.say("help", "by the ghost"), place.say("help", "by the ghost, gone")
         await shown(place, "help", "by the ghost", "by the ghost, gone")
 
+        source = f"; the as_token is from {place.daemon.config}:"
+
         async def letters() -> list[str]:
             _, listed = await place.daemon.relay("dead", "list", "--json")
-            return sorted(letter["kind"] for letter in json.loads(listed))
+            found = json.loads(listed)
+            assert all(source in letter["reason"] for letter in found), listed
+            return sorted(letter["kind"] for letter in found)
 
         try:
             await ghost_homeserver.stop()
@@ -176,9 +180,10 @@ async def test_where_the_registration_is_gone_the_bot_speaks(ghost_homeserver: G
             place.say("help", "by the bot")
             lines = await shown(place, "help", "by the ghost", "by the ghost, gone", "by the bot")
             assert (lines[-1].sender, lines[-1].name) == (place.relay_user, "Ada")
-            await note_says(place, "does not know the registration")
+            await note_says(place, "does not know the registration", source)
             status, output = await place.daemon.relay("check")
             assert (status, "✗ ghosts: the homeserver does not know" in output) == (1, True), output
+            assert source in output
             # Only the ghost may change what it posted. That keeps nobody waiting, and is done once the ghost is back.
             place.control.edit(channel, edited, "by the ghost, edited")
             place.control.delete(channel, deleted)

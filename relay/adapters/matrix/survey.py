@@ -12,7 +12,14 @@ from urllib.parse import urlsplit
 from relay.adapters.matrix.allowance import RATE_LIMIT, ROOM_TYPE, measure, rate_finding
 from relay.adapters.matrix.api.address import correction, discovery_finding, is_private, look
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
-from relay.adapters.matrix.api.session import DEVICE_NAME, LoadSession, MatrixSession, SaveSession, make_token
+from relay.adapters.matrix.api.session import (
+    DEVICE_NAME,
+    LoadSession,
+    MatrixSession,
+    SaveSession,
+    make_known,
+    make_token,
+)
 from relay.adapters.matrix.inbound.events import timestamp
 from relay.adapters.matrix.register import AccountRegister
 from relay.adapters.matrix.rooms.declared import (
@@ -192,8 +199,7 @@ class MatrixSurvey:
                 words = (
                     "the homeserver does not know [matrix.appservice] as_token, so that the bot speaks for everybody"
                 )
-                remedy = "`relay registration` prints what it needs, and where it goes"
-                return [Finding("ghosts", "wrong", words, remedy)]
+                return [Finding("ghosts", "wrong", words, make_known(self.settings.appservice))]
             return [Finding("ghosts", "note", f"it is not known how they are: {refused}", "try again in a moment")]
         return [Finding("ghosts", "ok", "the homeserver knows the registration")]
 

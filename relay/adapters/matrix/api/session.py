@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
-from relay.config.settings import MatrixSettings
+from relay.config.settings import AppserviceSettings, MatrixSettings
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.errors import FatalError, Transient
 from relay.logs import get_logger
@@ -121,6 +121,12 @@ def make_token(settings: MatrixSettings) -> str:
     source = "" if settings.access_token is None else settings.access_token.source
     place = f"where the old one is ({source})" if source else "into [matrix] access_token or the access_token_file"
     return f"make a new one with `relay login`, and put it {place}"
+
+
+def make_known(settings: AppserviceSettings) -> str:
+    """How a homeserver gets to know the registration of ghosts, and where the token is from that it does not know."""
+    source = f"; the as_token is from {settings.as_token.source}" if settings.as_token.source else ""
+    return f"`relay registration` prints what it needs, and where it goes{source}"
 
 
 _CORRECT = "correct [matrix] user_id and password, or set access_token instead"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
+from relay.adapters.matrix.api.session import make_known
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.compose import display_name
 from relay.adapters.matrix.outbound.ghost_accounts import REMEMBERED, GhostAccounts, keep, profile_digest
@@ -209,6 +210,11 @@ class Ghosts:
         until, _ = self._troubles.get(("", ""), (0.0, ""))
         return self.clock.monotonic() < until
 
+    @property
+    def why_away(self) -> str:
+        """What is said of that."""
+        return f"the homeserver does not know the registration of ghosts ({make_known(self._made.settings)})"
+
     async def recover(self, identity: Identity, room_id: str, refused: Refused, *, rejoin: bool) -> bool:
         """What a ghost wanted to do was refused: mend that. Whether to try again; if not, it cannot be used there.
 
@@ -352,8 +358,7 @@ class Ghosts:
             _log.warning("ghost was silenced on the homeserver", ghost=account, code=refused.code)
             raise Unsupported("moderation")
         if refused.status == 401:
-            why = "the homeserver does not know the registration (`relay registration` prints it, and where it goes)"
-            self._trouble(account, _Unusable(why, everywhere=True))
+            self._trouble(account, _Unusable(self.why_away, everywhere=True))
         elif refused.status >= 500:
             self._failed(account, str(refused))
             raise Transient(str(refused), retry_after=refused.retry_after, failed=True)

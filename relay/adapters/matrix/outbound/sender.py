@@ -58,8 +58,6 @@ _LONGEST_AGE = 10**15  # In milliseconds.
 _UNRECORDED = 16 * 1024 * 1024
 """Bytes of what may be the copy of something, in all rooms. What is dropped is read again; what is in use is held."""
 
-_AWAY = "{} posted it, and the homeserver does not know the registration of ghosts (see `relay registration`)"
-
 # Tries of a ghost, each after what kept it from speaking was mended, before the bot speaks.
 _GHOST_TRIES = 3
 
@@ -223,7 +221,7 @@ class MessageSender:
         if not self.ghosts.accounts.is_ghost(sender) or may_remove:
             return CopyNotEditable("another account of the relay posted it")
         if self.ghosts.is_away(sender):
-            return Postponed(_AWAY.format(sender))
+            return Postponed(f"{sender} posted it, and {self.ghosts.why_away}")
         return Permanent(f"{sender} posted it, as which the relay may not act now")
 
     async def delete(self, target: MessageRef, key: str) -> None:
@@ -242,7 +240,7 @@ class MessageSender:
         except Permanent as error:
             if not self.ghosts.is_away(sender):
                 raise
-            raise Postponed(_AWAY.format(sender)) from error
+            raise Postponed(f"{sender} posted it, and {self.ghosts.why_away}") from error
 
     async def _delete_without_ghost(
         self, target: MessageRef, path: tuple[str, ...], error: _GhostRefused, identity: Identity | None
