@@ -11,17 +11,20 @@ out. So pages are read without an end, as far as there is something in them that
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relay.adapters.matrix.api.client import Api, Refused
 from relay.adapters.matrix.inbound.events import is_message
 from relay.domain.jsontext import Json, as_list, as_string
+from relay.domain.text.rewrite import weight
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
 _PAGES_IN_MEMORY = 4
 _PAGES_COUNTED = 200
+# Bytes of the edits and redactions among what is left out. Who writes more of them has them read again, page by page.
+_CORRECTIONS_IN_MEMORY = 256 * 1024
 _FILTER = '{"lazy_load_members":true}'
 # Times that the same page is asked for. For each, the homeserver fetches up to a hundred messages from others. These
 # may be slow, and anybody can run one: all rooms wait meanwhile, so it is not done again in that room for a while.
@@ -44,6 +47,8 @@ class Page:
     end: str = ""
     # Read without an end: by now there may be more in it.
     may_grow: bool = False
+    # Its messages are left out, because there are too many. Edits and redactions may be of messages that crossed.
+    only_corrections: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,8 +80,8 @@ class Gap:
     found_start: bool = False
     # How many messages are left out, because there are too many.
     skipped: int = 0
-    # The edits and redactions among what is left out: they may be of messages that crossed.
-    corrections: list[Json] = field(default_factory=list)
+    # Bytes of the edits and redactions among them.
+    corrections_size: int = 0
 
 
 class Backfiller:
@@ -119,7 +124,7 @@ class Backfiller:
                 continue
             for part in await self._again(gap, page):
                 part.events, _ = after_last(part.events or [], gap.starts)
-                yield part
+                yield _corrections(part) if page.only_corrections else part
 
     async def _again(self, gap: Gap, page: Page) -> list[Page]:
         """A page that was not kept, the oldest part first: by now there may be more in it than one answer holds."""
@@ -134,20 +139,22 @@ class Backfiller:
 
     def _trim(self, gap: Gap, excess: int) -> None:
         # Only the oldest page, the one read last, goes beyond the limit, and that one is in memory.
-        kept = deque(gap.pages[0].events or [])
+        oldest = gap.pages[0]
+        kept, left_out = deque(oldest.events or []), list[Json]()
         while excess:
-            event = kept.popleft()
-            excess -= self._skip(gap, event)
-        gap.pages[0].events = list(kept)
+            left_out.append(kept.popleft())
+            excess -= is_message(left_out[-1])
+        oldest.events = list(kept)
+        self._leave_out(gap, Page(oldest.token, left_out, []))
 
-    def _skip(self, gap: Gap, event: Json) -> bool:
-        """Leave an event out. Returns whether it is a message."""
-        if is_message(event):
-            gap.skipped += 1
-            return True
-        if event.get("type") in {"m.room.redaction", "m.room.message"} and event.get("content"):
-            gap.corrections.append(event)
-        return False
+    def _leave_out(self, gap: Gap, page: Page) -> Page:
+        """Count the messages of a page. What is to be handed over of it."""
+        gap.skipped += sum(map(is_message, page.events or []))
+        page = _corrections(page)
+        if page.events:
+            gap.pages.appendleft(page)
+            gap.corrections_size += weight(page.events)
+        return page
 
     async def _count(self, gap: Gap, token: str) -> None:
         following: str | None = token
@@ -155,11 +162,12 @@ class Backfiller:
             if following is None:
                 return
             page, following = await self._page(gap, following)
-            for event in reversed(page.events or []):
-                if gap.starts(event):
-                    gap.found_start = True
-                    return
-                self._skip(gap, event)
+            page.events, gap.found_start = after_last(page.events or [], gap.starts)
+            page = self._leave_out(gap, page)
+            if gap.corrections_size > _CORRECTIONS_IN_MEMORY:
+                page.events = None
+            if gap.found_start:
+                return
 
     async def _learn_told(self, gap: Gap) -> None:
         if _now() < self._slow.get(gap.room_id, 0.0):
@@ -229,6 +237,17 @@ class Backfiller:
         end = answer.get("end")
         following = end if isinstance(end, str) and end not in {token, oldest} else None
         return Page(token, chunk[::-1], state, following or ""), following
+
+
+def _corrections(page: Page) -> Page:
+    """The edits and redactions in a page."""
+    events = [event for event in page.events or [] if _is_correction(event)]
+    return replace(page, events=events, state=[], only_corrections=True)
+
+
+def _is_correction(event: Json) -> bool:
+    is_of_kind = event.get("type") in {"m.room.redaction", "m.room.message"}
+    return is_of_kind and bool(event.get("content")) and not is_message(event)
 
 
 def _now() -> float:

@@ -55,8 +55,6 @@ from relay.domain.events import (
     HistorySkipped,
     MemberBanned,
     MemberUnbanned,
-    MessageDeleted,
-    MessageEdited,
 )
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json, as_dict, as_string
@@ -447,15 +445,13 @@ class ResponseHandler:
         return due != []
 
     async def _report_skipped(self, update: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
-        """Say once how many messages are left out, or that some may be. Their edits and deletions are handed over."""
+        """Say once how many messages are left out, or that some may be."""
         stream = gap_stream(update.room_id)
         began = since or update.last_on_record
         reported = await inbox.position(stream) == began
-        channel = ChannelRef(Platform.MATRIX, update.room_id)
-        events: list[Event] = [] if reported else [HistorySkipped(channel, gap.skipped or None)]
-        corrections = await self._converted(update, reversed(gap.corrections))
-        events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
-        await inbox.receive_all(events, (cursor(stream, began),))
+        if not reported:
+            skipped = HistorySkipped(ChannelRef(Platform.MATRIX, update.room_id), gap.skipped or None)
+            await inbox.receive_all([skipped], (cursor(stream, began),))
 
     async def _converted(self, update: RoomUpdate, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []

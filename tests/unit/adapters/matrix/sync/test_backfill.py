@@ -1,15 +1,39 @@
-"""Gaps of a homeserver that fetches from others: these may be slow, and must not hold up all rooms."""
+"""Gaps of a homeserver that fetches from others, which may be slow, and gaps that are too long to be handed over."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.sync.backfill import Backfiller, Gap
+from relay.domain.jsontext import Json
+from relay.domain.text.rewrite import weight
 
 ROOM, TOLD, MISSED, NEW = "!room", "$told", "$missed", "$new"
+
+
+class Flood:
+    """A room in which somebody wrote forty thousand bytes in each of a hundred edits, which other messages follow."""
+
+    def __init__(self) -> None:
+        self.events = [_edit(TOLD, TOLD, ""), *(_edit(f"${number}", TOLD, "x" * 40_000) for number in range(100))]
+        self.events += [_said("$left out"), _edit("$late", TOLD, "late"), _said("$first"), _said("$second")]
+
+    async def messages(self, request: web.Request) -> web.Response:
+        end = len(self.events) if request.query["from"] == "newest" else int(request.query["from"])
+        begin = max(0, end - int(request.query["limit"]))
+        return web.json_response({"chunk": self.events[begin:end][::-1], **({"end": str(begin)} if begin else {})})
+
+
+def _said(event_id: str) -> Json:
+    return {"event_id": event_id, "type": "m.room.message", "content": {"body": "hi"}}
+
+
+def _edit(event_id: str, of: str, body: str) -> Json:
+    return _said(event_id) | {"content": {"body": body, "m.relates_to": {"rel_type": "m.replace", "event_id": of}}}
 
 
 class Homeserver:
@@ -40,17 +64,23 @@ async def homeserver() -> Homeserver:
     return Homeserver()
 
 
-@pytest.fixture
-async def reader(homeserver: Homeserver) -> AsyncIterator[Backfiller]:
+@asynccontextmanager
+async def api_of(homeserver: Homeserver | Flood) -> AsyncIterator[Api]:
     application = web.Application()
     application.router.add_get("/{path:.*}", homeserver.messages)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", "@relay:example.org")
-    yield Backfiller(api, lambda _: 100)
+    yield api
     await api.close()
     await runner.cleanup()
+
+
+@pytest.fixture
+async def reader(homeserver: Homeserver) -> AsyncIterator[Backfiller]:
+    async with api_of(homeserver) as api:
+        yield Backfiller(api, lambda _: 100)
 
 
 async def missing(reader: Backfiller) -> tuple[list[str], bool]:
@@ -74,3 +104,14 @@ async def test_a_homeserver_elsewhere_that_is_in_trouble_is_not_waited_for_again
     homeserver.trouble = ""
     assert await missing(reader) == ([NEW], False)
     assert homeserver.asked == 1
+
+
+async def test_edits_of_what_is_left_out_are_handed_over_in_order_and_do_not_fill_the_memory() -> None:
+    async with api_of(Flood()) as api:
+        reader = Backfiller(api, lambda _: 2, page=9)
+        gap = Gap(room_id=ROOM, starts=lambda event: event["event_id"] == TOLD)
+        await reader.fill(gap, "newest")
+        assert (gap.skipped, gap.found_start) == (1, True)
+        assert sum(weight(page.events) for page in gap.pages) < 1024 * 1024
+        found = [event["event_id"] async for page in reader.pages(gap) for event in page.events or []]
+    assert found == [*(f"${number}" for number in range(100)), "$late", "$first", "$second"]
