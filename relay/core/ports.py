@@ -6,7 +6,7 @@ about people is in `core/people/ports.py`, files are in `core/files.py`, and wha
 `core/storage.py`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -326,18 +326,22 @@ class HistoryReader(Protocol):
         """The time of day by the platform's own clock, as far as it is known. No I/O."""
         ...
 
-    def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
+    def history(
+        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool
+    ) -> AsyncIterator[EventBatch]:
         """What was written after the cursor position `after`, oldest first, a page at a time, each with its cursor.
 
         At most the `newest` last messages; where there are more, the first batch says how many were passed over
-        (`HistorySkipped`). Messages carry their latest text, and `edited_at` where they were edited.
+        (`HistorySkipped`). Messages carry their latest text, and `edited_at` where they were edited. `threads_cross`:
+        whether they cross from threads, too. Else threads that would have to be asked for are left out.
         """
         ...
 
-    def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
+    def reread(self, first: MessageRef, last: MessageRef) -> AsyncGenerator[Sequence[MessageCreated] | None]:
         """What stands now between two messages of a channel, both included, oldest first, a page at a time.
 
-        None instead of a page: some of it could not be looked at, so what is missing need not have been deleted.
+        None instead of a page: some of it could not be looked at, so what is missing need not have been deleted. Who
+        has seen enough closes it, and nothing more is asked for.
         """
         ...
 

@@ -37,6 +37,25 @@ async def test_catches_up_after_an_absence(world: World) -> None:
     assert names == {"Bobby"}
 
 
+@pytest.mark.parametrize("cross", [True, False])
+async def test_archived_threads_are_listed_only_where_they_cross(world: World, cross: bool) -> None:
+    world.inbox.threads_cross = cross
+    async with world.running():
+        world.say("live")
+        await until(lambda: world.inbox.said() == ["live"])
+    world.say("missed")
+    for name in ("over", "active"):
+        thread = world.server.threads.open(world.channel, world.bob, name)
+        world.say(f"missed in one that is {name}", channel=thread)
+        world.server.threads.archive(thread, archived=name == "over")
+    async with world.running():
+        pass
+    found = ["live", "missed", "missed in one that is active", *["missed in one that is over"] * cross]
+    assert world.inbox.said() == found
+    asked = world.server.api.statistics.requests
+    assert asked.get("GET /channels/{channel_id}/threads/archived/public", 0) == cross
+
+
 async def test_more_archived_threads_than_one_list_holds_are_all_caught_up(world: World) -> None:
     async with world.running():
         world.say("live")
@@ -113,7 +132,8 @@ async def test_what_the_bot_may_not_read_any_more_is_not_passed_over(world: Worl
     first, second = world.say("first"), world.say("second")
 
     async def missed(adapter: DiscordAdapter, after: str) -> int:
-        return sum([len(batch.events) async for batch in adapter.history(world.ref, after, newest=100)])
+        pages = adapter.history(world.ref, after, newest=100, threads_cross=True)
+        return sum([len(batch.events) async for batch in pages])
 
     async with world.running() as adapter:
         asked = world.server.api.statistics.requests

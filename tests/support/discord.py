@@ -54,6 +54,7 @@ class RecordingInbox:
     # How often it could keep nothing.
     refused: int = 0
     newest: int = 5000
+    threads_cross: bool = True
     adapter: DiscordAdapter | None = None
     caught_up: list[str] = field(default_factory=list)
     # Whether a channel was for adults, each time it was opened.
@@ -94,7 +95,8 @@ class RecordingInbox:
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         assert self.adapter is not None
-        async for batch in self.adapter.history(channel, after, newest=self.newest):
+        missed = self.adapter.history(channel, after, newest=self.newest, threads_cross=self.threads_cross)
+        async for batch in missed:
             await self.receive(batch)
         self.caught_up.append(channel.id)
 

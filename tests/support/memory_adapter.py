@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -313,8 +313,10 @@ class MemoryAdapter:
         """The platform's time."""
         return self.server.now()
 
-    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
-        """Pages of what still exists, oldest first."""
+    async def history(
+        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool
+    ) -> AsyncIterator[EventBatch]:
+        """Pages of what still exists, oldest first. No thread has to be asked for."""
         await self.before("history")
         missed = [message for message in self.server.shown(channel) if message.ref.id > after]
         skipped = len(missed) - newest
@@ -328,7 +330,7 @@ class MemoryAdapter:
             yield EventBatch(tuple(map(created, page)), (cursor,))
             await self.before("history")
 
-    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
+    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncGenerator[Sequence[MessageCreated] | None]:
         """Pages of what still exists between two messages; unless it `sees_all`, None as well."""
         if not self.sees_all:
             yield None

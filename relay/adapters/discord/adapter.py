@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -385,21 +385,25 @@ class DiscordAdapter:
         """See `HistoryReader.now`."""
         return self._rest.time.now()
 
-    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
+    async def history(
+        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool
+    ) -> AsyncIterator[EventBatch]:
         """See `HistoryReader.history`."""
         inbox, buffer = self._connected(), self._open_buffer(channel)
         with translate_read_errors(channel.id):
             cursor = partial(inbox.cursor, Platform.DISCORD)
-            async for batch in self._history.read(buffer, after, newest=newest, cursor=cursor):
+            read = self._history.read(buffer, after, newest=newest, archived_threads=threads_cross, cursor=cursor)
+            async for batch in read:
                 yield batch
 
-    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
+    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncGenerator[Sequence[MessageCreated] | None]:
         """See `HistoryReader.reread`."""
         inbox, buffer = self._connected(), self._open_buffer(first.channel)
         with translate_read_errors(first.channel.id):
             cursor = partial(inbox.cursor, Platform.DISCORD)
-            async for page in self._history.reread(buffer, first.id, last.id, cursor=cursor):
-                yield page
+            async with aclosing(self._history.reread(buffer, first.id, last.id, cursor=cursor)) as pages:
+                async for page in pages:
+                    yield page
 
     def _open_buffer(self, channel: ChannelRef) -> ChannelBuffer:
         buffer = self._buffers.get(channel.id)

@@ -1,7 +1,7 @@
 """Reads the history of channels and their threads: what was missed, and what became of older messages."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from weakref import WeakValueDictionary
@@ -84,16 +84,17 @@ class History:
         return next((event for event in events if isinstance(event, MessageCreated)), None)
 
     async def read(
-        self, buffer: ChannelBuffer, after: str, *, newest: int, cursor: CursorLookup
+        self, buffer: ChannelBuffer, after: str, *, newest: int, archived_threads: bool, cursor: CursorLookup
     ) -> AsyncIterator[EventBatch]:
         """Everything after `after`: first in the channel, then in its threads, but at most the `newest` last of each.
 
+        Of threads the gateway tells, of archived ones only a list that costs a request: `archived_threads` asks for it.
         `cursor` looks up how far a thread was read. A thread of which nothing was ever read is read from `after` as
         well, which is possible because IDs contain the time.
         """
         async for batch in self._read_channel(buffer, buffer.channel.id, after, newest):
             yield batch
-        for thread, last in (await self._threads(buffer, since=after)).items():
+        for thread, last in (await self._threads(buffer, since=after, archived=archived_threads)).items():
             position = await _position(cursor, thread) or after
             if last is None or int(last) > int(position):
                 try:
@@ -104,7 +105,7 @@ class History:
 
     async def reread(
         self, buffer: ChannelBuffer, first: str, last: str, *, cursor: CursorLookup
-    ) -> AsyncIterator[Sequence[MessageCreated] | None]:
+    ) -> AsyncGenerator[Sequence[MessageCreated] | None]:
         """What is between two messages, both included, in the channel and then in its threads.
 
         Yields None for what could not be read. `cursor` as in `read`.
@@ -115,7 +116,7 @@ class History:
             yield page
         if not seen and not await self._is_gone(buffer.channel.id, last):
             yield None
-        threads = dict.fromkeys(await self._threads(buffer, since=first))
+        threads = dict.fromkeys(await self._threads(buffer, since=first, archived=True))
         threads_of_channel = [thread for thread in buffer.active_threads if not self.guilds.is_declared(thread)]
         active = [thread for thread in threads_of_channel if int(await _position(cursor, thread) or "0") >= int(first)]
         for thread in threads | dict.fromkeys(active):
@@ -217,18 +218,21 @@ class History:
             found: list[Json] = await self.rest.read(route, query=query)
         return found
 
-    async def _threads(self, buffer: ChannelBuffer, *, since: str) -> dict[str, str | None]:
-        """The threads in which somebody may have written since a message, each with its last message."""
+    async def _threads(self, buffer: ChannelBuffer, *, since: str, archived: bool) -> dict[str, str | None]:
+        """The threads in which somebody may have written since a message, each with its last message.
+
+        Without the `archived` ones, nothing is asked for.
+        """
         threads = self.guilds.threads_of(buffer.channel.id)
-        if threads is None:
-            return {}
+        if threads is None or not archived:
+            return threads or {}
         earliest = max(created_at(since), self.rest.time.now() - _OLDEST_ARCHIVED)
-        archived = await self._archived_threads(buffer.channel.id, earliest)
-        if not archived.complete:
+        listed = await self._archived_threads(buffer.channel.id, earliest)
+        if not listed.complete:
             for known in buffer.active_threads:
                 if not self.guilds.is_declared(known):
                     threads.setdefault(known, None)
-        for thread in archived.threads:
+        for thread in listed.threads:
             if self.guilds.is_declared(str(thread["id"])):
                 continue
             archived_at = _archived_at(thread)

@@ -1,6 +1,7 @@
 """Catching up: messages, edits and deletions from the time that the relay was away, where no stream replays them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -60,8 +61,10 @@ class CatchUp:
     async def _missed(self, channel: ChannelRef, position: str) -> int:
         pair = self.pairs.pair_of(channel)
         newest = pair.policy.catchup_limit if pair is not None else 0  # of no pair, nothing crosses
+        threads_cross = pair is not None and pair.policy.thread_messages != "drop"
+        reader = self.readers[channel.platform]
         events = 0
-        async for batch in self.readers[channel.platform].history(channel, position, newest=newest):
+        async for batch in reader.history(channel, position, newest=newest, threads_cross=threads_cross):
             await self.receive(batch)
             events += len(batch.events)
         return events
@@ -70,12 +73,16 @@ class CatchUp:
         expected = {original.ref: original for original in known}
         changes = 0
         complete = True
-        async for page in self.readers[platform].reread(known[0].ref, known[-1].ref):
-            if page is None:
-                complete = False
-                continue
-            edits = [edit for seen in page if (edit := _edit(expected.pop(seen.ref, None), seen)) is not None]
-            changes += await self._tell(edits)
+        async with aclosing(self.readers[platform].reread(known[0].ref, known[-1].ref)) as pages:
+            async for page in pages:
+                if page is None:
+                    complete = False
+                    continue
+                edits = [edit for seen in page if (edit := _edit(expected.pop(seen.ref, None), seen)) is not None]
+                changes += await self._tell(edits)
+                if not expected:
+                    # All are there. To read on would cost a request or two a channel, at each start.
+                    return changes
         if not complete:
             _log.info("deletions not looked for", platform=platform.value, channel=known[0].ref.channel.id)
             return changes

@@ -49,6 +49,32 @@ async def test_edits_and_deletions_made_while_the_relay_was_away_are_found(bridg
     assert kept.channel == here
 
 
+async def test_nothing_is_asked_for_once_all_that_is_on_record_was_seen(bridge: World) -> None:
+    here, there = bridge.channels()
+    asked: list[str] = []
+
+    async def asking(call: str) -> None:
+        asked.extend([call] * (call == "history"))
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        asked.clear()
+        discord.before = asking
+
+    async with bridge.relay():
+        first, second = (bridge.discord.say(here, "ann", word) for word in ("one", "two"))
+        await bridge.shows(there, "one", "two")
+        await bridge.quiet()
+    bridge.discord.edit(first, "uno")
+    bridge.discord.edit(second, "due")
+    async with bridge.relay(prepare):
+        await bridge.shows(there, "uno", "due")
+        assert len(asked) == 2  # what is new, and the page that shows both
+    bridge.discord.delete(second)
+    async with bridge.relay(prepare):
+        await bridge.shows(there, "uno")
+        assert len(asked) == 3  # that nothing follows, too
+
+
 async def test_of_too_long_an_absence_the_newest_messages_cross_and_the_rest_is_told(tmp_path: Path) -> None:
     async with world(tmp_path, pair(catchup_limit=3)) as bridge:
         here, there = bridge.channels()
