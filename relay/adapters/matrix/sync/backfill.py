@@ -246,8 +246,9 @@ def _corrections(page: Page) -> Page:
 
 
 def _is_correction(event: Json) -> bool:
-    is_of_kind = event.get("type") in {"m.room.redaction", "m.room.message"}
-    return is_of_kind and bool(event.get("content")) and not is_message(event)
+    if event.get("type") == "m.room.redaction":
+        return True  # in older rooms there is nothing in its content
+    return event.get("type") == "m.room.message" and bool(event.get("content")) and not is_message(event)
 
 
 def _now() -> float:

@@ -20,7 +20,9 @@ class Flood:
 
     def __init__(self) -> None:
         self.events = [_edit(TOLD, TOLD, ""), *(_edit(f"${number}", TOLD, "x" * 40_000) for number in range(100))]
-        self.events += [_said("$left out"), _edit("$late", TOLD, "late"), _said("$first"), _said("$second")]
+        # As older rooms have it: https://spec.matrix.org/latest/rooms/v10/#redactions
+        redaction: Json = {"event_id": "$redaction", "type": "m.room.redaction", "redacts": TOLD, "content": {}}
+        self.events += [_edit("$late", TOLD, "late"), redaction, _said("$left out"), _said("$first"), _said("$second")]
 
     async def messages(self, request: web.Request) -> web.Response:
         end = len(self.events) if request.query["from"] == "newest" else int(request.query["from"])
@@ -106,7 +108,7 @@ async def test_a_homeserver_elsewhere_that_is_in_trouble_is_not_waited_for_again
     assert homeserver.asked == 1
 
 
-async def test_edits_of_what_is_left_out_are_handed_over_in_order_and_do_not_fill_the_memory() -> None:
+async def test_edits_and_redactions_of_what_is_left_out_are_handed_over_in_order_and_do_not_fill_the_memory() -> None:
     async with api_of(Flood()) as api:
         reader = Backfiller(api, lambda _: 2, page=9)
         gap = Gap(room_id=ROOM, starts=lambda event: event["event_id"] == TOLD)
@@ -114,4 +116,4 @@ async def test_edits_of_what_is_left_out_are_handed_over_in_order_and_do_not_fil
         assert (gap.skipped, gap.found_start) == (1, True)
         assert sum(weight(page.events) for page in gap.pages) < 1024 * 1024
         found = [event["event_id"] async for page in reader.pages(gap) for event in page.events or []]
-    assert found == [*(f"${number}" for number in range(100)), "$late", "$first", "$second"]
+    assert found == [*(f"${number}" for number in range(100)), "$late", "$redaction", "$first", "$second"]
