@@ -109,7 +109,8 @@ class Backfiller:
             messages += sum(map(is_message, page.events))
             gap.pages.appendleft(page)
             if len(gap.pages) > _PAGES_IN_MEMORY:
-                gap.pages[_PAGES_IN_MEMORY].events = None
+                page = gap.pages[_PAGES_IN_MEMORY]
+                page.events, page.state = None, []  # read again when it is handed over, with its members
         if messages > limit:
             self._trim(gap, messages - limit)
         if token is not None:

@@ -27,7 +27,9 @@ class Flood:
     async def messages(self, request: web.Request) -> web.Response:
         end = len(self.events) if request.query["from"] == "newest" else int(request.query["from"])
         begin = max(0, end - int(request.query["limit"]))
-        return web.json_response({"chunk": self.events[begin:end][::-1], **({"end": str(begin)} if begin else {})})
+        # Who wrote it: a member whose profile is as long as an event may be.
+        answer: Json = {"chunk": self.events[begin:end][::-1], "state": [_said("$member") | {"reason": "x" * 60_000}]}
+        return web.json_response(answer | ({"end": str(begin)} if begin else {}))
 
 
 def _said(event_id: str) -> Json:
@@ -74,9 +76,11 @@ async def api_of(homeserver: Homeserver | Flood) -> AsyncIterator[Api]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", "@relay:example.org")
-    yield api
-    await api.close()
-    await runner.cleanup()
+    try:
+        yield api
+    finally:
+        await api.close()
+        await runner.cleanup()
 
 
 @pytest.fixture
@@ -117,3 +121,14 @@ async def test_edits_and_redactions_of_what_is_left_out_are_handed_over_in_order
         assert sum(weight(page.events) for page in gap.pages) < 1024 * 1024
         found = [event["event_id"] async for page in reader.pages(gap) for event in page.events or []]
     assert found == [*(f"${number}" for number in range(100)), "$late", "$redaction", "$first", "$second"]
+
+
+async def test_of_pages_that_are_not_kept_their_members_are_not_kept_either() -> None:
+    async with api_of(Flood()) as api:
+        reader = Backfiller(api, lambda _: 1000, page=4)
+        gap = Gap(room_id=ROOM, starts=lambda event: event["event_id"] == TOLD)
+        await reader.fill(gap, "newest")
+        assert sum(page.events is None for page in gap.pages) > 20
+        assert sum(weight(page.state) for page in gap.pages) < 300_000
+        found = [page async for page in reader.pages(gap)]
+    assert [len(page.state) for page in found] == [1] * len(found)
