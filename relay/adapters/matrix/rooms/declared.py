@@ -438,7 +438,11 @@ def power_problem(name: str, state: RoomState, me: str) -> str | None:
 
 
 def acl_problem(name: str, state: RoomState, me: str) -> str | None:
-    """Why nobody on other servers would see what we write in a room, with the remedy; None if they would."""
+    """Why nobody on other servers would see what we write in a room, with the remedy; None if they would.
+
+    Also where nobody from another server is left, and our own people would see it: sync does not tell that. It is rare,
+    since Synapse lets none of its own people deny it: a moderator elsewhere did.
+    """
     if not state.denies_us:
         return None
     server = me.partition(":")[2]
