@@ -10,7 +10,7 @@ from tests.support.discord import World, until
 
 
 async def test_everybody_who_is_banned_is_listed_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.adapters.discord.members._PAGE", 2)
+    monkeypatch.setattr("relay.adapters.discord.bans._PAGE", 2)
     control = world.server.control
     banned = [world.state.add_user(f"spammer{number}") for number in range(5)]
     for user in banned:

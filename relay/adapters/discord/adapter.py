@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import discord
 
 from relay.adapters.discord.api.client import RestClient
-from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, translate_read_errors
+from relay.adapters.discord.api.errors import translate_read_errors
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
+from relay.adapters.discord.bans import Bans
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.commands import SlashCommands
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
@@ -38,7 +39,6 @@ from relay.adapters.discord.message_cache import MessageCache
 from relay.adapters.discord.outbound.body import FALLBACK_LENGTH, TEXT_LENGTH, measure, with_own_emoji
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.sender import MessageSender
-from relay.adapters.discord.permissions import NO_BANS
 from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.pictures.drawing import Pictures
 from relay.adapters.discord.webhooks import Webhooks
@@ -52,15 +52,13 @@ from relay.core.storage import Store, UnitOfWork
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
-from relay.domain.jsontext import Json, as_string
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, ungrouped
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-# https://docs.discord.com/developers/resources/audit-log#audit-log-entry-object-audit-log-events
-_BAN_ADDED, _BAN_REMOVED = 22, 23
 _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 
 
@@ -126,9 +124,8 @@ class DiscordAdapter:
         )
         self._limits = limits
         self._members_intent = settings.members_intent
-        # How often bans may have been missed, and which time it was last: in each shard, and in all together.
-        self._bans_missed, self._bans_missed_in, self._bans_refused = 0, dict[int | None, int](), False
         self._guilds = GuildCache(clock)
+        self._bans = Bans(rest=self._rest, guilds=self._guilds)
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
         self._message_cache = message_cache = MessageCache()
@@ -145,7 +142,7 @@ class DiscordAdapter:
             parent_of=self._guilds.parent_of,
             private_parent_of=self._guilds.private_parent_of,
             on_gap=self._check_channels_again,
-            on_lost_ban=self._bans_may_be_missed,
+            on_lost_ban=self._bans.may_be_missed,
         )
         self._pump = EventPump(buffers=self._buffers, translator=translator)
         self._channels = Channels(
@@ -306,7 +303,7 @@ class DiscordAdapter:
         self._avatars.session_started()
         self._guilds.session_started(client, shard)
         self._webhooks.may_have_changed(partial(self._guilds.may_be_in, shard))
-        self._bans_may_be_missed(shard)
+        self._bans.may_be_missed(shard)
         self._channels.session_started(shard.covers)
         self._commands.session_started(self._identity.application)
         self._shard_is_connected(shard)
@@ -322,7 +319,7 @@ class DiscordAdapter:
 
     def dispatch_lost(self, shard: Shard) -> None:
         """See `Listener` in `gateway/connection.py`."""
-        self._bans_may_be_missed(shard)
+        self._bans.may_be_missed(shard)
         self._webhooks.may_have_changed(partial(self._guilds.may_be_in, shard))
         self._channels.read_again(shard.covers)
 
@@ -353,20 +350,14 @@ class DiscordAdapter:
         self._guilds.update(event, data)
         self._buffers.put(event, data)
         is_about_us = event in PERMISSION_EVENTS and not self._is_about_another(event, data)
-        if is_about_us and self._bans_refused:
-            self._bans_may_be_missed()
+        if is_about_us and self._bans.refused:
+            self._bans.may_be_missed()
         if is_about_us or self._guilds.is_about_declared(event, data):
             self._check_channels_again()
 
     def _is_about_another(self, event: str, data: Json) -> bool:
         """With the intent for members, Discord tells of everybody; only the bot's own roles matter."""
         return event == "GUILD_MEMBER_UPDATE" and str((data.get("user") or {}).get("id")) != self._identity.user
-
-    def _bans_may_be_missed(self, shard: Shard | None = None) -> None:
-        """In the servers of a shard, or in all of them."""
-        self._bans_missed += 1
-        self._bans_missed_in[None if shard is None else shard.number] = self._bans_missed
-        self._bans_refused = False
 
     def _check_channels_again(self) -> None:
         self._channels.check_again()
@@ -538,33 +529,16 @@ class DiscordAdapter:
         return None if guild is None else PlaceRef(Platform.DISCORD, guild)
 
     def bans_version(self, place: PlaceRef) -> int:
-        """See `BanReader.bans_version`: a new session may have missed some."""
-        missed = self._bans_missed_in
-        return max(missed.get(None, 0), missed.get(self._guilds.shard_of(place.id), 0))
+        """See `BanReader.bans_version`."""
+        return self._bans.version(place)
 
-    async def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
+    def bans(self, place: PlaceRef) -> AsyncIterator[Sequence[UserRef]]:
         """See `BanReader.bans`."""
-        try:
-            async for page in self._members.banned(place.id):
-                yield page
-        except Refused as error:
-            if error.code not in MISSING:
-                raise Transient(f"Discord does not list the bans of server {place.id} ({error.message})") from None
-            self._bans_refused = True
-            raise ActionNeeded(NO_BANS) from None
-        except ApiError as error:
-            raise Transient(f"Discord does not list the bans of server {place.id} ({error})") from None
+        return self._bans.listed(place)
 
     async def decision(self, place: PlaceRef, user: UserRef, *, lifted: bool) -> Decision | None:
-        """See `BanReader.decision`: as the audit log has it."""
-        try:
-            entry = await self._members.audit_entry(place.id, _BAN_REMOVED if lifted else _BAN_ADDED, user.id)
-        except Refused as error:
-            kind = ActionNeeded if error.code in MISSING else Transient
-            raise kind(f"Discord does not show the audit log of server {place.id} ({error.message})") from None
-        except ApiError as error:
-            raise Transient(f"Discord does not show the audit log of server {place.id} ({error})") from None
-        return None if entry is None else Decision(as_string(entry.get("user_id")), as_string(entry.get("reason")))
+        """See `BanReader.decision`."""
+        return await self._bans.decision(place, user, lifted=lifted)
 
     async def departed(self, channel: ChannelRef, people: frozenset[UserRef]) -> frozenset[UserRef]:
         """See `DepartureFinder`. Without the intent for members, Discord lists nobody."""

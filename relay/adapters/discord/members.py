@@ -11,7 +11,7 @@ from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unans
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
 from relay.domain.ids import ChannelRef, Platform, UserRef
-from relay.domain.jsontext import Json, as_dict, as_list
+from relay.domain.jsontext import Json
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -178,31 +178,6 @@ class Members:
                 if await self._fetch(_user_route(user)) is not None:
                     gone.add(user)
         return frozenset(gone)
-
-    async def banned(self, guild: str) -> AsyncIterator[Sequence[UserRef]]:
-        """Who is banned from a server, a page at a time. Raises `ApiError`.
-
-        https://docs.discord.com/developers/resources/guild#get-guild-bans
-        """
-        after = "0"
-        while True:
-            query = {"limit": str(_PAGE), "after": after}
-            page = await self.rest.call(Route("GET", "/guilds/{guild}/bans", {"guild": guild}), query=query)
-            found = [str((item.get("user") or {}).get("id")) for item in page]
-            yield [UserRef(Platform.DISCORD, one) for one in found if one.isdecimal()]
-            if len(found) < _PAGE:
-                return
-            after = max(found, key=int)
-
-    async def audit_entry(self, guild: str, action: int, user: str) -> Json | None:
-        """The newest entry in a server's audit log about what was done to somebody. Raises `ApiError`.
-
-        https://docs.discord.com/developers/resources/audit-log#get-guild-audit-log: needs View Audit Log.
-        """
-        query = {"action_type": str(action), "limit": "100"}
-        log = await self.rest.call(Route("GET", "/guilds/{guild}/audit-logs", {"guild": guild}), query=query)
-        entries = as_list(as_dict(log).get("audit_log_entries"))
-        return next((one for one in map(as_dict, entries) if str(one.get("target_id")) == user), None)
 
     async def find(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """The members that go by `names`, as nickname, display name or user name. Bots count too.
