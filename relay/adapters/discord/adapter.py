@@ -10,8 +10,6 @@ from functools import partial
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-import discord
-
 from relay.adapters.discord.api.client import RestClient
 from relay.adapters.discord.api.errors import translate_read_errors
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
@@ -22,10 +20,10 @@ from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.channel_access import BotAccess
 from relay.adapters.discord.gateway.connection import Gateway, check_token
 from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
+from relay.adapters.discord.gateway.sessions import Sessions
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import (
-    Shard,
     is_snowflake,
     mentioned_user,
     messages_stream,
@@ -92,8 +90,6 @@ class DiscordAdapter:
         self._clock = clock
         self._identity = BotIdentity()
         self._health = SideHealth("connecting")
-        # Why each shard that is not connected is not.
-        self._connecting = {0: ""}
         self._token_refused = asyncio.Event()
         self._inbox: Inbox | None = None
         limits = RateLimits(clock, requests_per_second=requests_per_second)
@@ -180,6 +176,17 @@ class DiscordAdapter:
         self._commands = SlashCommands(
             rest=self._rest, buffers=self._buffers, clock=clock, backoff=Backoff(self._rng, first=1.0, longest=60.0)
         )
+        self._sessions = Sessions(
+            identity=self._identity,
+            guilds=self._guilds,
+            webhooks=self._webhooks,
+            channels=self._channels,
+            avatars=self._avatars,
+            bans=self._bans,
+            check_commands=self._commands.session_started,
+            set_health=self._set_health,
+            dispatched=self.dispatched,
+        )
         self._gateway = Gateway(
             token=token,
             api_url=settings.api_url,
@@ -211,7 +218,7 @@ class DiscordAdapter:
                     group.create_task(self._pump.run(self._receive), name="discord events")
                     group.create_task(self._channels.run(inbox, group), name="discord channels")
                     group.create_task(self._commands.run(inbox), name="discord commands")
-                    group.create_task(self._gateway.run(self), name="discord gateway")
+                    group.create_task(self._gateway.run(self._sessions), name="discord gateway")
                     group.create_task(self._avatars.run(), name="discord avatars")
                     group.create_task(self._poster.doubles.run(), name="discord doubles")
         except FatalError as error:
@@ -288,54 +295,6 @@ class DiscordAdapter:
         return self._inbox
 
     # --- From the gateway ----------------------------------------------------------------------------
-
-    def divided(self, shards: int) -> None:
-        """See `Listener` in `gateway/connection.py`."""
-        self._connecting = dict.fromkeys(range(shards), "")
-        self._guilds.divided(shards)
-
-    def session_started(self, client: discord.Client, shard: Shard) -> None:
-        """See `Listener` in `gateway/connection.py`."""
-        self._identity.user = str(client.user.id) if client.user is not None else ""
-        # Both IDs are the same, except for very old bots.
-        self._identity.application = str(client.application_id or self._identity.user)
-        self._webhooks.set_owner(self._identity.application, self._identity.user)
-        self._avatars.session_started()
-        self._guilds.session_started(client, shard)
-        self._webhooks.may_have_changed(partial(self._guilds.may_be_in, shard))
-        self._bans.may_be_missed(shard)
-        self._channels.session_started(shard.covers)
-        self._commands.session_started(self._identity.application)
-        self._shard_is_connected(shard)
-        who = f"{client.user.name} ({client.user.id})" if client.user is not None else ""
-        _log.info("discord connected", **shard.label(), user=who, guilds=len(client.guilds))
-        if not self._connecting and not self._guilds.guilds():
-            _log.warning("the bot is in no server", remedy=f"invite it: {self._guilds.invite_link()}")
-
-    def session_resumed(self, shard: Shard) -> None:
-        """See `Listener` in `gateway/connection.py`."""
-        self._shard_is_connected(shard)
-        _log.info("discord resumed", **shard.label())
-
-    def dispatch_lost(self, shard: Shard) -> None:
-        """See `Listener` in `gateway/connection.py`."""
-        self._bans.may_be_missed(shard)
-        self._webhooks.may_have_changed(partial(self._guilds.may_be_in, shard))
-        self._channels.read_again(shard.covers)
-
-    def disconnected(self, shard: Shard, reason: str) -> None:
-        """See `Listener` in `gateway/connection.py`."""
-        self._connecting[shard.number] = reason if shard.total == 1 else f"{shard}: {reason}"
-        self._shards_changed()
-
-    def _shard_is_connected(self, shard: Shard) -> None:
-        self._connecting.pop(shard.number, None)
-        self._shards_changed()
-
-    def _shards_changed(self) -> None:
-        """This side is ready while all shards are connected: of the others' servers nothing is heard."""
-        reason = next(filter(None, self._connecting.values()), "")
-        self._set_health(SideHealth("connecting", reason) if self._connecting else SideHealth("ready"))
 
     def dispatched(self, event: str, data: Json) -> None:
         """See `Listener` in `gateway/connection.py`."""
