@@ -121,6 +121,17 @@ class Inbox(Protocol):
         """The declared channel cannot be used now: a sentence with the remedy. `opened` ends it."""
         ...
 
+    async def post_again(
+        self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
+    ) -> None:
+        """`post` posts copies of `channel` again in the one that replaces it, and returns where each is then.
+
+        Nothing is sent to `channel` meanwhile: what was being sent is on record before, or is in doubt until the new
+        channel is opened. From then on edits reach the new copies, and deletions both. `post` may be called again; it
+        is not called where nothing crosses to `channel`. Raises what `post` raises, `StoreUnavailable`.
+        """
+        ...
+
     def health_changed(self) -> None:
         """Your `health` is another. What changes often, as how far you are, is looked at each second anyway."""
         ...

@@ -225,6 +225,13 @@ class MessageMap(Protocol):
         """Remember a copy; a replay of the same (message, channel, part) replaces it. `retries`: see `Entry`."""
         ...
 
+    async def record_again(self, copy: MessageRef, again: MessageRef) -> None:
+        """Whatever stands in a copy stands in another channel, too, in the same way: edits go there, deletions to both.
+
+        Nothing happens if `copy` is not on record.
+        """
+        ...
+
     async def supersede(self, copy: Copy, *, part: int | None = None) -> Copy:
         """The copy was posted again, or has to be (see `standing`): it is on record until `forget_copy`.
 

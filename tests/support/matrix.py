@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -24,7 +24,7 @@ from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import StoreUnavailable
 from tests.support.patience import PATIENCE
@@ -62,6 +62,8 @@ class Inbox:
         self.problems: dict[str, str] = {}
         self.predecessors: dict[str, set[str]] = {}
         self.news: list[str] = []
+        # Where copies are that were posted again.
+        self.posted_again: dict[MessageRef, MessageRef] = {}
         self.batches = 0
         self.broken = 0
         self.fail_on: Callable[[Event], None] = lambda event: None
@@ -97,6 +99,11 @@ class Inbox:
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         self.problems[address.value] = problem
         self.news.append(f"closed {address.value}")
+
+    async def post_again(
+        self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
+    ) -> None:
+        self.posted_again |= await post()
 
     def health_changed(self) -> None:
         pass

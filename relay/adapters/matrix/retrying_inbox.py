@@ -4,14 +4,14 @@ A long list of events goes to the core in batches.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox, OnRecord
 from relay.domain.events import Event
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.errors import StoreUnavailable
 from relay.logs import get_logger
 
@@ -56,6 +56,12 @@ class RetryingInbox:
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         """See `Inbox.closed`."""
         await self._retry(lambda: self.inbox.closed(address, problem))
+
+    async def post_again(
+        self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
+    ) -> None:
+        """See `Inbox.post_again`."""
+        await self._retry(lambda: self.inbox.post_again(channel, post))
 
     async def position(self, stream: str) -> str | None:
         """The position of one of this platform's cursors (see `cursors.py`); None before the first."""

@@ -1,6 +1,6 @@
 """What the adapters call: it hands events to the router, and tells the lanes what is new in the outbox."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ from relay.domain.events import (
     PictureChanged,
     PolicyListRead,
 )
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 from relay.errors import RelayError, StoreUnavailable
@@ -313,6 +313,21 @@ class CoreInbox:
             self._awaited.add(address)
             _log.warning("channel closed", pair=pair.name, platform=str(address.platform), problem=problem)
 
+    async def post_again(
+        self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
+    ) -> None:
+        """See `Inbox.post_again`."""
+        pair = self.pairs.pair_of(channel)
+        if pair is None:
+            return
+        async with self.lanes.moving(self.pairs.lanes(pair, towards=channel.platform)):
+            posted = await post()
+            if not posted:
+                return
+            async with self.store.write() as uow:
+                for copy, again in posted.items():
+                    await _record_again(uow, copy, again)
+
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         """See `Inbox.catch_up`."""
         await self._catch_up.channel(channel, after)
@@ -325,6 +340,18 @@ class CoreInbox:
                 return (await self.commands.answer(uow, call, changed)).words
         finally:
             self.people.settle(changed)
+
+
+async def _record_again(uow: UnitOfWork, copy: MessageRef, again: MessageRef) -> None:
+    try:
+        digest = await uow.digests.get(copy)
+    except ValueError as error:
+        # Without it, the new copy would be taken for one of a single message.
+        _log.error("what stands in a shared copy cannot be read, it stays on record as it was", reason=str(error))
+        return
+    await uow.messages.record_again(copy, again)
+    if digest is not None:
+        await uow.digests.put(again, digest)
 
 
 def _log_bug(what: str, error: Exception, **facts: object) -> None:

@@ -98,6 +98,24 @@ _RECORD = (
     .or_replace()
     .inline()
 )
+_IN_COPY = select(_c.message_id).where(_is_copy).distinct()
+_RECORD_AGAIN = (
+    insert(message_copy)
+    .from_select(
+        ["message_id", "channel_id", "part", "superseded", "native_id", "sent_at", "retries"],
+        select(
+            _c.message_id,
+            channel_id("new_"),
+            _c.part,
+            _c.superseded,
+            bindparam("new_id", type_=_c.native_id.type),
+            _exactly_now,
+            _c.retries,
+        ).where(_is_copy),
+    )
+    .or_replace()
+    .inline()
+)
 _other = message_copy.alias()
 _SUPERSEDE = (
     update(message_copy)
@@ -272,6 +290,13 @@ class SqlMessageMap:
         await self.transaction.record_last_copy(copy.message_id, copy.ref)
         values = {"message_id": copy.message_id, "part": copy.part, "tries": retries, **_of_ref(copy.ref)}
         await self.transaction.defer(_RECORD, values)
+
+    async def record_again(self, copy: MessageRef, again: MessageRef) -> None:
+        """See `MessageMap.record_again`."""
+        for row in await self.transaction.all(_IN_COPY, _of_ref(copy)):
+            await self.transaction.record_last_copy(row.message_id, again)
+        new = {"new_platform": again.platform, "new_channel": again.channel.id, "new_id": again.id}
+        await self.transaction.defer(_RECORD_AGAIN, {**_of_ref(copy), **new})
 
     async def supersede(self, copy: Copy, *, part: int | None = None) -> Copy:
         """See `MessageMap.supersede`."""

@@ -8,7 +8,8 @@ from relay.core.intake.catchup import last_originals
 from relay.core.ports import OnRecord
 from relay.core.storage import Copy, Original, Store
 from relay.domain.ids import ChannelRef, MessageRef, Platform
-from tests.support.store_contract import ANN, DISCORD, NOON, ROOM, add, copy, here, there
+from relay.domain.pair import LaneKey
+from tests.support.store_contract import ANN, DISCORD, ELSEWHERE, NOON, ROOM, add, copy, here, there
 
 
 class TestMessageMap:
@@ -118,6 +119,31 @@ class TestMessageMap:
                 here("b").id,
                 here("second").id,
             ]
+
+    async def test_copies_that_are_posted_again_in_another_channel_are_on_record_in_both(self, store: Store) -> None:
+        one, other = await add(store, 1), await add(store, 2)
+        await copy(store, one, here("shared"))
+        await copy(store, other, here("shared"))
+        await copy(store, other, here("old"), part=1)
+        async with store.write() as unit:
+            old = await unit.messages.supersede(Copy(other, 1, here("old")))
+        elsewhere = ELSEWHERE.destination
+        moved = {here(name): MessageRef(elsewhere, f"$new {name}") for name in ("shared", "old", "of nobody")}
+        for _ in range(2):
+            async with store.write() as unit:
+                for before, now in moved.items():
+                    await unit.messages.record_again(before, now)
+        async with store.read() as unit:
+            shared = moved[here("shared")]
+            assert await unit.messages.copies(one, elsewhere) == (Copy(one, 0, shared),)
+            assert await unit.messages.copies(other, elsewhere) == (
+                Copy(other, 0, shared),
+                replace(old, ref=moved[here("old")]),
+            )
+            assert await unit.messages.copies(other, ROOM) == (Copy(other, 0, here("shared")), old)
+            assert not await unit.messages.is_copy(moved[here("of nobody")])
+            # What is looked for in the new channel, because nobody knows whether it was sent, is behind that.
+            assert await unit.outbox.last_copy(LaneKey.within(elsewhere)) == moved[here("old")]
 
     async def test_a_second_copy_elsewhere_leaves_the_first_on_record(self, store: Store) -> None:
         message_id = await add(store, 1)

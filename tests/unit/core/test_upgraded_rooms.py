@@ -1,13 +1,17 @@
 """A room is upgraded or replaced while messages wait: what goes to its successor, what stays, and who is told."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from relay.core.ports import Delivery
 from relay.core.status.reading import read_report
 from relay.core.status.report import STATUS_KEY
 from relay.core.storage import Copy
+from relay.domain.commands import Digest, DigestItem
+from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, Transient
@@ -48,6 +52,79 @@ async def test_what_is_on_its_way_when_its_room_is_upgraded_arrives_once(tmp_pat
             assert bridge.words(staff_room) == ([] if refused else ["on its way"])
             async with bridge.store.read() as uow:
                 assert not await uow.outbox.dead()
+
+
+async def test_what_was_posted_again_in_the_new_room_is_edited_there_and_deleted_in_both(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        under_way, answered = asyncio.Event(), asyncio.Event()
+
+        async def before(call: str) -> None:
+            if call == "send" and bridge.shown(staff_room) and not answered.is_set():
+                under_way.set()
+                await answered.wait()
+
+        async def post() -> dict[MessageRef, MessageRef]:
+            # What was on its way is there.
+            return {
+                one.ref: bridge.matrix.post(Delivery(other_room, f"again {one.key}", one.author, one.content))
+                for one in bridge.shown(staff_room)
+            }
+
+        async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+            kept = bridge.discord.say(staff, "ann", "kept")
+            await bridge.shows(staff_room, "kept")
+            secret = bridge.discord.say(staff, "ann", "secret")
+            await under_way.wait()
+            posting = asyncio.create_task(core.inbox.post_again(staff_room, post))
+            await asyncio.wait([posting], timeout=0.1)
+            answered.set()
+            await posting
+            await bridge.shows(other_room, "kept", "secret")
+            await core.inbox.opened(
+                ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
+            )
+            bridge.discord.edit(kept, "mended")
+            bridge.discord.delete(secret)
+            await bridge.shows(other_room, "mended")
+            await bridge.shows(staff_room, "kept")
+            await bridge.quiet()
+            await core.inbox.post_again(bridge.matrix.channel("of no pair"), post)
+            assert bridge.words(other_room) == ["mended"]
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_shared_copy_that_is_posted_again_is_shared_there(tmp_path: Path, readable: bool) -> None:
+    """One whose sharing cannot be read would be taken for the copy of each alone: it stays where it was."""
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        shared, again = (MessageRef(one, "1") for one in (staff_room, bridge.matrix.channel("another")))
+        async with bridge.relay() as core:
+            said = [bridge.discord.say(staff, "ann", words) for words in ("one", "two")]
+            await bridge.shows(staff_room, "one", "two")
+            await bridge.quiet()
+            ann = bridge.discord.person("ann")
+            digest = Digest(tuple(DigestItem(ref, ann, Content(), bridge.clock.now()) for ref in said))
+            async with bridge.store.write() as uow:
+                for ref in said:
+                    original = await uow.messages.find(ref)
+                    assert original is not None
+                    await uow.messages.record_copy(Copy(original.id, 0, shared))
+                await uow.digests.put(shared, digest)
+            if not readable:
+                with sqlite3.connect(bridge.store.path) as connection:
+                    connection.execute("UPDATE batch SET command = '{'")
+                connection.close()
+
+            async def post() -> dict[MessageRef, MessageRef]:
+                return {shared: again}
+
+            await core.inbox.post_again(staff_room, post)
+            async with bridge.store.read() as uow:
+                assert await uow.messages.is_copy(again) == readable
+                assert await uow.digests.get(again) == (digest if readable else None)
+                assert len(await uow.messages.originals_of(shared)) == len(said)
 
 
 async def test_what_is_said_while_older_messages_move_to_another_room_comes_after_them(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
 from relay.core.ports import CommandCall, EventBatch, OnRecord
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef
 from relay.domain.text.nodes import RichText
 from tests.support.patience import PATIENCE
 
@@ -44,6 +44,11 @@ class RecordingInbox:
         raise AssertionError
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:
+        raise AssertionError
+
+    async def post_again(
+        self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
+    ) -> None:
         raise AssertionError
 
     def health_changed(self) -> None:
