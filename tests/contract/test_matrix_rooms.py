@@ -7,15 +7,27 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
+from aiohttp import web
 
 from relay.adapters.matrix.rooms.declared import DeclaredRoom
 from relay.core.clock import Backoff
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
-from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.ids import ChannelAddress, MessageRef, Platform
 from relay.errors import ActionNeeded
-from tests.support.matrix import BOB, SavedState, address, matrix_side, numbers, person, room, words
+from tests.support.matrix import (
+    BOB,
+    HomeserverProxy,
+    SavedState,
+    address,
+    matrix_side,
+    numbers,
+    person,
+    room,
+    words,
+)
+from tests.support.unsynced import Unsynced
 
 
 @dataclass
@@ -264,6 +276,48 @@ async def test_an_upgraded_room_is_followed_and_nothing_is_lost_or_written_into_
         await town.ann.text(newer, "by its own name")
         await side.until(lambda: side.said[-1] == "by its own name")
         assert side.said.count("in the newer one") == 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "arrives"),
+    [("limited", ["one", "two", "three"]), ("forbidden", ["one", "three"]), ("no tombstone", [])],
+)
+async def test_what_cannot_be_posted_again_in_the_new_room(town: Town, trouble: str, arrives: list[str]) -> None:
+    """Later, if that helps; else the others are, and the upgrade is followed."""
+    old = await town.ann.create_room(invite=[town.bot_id], version="11")
+    await town.ann.set_power(old, users={town.ann.user_id: 100, town.bot_id: 50})
+    refusals = {"limited": (429, "M_LIMIT_EXCEEDED"), "forbidden": (403, "M_FORBIDDEN")}
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        unsynced, new, refused = Unsynced(proxy), "", 0
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            nonlocal refused
+            if trouble == "no tombstone" and request.path.endswith(f"{old}/messages"):
+                return web.json_response({"chunk": []})
+            sends = trouble in refusals and new and f"/rooms/{new}/send/" in request.path
+            if sends and "two" in await request.text() and (trouble == "forbidden" or not refused):
+                refused += 1
+                status, code = refusals[trouble]
+                return web.json_response({"errcode": code, "error": "no", "retry_after_ms": 50}, status=status)
+            return await unsynced.answer(request)
+
+        proxy.answer = answer
+        async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, url=proxy.url) as side:
+            unsynced.tells.clear()
+            new = await upgrade(town.ann, old)
+            sent = {
+                word: await side.adapter.send(Delivery(room(old), word, BOB, words(word)))
+                for word in ("one", "two", "three")
+            }
+            unsynced.tells.set()
+            await side.until(lambda: side.inbox.channels[old].id == new)
+            there = [line for line in await town.ann.messages(new) if line.name]
+            assert [line.body.removeprefix("Bob: ") for line in there] == arrives
+            moved = zip(arrives, there, strict=True)
+            assert side.inbox.posted_again == {sent[word]: MessageRef(room(new), line.event_id) for word, line in moved}
+            left = [line.body.removeprefix("Bob: ") for line in await town.ann.messages(old) if line.name]
+            assert left == [word for word in sent if word not in arrives]
+            assert refused == (trouble != "no tombstone")
 
 
 async def test_a_room_that_is_upgraded_again_at_once_is_followed_later_and_nothing_is_lost(town: Town) -> None:

@@ -26,6 +26,7 @@ from tests.support.ghosts import (
 )
 from tests.support.matrix import HomeserverProxy, pass_on
 from tests.support.stack import FullStack, eventually, stack
+from tests.support.unsynced import Unsynced
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -344,6 +345,40 @@ async def test_ghosts_follow_a_room_upgrade(place: FullStack) -> None:
     place.say("help", "in the new room")
     lines = await shown(place, "help", "in the new room")
     assert lines[0].sender == ghost(place)
+
+
+@pytest.mark.parametrize("let_in", [True, False])
+async def test_what_a_ghost_says_behind_a_tombstone_is_said_again_in_the_new_room(
+    ghost_homeserver: GhostHomeserver, tmp_path: Path, let_in: bool
+) -> None:
+    """By the ghost, or under its name where the room does not let it in."""
+    async with stack(tmp_path, ghost_homeserver) as place, HomeserverProxy(ghost_homeserver.url) as proxy:
+        place.rooms["help"] = old = await place.mia.create_room("help", invite=[place.relay_user], version="11")
+        place.write_config(extra=APPSERVICE, homeserver_url=proxy.url)
+        unsynced = Unsynced(proxy)
+        await place.daemon.start()
+        place.say("help", "in the old room")
+        await shown(place, "help", "in the old room")
+        writers = {place.relay_user: 50, ghost(place): 50}
+        await place.mia.set_power(old, users={place.mia.user_id: 100, **writers}, invite=50 if let_in else 100)
+        if not let_in:
+            await place.mia.set_state(old, "m.room.join_rules", {"join_rule": "invite"})
+        unsynced.tells.clear()
+        answer = await place.mia.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
+        place.say("help", "behind the tombstone")
+        await shown(place, "help", "in the old room", "behind the tombstone")
+        place.rooms["help"] = new = str(answer["replacement_room"])
+        unsynced.tells.set()
+        if not let_in:
+            await place.mia.invite(new, place.relay_user)
+        (line,) = await shown(place, "help", "behind the tombstone")
+        assert (line.sender, line.name) == ((ghost(place), "") if let_in else (place.relay_user, "Ada"))
+        gone = place.say("help", "in the new room")
+        await shown(place, "help", "behind the tombstone", "in the new room")
+        place.control.delete(place.channels["help"], gone)
+        await shown(place, "help", "behind the tombstone")
+        place.rooms["help"] = old
+        await shown(place, "help", "in the old room")
 
 
 async def test_a_ghost_leaves_with_its_person_and_comes_back(ghost_homeserver: GhostHomeserver, tmp_path: Path) -> None:

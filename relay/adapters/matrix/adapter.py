@@ -29,6 +29,7 @@ from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
 from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.outbound.sender import MessageSender
+from relay.adapters.matrix.outbound.stranded import post_again, take_back
 from relay.adapters.matrix.policy_lists import PolicyListFollower
 from relay.adapters.matrix.register import AccountRegister
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
@@ -130,7 +131,6 @@ class MatrixAdapter:
             wanted=has_ghosts,
             returned=self._ghosts_returned.set,
         )
-        self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
         self.register = AccountRegister(api=api, clock=clock)
         self._responses = responses = ResponseHandler(
             api, rooms, Backfiller(api, limit), conversions, ghosts.saw_member, clock.now
@@ -159,6 +159,14 @@ class MatrixAdapter:
             token_refused=self._loop.interrupt,
             conversions=conversions,
             logged_in_since=self._logged_in_since,
+        )
+        self._joins = RoomJoiner(
+            api=api,
+            rooms=rooms,
+            clock=clock,
+            connected=self._status.caught_up,
+            post_again=partial(post_again, self._sender),
+            take_back=partial(take_back, self._sender),
         )
 
     @property

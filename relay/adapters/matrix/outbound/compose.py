@@ -124,6 +124,18 @@ def is_named(content: Json, author: Author | None = None) -> bool:
     return bool(as_dict(content.get(_PROFILE)).get("id") == _profile(author)["id"])
 
 
+def with_author(content: Json, author: Author) -> Json:
+    """The content of a message that does not say by itself who wrote it, with that."""
+    body = str(content.get("body", ""))
+    formatted = str(content.get("formatted_body") or html.escape(body).replace("\n", "<br>"))
+    return content | {
+        "body": _plain_fallback(author) + body,
+        "format": _HTML,
+        "formatted_body": _with_prefix(_html_fallback(author), formatted),
+        _PROFILE: _profile(author),
+    }
+
+
 def edit_content(target: MessageRef, content: Json) -> Json:
     """The content of the event that changes `target` to `content`; the relations of `target` stay as they are."""
     new = {key: value for key, value in content.items() if key != "m.relates_to"}

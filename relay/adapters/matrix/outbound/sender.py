@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -21,13 +22,15 @@ from relay.adapters.matrix.outbound.compose import (
     file_content,
     fingerprint,
     is_named,
+    with_author,
 )
 from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
 from relay.core.recent import LastSent, Recent
-from relay.domain.ids import ChannelRef, MessageRef
+from relay.domain.content import Author
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.text.nodes import CustomEmoji
 from relay.domain.text.rewrite import walk, weight
@@ -166,6 +169,32 @@ class MessageSender:
             # The homeserver does not know the message that this one replies to. The text matters more than the reply.
             content.pop("m.relates_to", None)
             return await self._put(room_id, content, delivery.key, identity=identity)
+
+    async def post_again(
+        self, event: Json, content: Json, before: ChannelRef, channel: ChannelRef, key: str
+    ) -> MessageRef:
+        """Post in a room that is not declared yet what one of our accounts said in the one before, as that account.
+
+        Where that is not possible the bot says it, under the name that the account had. Raises as `send` does.
+        """
+        await self._check_editable(channel)
+        account = str(event.get("sender"))
+        for _ in range(_GHOST_TRIES):
+            identity = await self.ghosts.identity(account)
+            if identity is None:
+                break  # the bot itself, or a ghost as which we may not act
+            try:
+                return MessageRef(channel, await self._put(channel.id, content, key, identity=identity))
+            except _GhostRefused as error:
+                with suppress(Permanent):
+                    if await self.ghosts.recover(identity, channel.id, error.refused, rejoin=True):
+                        continue
+                break
+        if account != self.api.user_id and not is_named(content):
+            await self.load_member(before.id, account)
+            user = self.ghosts.accounts.person(account) or UserRef(Platform.MATRIX, account)
+            content = with_author(content, Author(user, self.rooms.state(before.id).profile(account).name))
+        return MessageRef(channel, await self._put(channel.id, content, key))
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`. The room may be one that was declared before, or has been replaced."""

@@ -7,7 +7,7 @@ at a time, each waits as long as the homeserver asks for, and rooms that are joi
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,9 @@ from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRoom, DeclaredRooms
 from relay.adapters.matrix.rooms.state import TOMBSTONE
 from relay.core.ports import Clock, EventBatch
+from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list
-from relay.errors import StoreError
+from relay.errors import RateLimited, StoreError, StoreUnavailable, Transient
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -41,6 +42,7 @@ _JOIN_TIMEOUT = 180.0  # A remote room with many servers in it takes minutes.
 _JOIN_SHOWS_WITHIN = 60.0  # Seconds until sync has told of a join; after that it is tried again.
 _REPORT_PENDING_AFTER = 60.0
 _UNANSWERED_TRIES = 3  # After so many a join without an answer is reported.
+_UNREADABLE_TRIES = 6  # After so many a room is left behind whose last messages the homeserver cannot tell.
 _LOOKUP_ANSWERED_WITHIN = 5.0  # A look-up that takes longer is still waited for, but other rooms go on without it.
 _MOST_SERVERS = 10
 _LOOK_UP_EVERY = 600.0
@@ -56,6 +58,9 @@ class RoomJoiner:
     clock: Clock
     # Set once the first sync is answered.
     connected: asyncio.Event
+    # See `outbound/stranded.py`.
+    post_again: Callable[[str, str], Awaitable[Mapping[MessageRef, MessageRef]]]
+    take_back: Callable[[Iterable[MessageRef]], Awaitable[None]]
     _joins: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_JOINS_AT_ONCE))
 
     # What works on a room now, and when it is looked at again.
@@ -313,6 +318,8 @@ class RoomJoiner:
             # Leave it only if we were not in it before: anybody's room can be named in a tombstone.
             leave = isinstance(joined, list) and successor not in joined and self.rooms.find(successor) is None
             return await self._reject_successor(room, room_id, successor, inbox, "which does not say so", leave=leave)
+        if (again := await self._post_again(room, room_id, successor, inbox)) is not None:
+            return again
         await self._move_to_successor(room, room_id, successor, inbox)
         return None
 
@@ -321,6 +328,32 @@ class RoomJoiner:
         if room.is_alias:
             room.resolve_at = 0.0
             return room.backoff.next()
+        return None
+
+    async def _post_again(self, room: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox) -> float | None:
+        """What we said before sync told of the upgrade goes on in the new room, in front of all else.
+
+        Returns the seconds until it is tried again; None if it need not be.
+        """
+        moved: dict[MessageRef, MessageRef] = {}
+
+        async def post() -> dict[MessageRef, MessageRef]:
+            moved.update(await self.post_again(room_id, successor))
+            return moved
+
+        try:
+            await inbox.post_again(ChannelRef(Platform.MATRIX, room_id), post)
+            await self.take_back(moved)
+        except RateLimited as error:
+            return max(error.retry_after or _DEFAULT_RETRY, 0.1)
+        except StoreUnavailable:
+            return room.backoff.next()  # what is known of ghosts could not be read
+        except Transient as error:
+            if error.failed and room.backoff.tries >= _UNREADABLE_TRIES:
+                _log.warning("what was said behind a tombstone is left there", room=room.name, reason=str(error))
+                return None
+            _log.info("what was said behind a tombstone waits", room=room.name, reason=str(error))
+            return room.backoff.next(error.retry_after)
         return None
 
     async def _move_to_successor(self, room: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox) -> None:
