@@ -258,8 +258,8 @@ class Ghosts:
         """
         if self.made is None or await self.made.profile(account, room_id) is None:
             return
-        if not await self._is_usable(account):
-            raise Permanent(_not_usable(account))
+        if (why := await self._why_unusable(account)) is not None:
+            raise Permanent(why)
         await self._leave(account, room_id)
 
     async def _leave(self, account: str, room_id: str) -> None:
@@ -288,8 +288,8 @@ class Ghosts:
         account = self.accounts.ghost_of(user)
         if account is None or self.made is None or await self.made.ghost(account) is None:
             return
-        if not await self._is_usable(account):
-            raise Transient(_not_usable(account))  # it would stay where it is for good
+        if (why := await self._why_unusable(account)) is not None:
+            raise Transient(why)  # it would stay where it is for good
         for channel in await self.made.channels(account):
             await self._leave(account, channel.id)
         if (identity := await self.identity(account)) is not None:
@@ -297,18 +297,19 @@ class Ghosts:
                 await self.made.act(identity, "PUT", "profile", account, key, body={key: ""})
         await self.made.forget(account)
 
-    async def _is_usable(self, account: str) -> bool:
-        """Whether the homeserver lets us act as a ghost now. Raises `Transient`."""
-        identity = await self.identity(account)
-        if identity is None:
-            return False
+    async def _why_unusable(self, account: str) -> str | None:
+        """Why the homeserver does not let us act as a ghost now; None if it does. Raises `Transient`."""
+        why = f"the homeserver does not let the relay act as {account} now"
+        if (identity := await self.identity(account)) is None:
+            return self.why_away if self.is_away(account) else why
         try:
             await self.api.call("GET", "account", "whoami", identity=identity)
         except Unreachable as error:
             raise Transient(str(error), failed=error.answered) from error
         except Refused as refused:
-            return refused.status != 401
-        return True
+            if refused.status == 401:
+                return why if refused.code in _SILENCED else self.why_away
+        return None
 
     def saw_member(self, room_id: str, event: Json) -> None:
         """Sync has told of a membership: somebody may have removed or banned a ghost."""
@@ -458,12 +459,6 @@ class Ghosts:
         """Whether a ghost may get another name or picture now; else its messages say themselves who wrote them."""
         changed = self._changed.get((account, room_id))
         return changed is None or self.clock.monotonic() - changed >= _SECONDS_A_PROFILE
-
-    # --- What is known ------------------------------------------------------------------------------------
-
-
-def _not_usable(account: str) -> str:
-    return f"the homeserver does not let the relay act as {account} now"
 
 
 def _listed(accounts: list[str], most: int = 3) -> str:

@@ -107,6 +107,7 @@ async def made(folder: Path) -> AsyncIterator[Bench]:
     rooms = DeclaredRooms(accounts, backoff=partial(Backoff, random.Random(0), first=1, longest=2), now=clock.monotonic)
     rooms.declare([ChannelAddress(Platform.MATRIX, ROOM)])
     settings = validated(AppserviceSettings, {"as_token": "secret"})
+    settings.as_token.source = "relay.toml:9"
 
     def again() -> Ghosts:
         kept = GhostAccounts(api=api, settings=settings, store=store)
@@ -321,7 +322,7 @@ async def test_who_is_to_be_forgotten_is_not_forgotten_while_the_registration_is
     assert await bench.by_ghost()
     for what in ("account", "leave", "profile"):
         bench.server.refuse(what, 401, "M_UNKNOWN_TOKEN")
-    with pytest.raises(Transient):
+    with pytest.raises(Transient, match=r"does not know the registration .* the as_token is from relay\.toml:9"):
         await bench.ghosts.forget(ADA.user)
     assert await bench.ghosts.channels_of(ADA.user)
     bench.server.answers.clear()
