@@ -338,13 +338,14 @@ class HistoryReader(Protocol):
         ...
 
     def history(
-        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool
+        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool, reread_from: MessageRef | None
     ) -> AsyncIterator[EventBatch]:
         """What was written after the cursor position `after`, oldest first, a page at a time, each with its cursor.
 
         At most the `newest` last messages; where there are more, the first batch says how many were passed over
         (`HistorySkipped`). Messages carry their latest text, and `edited_at` where they were edited. `threads_cross`:
-        whether they cross from threads, too. Else threads that would have to be asked for are left out.
+        whether they cross from threads, too. Else threads that would have to be asked for are left out. `reread_from`:
+        from where on `reread` is called next, if it is; what both need is asked for once.
         """
         ...
 

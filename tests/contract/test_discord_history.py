@@ -1,5 +1,6 @@
 """What was missed is read from the history, once, from where the cursors stand."""
 
+from contextlib import aclosing
 from datetime import timedelta
 
 import pytest
@@ -115,6 +116,48 @@ async def test_rereads_what_stands_between_two_messages(world: World) -> None:
     assert [event.edited_at is not None for event in found].count(True) == 1
 
 
+@pytest.mark.parametrize(("on_record", "missed", "pages"), [(3, 0, 1), (3, 2, 2), (60, 0, 2), (130, 0, 3), (130, 2, 4)])
+async def test_a_page_that_has_all_is_asked_for_once(world: World, on_record: int, missed: int, pages: int) -> None:
+    """What is new and what was edited: both are looked for after an absence. A page that is full may not have all."""
+    known = [world.say(f"known {number}") for number in range(on_record)]
+    first, last = world.message_ref(known[0]), world.message_ref(known[-1])
+    async with world.running() as adapter:
+        for number in range(missed):
+            world.say(f"new {number}")
+        world.edit(known[1], "mended")
+        asked = world.server.api.statistics.requests
+        asked.clear()
+        reading = adapter.history(world.ref, last.id, newest=5000, threads_cross=False, reread_from=first)
+        events = [event async for batch in reading for event in batch.events]
+        news = [plain_text(event.content.text) for event in events if isinstance(event, MessageCreated)]
+        seen: list[str] = []
+        async with aclosing(adapter.reread(first, last)) as reread:
+            async for page in reread:
+                seen += [plain_text(event.content.text) for event in page or ()]
+                if len(seen) == on_record:
+                    break
+    assert news == [f"new {number}" for number in range(missed)]
+    assert seen == ["known 0", "mended", *(f"known {number}" for number in range(2, on_record))]
+    assert asked["GET /channels/{channel_id}/messages"] == pages
+
+
+async def test_a_page_is_not_kept_for_another_absence(world: World) -> None:
+    known = world.say("known")
+    ref = world.message_ref(known)
+    async with world.running() as adapter:
+        for words in ("mended", "mended again"):
+            world.edit(known, words)
+            reading = adapter.history(world.ref, ref.id, newest=5000, threads_cross=False, reread_from=ref)
+            assert [batch async for batch in reading] == []
+            assert [
+                plain_text(seen.content.text) async for page in adapter.reread(ref, ref) for seen in page or ()
+            ] == [words]
+        world.edit(known, "mended at last")
+        assert [plain_text(seen.content.text) async for page in adapter.reread(ref, ref) for seen in page or ()] == [
+            "mended at last"
+        ]
+
+
 async def test_what_the_bot_may_not_read_any_more_was_not_deleted(world: World) -> None:
     messages = [world.say(str(number)) for number in range(3)]
     first, last = world.message_ref(messages[0]), world.message_ref(messages[-1])
@@ -132,7 +175,7 @@ async def test_what_the_bot_may_not_read_any_more_is_not_passed_over(world: Worl
     first, second = world.say("first"), world.say("second")
 
     async def missed(adapter: DiscordAdapter, after: str) -> int:
-        pages = adapter.history(world.ref, after, newest=100, threads_cross=True)
+        pages = adapter.history(world.ref, after, newest=100, threads_cross=True, reread_from=None)
         return sum([len(batch.events) async for batch in pages])
 
     async with world.running() as adapter:

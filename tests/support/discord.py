@@ -100,7 +100,9 @@ class RecordingInbox:
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         assert self.adapter is not None
-        missed = self.adapter.history(channel, after, newest=self.newest, threads_cross=self.threads_cross)
+        missed = self.adapter.history(
+            channel, after, newest=self.newest, threads_cross=self.threads_cross, reread_from=None
+        )
         async for batch in missed:
             await self.receive(batch)
         self.caught_up.append(channel.id)

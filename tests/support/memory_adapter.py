@@ -314,7 +314,7 @@ class MemoryAdapter:
         return self.server.now()
 
     async def history(
-        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool
+        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool, reread_from: MessageRef | None
     ) -> AsyncIterator[EventBatch]:
         """Pages of what still exists, oldest first. No thread has to be asked for."""
         await self.before("history")

@@ -336,14 +336,21 @@ class DiscordAdapter:
         return self._rest.time.now()
 
     async def history(
-        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool
+        self, channel: ChannelRef, after: str, *, newest: int, threads_cross: bool, reread_from: MessageRef | None
     ) -> AsyncIterator[EventBatch]:
         """See `HistoryReader.history`."""
         inbox, buffer = self._connected(), self._open_buffer(channel)
         with translate_read_errors(channel.id):
             cursor = partial(inbox.cursor, Platform.DISCORD)
-            read = self._history.read(buffer, after, newest=newest, archived_threads=threads_cross, cursor=cursor)
-            async for batch in read:
+            missed = self._history.read(
+                buffer,
+                after,
+                newest=newest,
+                archived_threads=threads_cross,
+                reread_from=None if reread_from is None else reread_from.id,
+                cursor=cursor,
+            )
+            async for batch in missed:
                 yield batch
 
     async def reread(self, first: MessageRef, last: MessageRef) -> AsyncGenerator[Sequence[MessageCreated] | None]:

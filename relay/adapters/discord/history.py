@@ -71,6 +71,8 @@ class History:
     # On the monotonic clock.
     _no_nicknames_until: float = field(init=False, default=0.0)
     _archived: dict[str, _ArchivedThreads] = field(init=False, default_factory=dict)
+    # By channel: the page with which its next `reread` begins; None if that is still to be asked for.
+    _first_pages: dict[str, list[Json] | None] = field(init=False, default_factory=dict)
 
     async def newest(self, channel: str) -> str:
         """The ID of the last message in a channel, "0" for none."""
@@ -84,15 +86,30 @@ class History:
         return next((event for event in events if isinstance(event, MessageCreated)), None)
 
     async def read(
-        self, buffer: ChannelBuffer, after: str, *, newest: int, archived_threads: bool, cursor: CursorLookup
+        self,
+        buffer: ChannelBuffer,
+        after: str,
+        *,
+        newest: int,
+        archived_threads: bool,
+        reread_from: str | None,
+        cursor: CursorLookup,
     ) -> AsyncIterator[EventBatch]:
         """Everything after `after`: first in the channel, then in its threads, but at most the `newest` last of each.
 
         Of threads the gateway tells, of archived ones only a list that costs a request: `archived_threads` asks for it.
         `cursor` looks up how far a thread was read. A thread of which nothing was ever read is read from `after` as
         well, which is possible because IDs contain the time.
+
+        `reread_from`: where `reread` begins, which is called next. One page from there on mostly has all for both.
         """
-        async for batch in self._read_channel(buffer, buffer.channel.id, after, newest):
+        channel = buffer.channel.id
+        page: list[Json] | None = None
+        if reread_from is not None and int(reread_from) <= int(after):
+            page = await self._page_from(channel, reread_from)
+        # Discord may return fewer than it is asked for, but not half of them. An empty page may only be hidden.
+        has_all = page is not None and 0 < len(page) <= PAGE // 2
+        async for batch in self._read_channel(buffer, channel, after, newest, page if has_all else None):
             yield batch
         for thread, last in (await self._threads(buffer, since=after, archived=archived_threads)).items():
             position = await _position(cursor, thread) or after
@@ -102,6 +119,8 @@ class History:
                         yield batch
                 except Refused as error:
                     _log.info("discord thread not read", thread=thread, status=error.status, code=error.code)
+        if reread_from is not None:
+            self._first_pages[channel] = page
 
     async def reread(
         self, buffer: ChannelBuffer, first: str, last: str, *, cursor: CursorLookup
@@ -110,8 +129,9 @@ class History:
 
         Yields None for what could not be read. `cursor` as in `read`.
         """
+        first_page = self._first_pages.pop(buffer.channel.id, None)
         seen = False
-        async for page in self._read_range(buffer, buffer.channel.id, first, last):
+        async for page in self._read_range(buffer, buffer.channel.id, first, last, first_page):
             seen = seen or any(message.ref.id == last for message in page)
             yield page
         if not seen and not await self._is_gone(buffer.channel.id, last):
@@ -152,9 +172,9 @@ class History:
                 raise
 
     async def _read_range(
-        self, buffer: ChannelBuffer, channel: str, first: str, last: str
+        self, buffer: ChannelBuffer, channel: str, first: str, last: str, page: list[Json] | None = None
     ) -> AsyncIterator[Sequence[MessageCreated]]:
-        async for messages in self._pages(channel, str(int(first) - 1), may_be_hidden=True):
+        async for messages in self._pages(channel, str(int(first) - 1), page, may_be_hidden=True):
             within = [message for message in messages if int(message["id"]) <= int(last)]
             await self._fetch_nicknames(buffer.access.guild, within)
             events = (await self.translator.page(buffer, channel, within)).events
@@ -163,9 +183,9 @@ class History:
                 break
 
     async def _read_channel(
-        self, buffer: ChannelBuffer, channel: str, after: str, newest: int | None
+        self, buffer: ChannelBuffer, channel: str, after: str, newest: int | None, page: list[Json] | None = None
     ) -> AsyncIterator[EventBatch]:
-        async for messages in self._pages(channel, after, may_be_hidden=False):
+        async for messages in self._pages(channel, after, page, may_be_hidden=False):
             # The first page is nearly always the only one. Only if it is not, the messages have to be counted.
             if newest is not None and (len(messages) >= PAGE - 1 or len(messages) > newest):
                 start, skipped = await self._skip_to_newest(channel, after, newest)
@@ -179,20 +199,30 @@ class History:
             await self._fetch_nicknames(buffer.access.guild, messages)
             yield await self.translator.page(buffer, channel, messages)
 
-    async def _pages(self, channel: str, after: str, *, may_be_hidden: bool) -> AsyncIterator[list[Json]]:
-        """What follows a message. `may_be_hidden`: a history that cannot be read counts as empty, else as an error."""
+    async def _pages(
+        self, channel: str, after: str, page: list[Json] | None = None, *, may_be_hidden: bool
+    ) -> AsyncIterator[list[Json]]:
+        """What follows a message. `may_be_hidden`: a history that cannot be read counts as empty, else as an error.
+
+        `page`: the first, where it is known already.
+        """
         while True:
-            # With the one that is known: as long as that is there, the page shows that the history can be read. Discord
-            # returns the newest first, whatever is asked for.
-            page = sorted(await self._page(channel, limit=str(PAGE), after=str(max(0, int(after) - 1))), key=_id)
-            if not page and int(after) and not may_be_hidden:
-                await self._check_readable(channel, after)
+            if page is None:
+                # With the message that is known: as long as that is there, the page shows that the history can be read.
+                page = await self._page_from(channel, after)
+                if not page and int(after) and not may_be_hidden:
+                    await self._check_readable(channel, after)
             messages = [message for message in page if _id(message) > int(after)]
             # A server may return fewer than it is asked for, so only an empty page is the last.
             if not messages:
                 return
-            after = str(messages[-1]["id"])
+            after, page = str(messages[-1]["id"]), None
             yield messages
+
+    async def _page_from(self, channel: str, message: str) -> list[Json]:
+        """A message, if it is still there, and what follows it, oldest first."""
+        # Discord returns the newest first, whatever is asked for.
+        return sorted(await self._page(channel, limit=str(PAGE), after=str(max(0, int(message) - 1))), key=_id)
 
     async def _skip_to_newest(self, channel: str, after: str, newest: int) -> tuple[str, int]:
         """Returns the message after which only the `newest` last ones follow, and how many are skipped before them."""

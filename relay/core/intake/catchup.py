@@ -40,7 +40,7 @@ class CatchUp:
             if not reader.knows(position):
                 position = await self._instead(uow, channel, position)
         known = tuple(original for original in known if reader.knows(original.ref.id))
-        messages = await self._missed(channel, position)
+        messages = await self._missed(channel, position, known)
         changes = await self._changed(channel.platform, known) if known else 0
         if messages or changes:
             _log.info(
@@ -58,13 +58,19 @@ class CatchUp:
         _log.error("cursor cannot be read", channel=channel.id, position=position[:100], read_after=after)
         return after
 
-    async def _missed(self, channel: ChannelRef, position: str) -> int:
+    async def _missed(self, channel: ChannelRef, position: str, known: tuple[Original, ...]) -> int:
         pair = self.pairs.pair_of(channel)
         newest = pair.policy.catchup_limit if pair is not None else 0  # of no pair, nothing crosses
         threads_cross = pair is not None and pair.policy.thread_messages != "drop"
-        reader = self.readers[channel.platform]
+        missed = self.readers[channel.platform].history(
+            channel,
+            position,
+            newest=newest,
+            threads_cross=threads_cross,
+            reread_from=known[0].ref if known else None,
+        )
         events = 0
-        async for batch in reader.history(channel, position, newest=newest, threads_cross=threads_cross):
+        async for batch in missed:
             await self.receive(batch)
             events += len(batch.events)
         return events
