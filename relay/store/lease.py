@@ -11,6 +11,7 @@ checks the row (`SqlStore.fence`). That takes a few microseconds, under a lock t
 """
 
 import asyncio
+import functools
 import os
 import secrets
 import socket
@@ -39,6 +40,8 @@ LENGTH = timedelta(seconds=30)
 RENEW_EVERY = 5.0  # seconds
 WATCH_EVERY = 1.0  # seconds
 _MOST_LOOKS = 30  # at a lock whose holder is not known
+
+ProcessState = Literal["alive", "ended", "unknown"]
 
 _log = get_logger(__name__)
 _MOST_PROCESSES = 1 << 31
@@ -80,7 +83,7 @@ class Holder:
             return self.host == socket.gethostname()
         return self.started.split(" ")[0] == here[0]
 
-    def process_state(self) -> Literal["alive", "ended", "unknown"]:
+    def process_state(self) -> ProcessState:
         """Whether the process is alive, as far as this process can see."""
         if self.host != socket.gethostname():
             return "unknown"
@@ -146,8 +149,12 @@ def _exists(pid: int) -> bool:
     return True
 
 
+@functools.cache
 def _surroundings() -> tuple[str, str] | None:
-    """The machine's boot ID and our PID namespace. None if the system has no such things (not Linux)."""
+    """The machine's boot ID and our PID namespace. None if the system has no such things (not Linux).
+
+    Neither changes as long as this process lives.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         # "pid:[4026531836]": namespaces(7)

@@ -23,7 +23,7 @@ from relay.config.store_url import schema_in
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.logs import get_logger
-from relay.store.lease import Holder, cancelled_by, held
+from relay.store.lease import Holder, ProcessState, cancelled_by, held
 from relay.store.portable import insert
 from relay.store.postgresql.connections import NOW, connect, failure, quoted, translated, writer_name
 from relay.store.postgresql.shared import Shared
@@ -114,11 +114,18 @@ class SeenLease:
     @property
     def state(self) -> Literal["free", "held", "unknown"]:
         """Whether it can be taken. `unknown`: it cannot yet, but its holder may have ended."""
-        # Two machines may have one name: only of a process of this one we know that it has ended.
-        process = self.holder.process_state() if self.holder.on_this_kernel() else "unknown"
+        return self.state_where(process_of(self.holder))
+
+    def state_where(self, process: ProcessState) -> Literal["free", "held", "unknown"]:
+        """See `state`; `process` is its holder's, which may have been looked at for another lease already."""
         if process == "ended" or self.now - self.holder.renewed_at > (LENGTH if self.connected else SILENT):
             return "free"
         return "held" if process == "alive" else "unknown"
+
+
+def process_of(holder: Holder) -> ProcessState:
+    """Whether a holder's process lives. Two machines may have one name: only of this one we know that it has ended."""
+    return holder.process_state() if holder.on_this_kernel() else "unknown"
 
 
 class Session(Protocol):

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from relay.config.store_url import of_tenant, schema_in, without_password
-from relay.store.lease import Holder
+from relay.store.lease import Holder, ProcessState
 from relay.store.postgresql.connections import NOW, connect, translated
-from relay.store.postgresql.lease import LENGTH, LOCKS, TAKE_LOCK, SeenLease, has_lock
+from relay.store.postgresql.lease import LENGTH, LOCKS, TAKE_LOCK, SeenLease, has_lock, process_of
 from relay.store.tables import EPOCH, MICROSECOND
 
 ALIVE = 3.0
@@ -73,13 +73,20 @@ class Workers:
         """Who serves each of these tenants, None for nobody."""
         schemas = {schema_in(of_tenant(self.url, tenant)): tenant for tenant in tenants}
         found: dict[str, Holder | None] = dict.fromkeys(tenants)
+        # A process serves many, and to look at it takes longer than to read its lease.
+        processes: dict[tuple[str, int, str], ProcessState] = {}
         with translated(without_password(self.url)):
             connection = await self._open()
             there = [row["name"] for row in await connection.fetch(_SCHEMAS, list(schemas))]
             for begin in range(0, len(there), _AT_ONCE):
                 for row in await _leases(connection, there[begin : begin + _AT_ONCE]):
                     seen = _seen(row)
-                    found[schemas[row["schema"]]] = None if seen.state == "free" else seen.holder
+                    holder = seen.holder
+                    key = holder.host, holder.pid, holder.started
+                    if key not in processes:
+                        processes[key] = process_of(holder)
+                    free = seen.state_where(processes[key]) == "free"
+                    found[schemas[row["schema"]]] = None if free else holder
         return found
 
     async def leave(self) -> None:
