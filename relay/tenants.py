@@ -49,9 +49,10 @@ _LOOK_SOON_SECONDS = 0.05
 _ORPHAN_SECONDS = 3.0
 """A tenant that nobody takes for so long is taken by whoever sees it, whatever its share."""
 
-_STARTS_AT_ONCE, _START_SECONDS = 8, 5.0
+_STARTS_AT_ONCE, _START_SECONDS = 16, 5.0
 """So many tenants start at a time, and each counts as starting for so long at most. A start takes up to a fifth of a
-second of processor: two hundred at once would keep the leases of each other from being renewed in time."""
+second of processor: two hundred at once would keep the leases of each other from being renewed in time. Two thirds of
+its time it waits. No more are begun with than can start: one that waits here for its turn would seem to be free."""
 
 _SHUTDOWN_SECONDS, _LEAVE_SECONDS = 8.5, 0.5
 """How long the tenants may take to end, and then those that are broken off, and the store to take our leave."""
@@ -123,13 +124,22 @@ def decide(me: str, workers: Mapping[str, int], mine: Collection[str], free: Map
         emptiest = min(held, key=lambda worker: (held[worker], worker))
         held[emptiest] += 1
         quota += emptiest == me
-    preferred = sorted(free, key=lambda tenant: blake2b(f"{me} {tenant}".encode(), digest_size=8).digest())
+    preferred = sorted(free, key=lambda tenant: _order(me, workers, tenant))
     take = preferred[:quota] + [tenant for tenant in preferred[quota:] if free[tenant] >= _ORPHAN_SECONDS]
     # One gives at a time, so that not more than one is without anybody.
     fullest = max(workers, key=lambda worker: (workers[worker], worker))
     if not free and fullest == me and len(mine) > min(workers.values()) + 1:
         return Decision(give=max(mine))
     return Decision(take=tuple(take))
+
+
+def _order(me: str, workers: Iterable[str], tenant: str) -> tuple[int, bytes]:
+    """By which processes that look at the same moment begin with different ones: each tenant has an order of them."""
+
+    def draw(worker: str) -> bytes:
+        return blake2b(f"{worker} {tenant}".encode(), digest_size=8).digest()
+
+    return sum(draw(worker) < draw(me) for worker in workers), draw(me)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -190,7 +200,8 @@ class Tenants:
     _tenants: dict[str, Tenant] = field(init=False, default_factory=dict)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _lost: int = field(init=False, default=0)
-    _starts: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_STARTS_AT_ONCE))
+    # Those that are starting.
+    _starts: set[asyncio.Task[None]] = field(init=False, default_factory=set)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP reads all files again."""
@@ -264,15 +275,15 @@ class Tenants:
             now = self.clock.monotonic()
             free = {name: long for name, holder in holders.items() if (long := self._free(name, holder, now)) >= 0}
             decision = decide(self.workers.id, workers, mine, free)
-            if decision.take:
+            if take := decision.take[: _STARTS_AT_ONCE - len(self._starts)]:
                 # Before the leases say so: who still sees the old number would give up one more of its own.
-                await self.workers.beat(len(mine) + len(decision.take))
+                await self.workers.beat(len(mine) + len(take))
         except StoreError as error:
             self._lost += 1
             _log.warning("it is not known who serves which tenant", reason=error.reason, tries=self._lost)
             return
         self._lost = 0
-        for name in decision.take:
+        for name in take:
             self._begin(self._tenants[name])
         if decision.give is not None and not self._tenants[decision.give].stopping:
             _log.info("left to another process", tenant=decision.give, workers=len(workers))
@@ -311,16 +322,16 @@ class Tenants:
 
     def _begin(self, tenant: Tenant) -> None:
         tenant.free_since, tenant.stopping = None, False
-        tenant.task = asyncio.create_task(self._serve(tenant), name=f"tenant {tenant.name}")
+        ended = asyncio.Event()
+        tenant.task = asyncio.create_task(self._serve(tenant, ended), name=f"tenant {tenant.name}")
+        starting = asyncio.create_task(self._until_started(tenant, ended), name=f"start of tenant {tenant.name}")
+        self._starts.add(starting)
+        starting.add_done_callback(self._starts.discard)
 
-    async def _serve(self, tenant: Tenant) -> None:
+    async def _serve(self, tenant: Tenant, ended: asyncio.Event) -> None:
         """Serve a tenant until it is stopped. Whatever is wrong with it stays with it."""
         TENANT.set(tenant.name)
-        await self._starts.acquire()
         seen = stamp(tenant.path)
-        ended = asyncio.Event()
-        starting = asyncio.create_task(self._until_started(tenant, ended), name=f"start of tenant {tenant.name}")
-        starting.add_done_callback(lambda _: self._starts.release())
         try:
             settings = await asyncio.to_thread(self.load, tenant.name)
             self._check(tenant, settings)
