@@ -204,7 +204,7 @@ def _rate_limit(core: Core, user: str) -> tuple[Finding, ...]:
 
 
 async def _load_value(store: Store, key: str) -> str | None:
-    async with store.read() as uow:
+    async with store.look() as uow:
         return await uow.key_values.get(key)
 
 

@@ -523,6 +523,13 @@ class Store(Protocol):
         """A consistent view that changes nothing."""
         ...
 
+    def look(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """As `read`, for a single question: on a server that is one trip there, and a view takes three.
+
+        A second question raises `TypeError`: what it finds may be newer.
+        """
+        ...
+
     def put_later(self, cursors: Iterable[Cursor]) -> None:
         """Write these with the next transaction, whatever that is about; `Cursors.get` knows them at once.
 

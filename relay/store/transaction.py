@@ -45,3 +45,10 @@ class Transaction(Protocol):
     async def record_last_copy(self, message_id: int, copy: MessageRef) -> None:
         """Record the copy of an original as the last one in its channel and lane. Deferred."""
         ...
+
+
+def one_less(looks: int) -> int:
+    """How many statements a transaction may still run that may run so many. Raises `TypeError` where that is none."""
+    if not looks:
+        raise TypeError("a look is one question: ask more of them with `read`")
+    return looks - 1

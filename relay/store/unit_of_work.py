@@ -85,6 +85,10 @@ class Reading(Protocol):
         """A consistent view that changes nothing. Raises `StoreError`."""
         ...
 
+    def look(self) -> AbstractAsyncContextManager[Transaction]:
+        """The same for a single statement."""
+        ...
+
     async def dispose(self) -> None:
         """Close those that nobody uses."""
         ...
@@ -159,6 +163,12 @@ class SqlStore:
         async with self._readers.transaction() as transaction:
             yield SqlUnitOfWork(transaction, set(), self._waiting_cursors)
 
+    @asynccontextmanager
+    async def look(self) -> AsyncIterator[SqlUnitOfWork]:
+        """See `Store.look`."""
+        async with self._readers.look() as transaction:
+            yield SqlUnitOfWork(transaction, set(), self._waiting_cursors)
+
     def put_later(self, cursors: Iterable[Cursor]) -> None:
         """See `Store.put_later`."""
         self._waiting_cursors.put(cursors)
@@ -179,7 +189,7 @@ class SqlStore:
 
     async def load_id(self) -> None:
         """Read the store's ID, or create it for a new store. Writes nothing else: a daemon may be using the store."""
-        async with self._readers.transaction() as transaction:
+        async with self._readers.look() as transaction:
             known = _valid_id(await transaction.first(_GET_ID, {}))
         if not known:
             async with self._writer.transaction() as transaction:

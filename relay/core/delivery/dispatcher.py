@@ -155,7 +155,7 @@ class Dispatcher:
         """Wake the lanes in which something waits of which they do not know, and end those that nothing needs."""
         try:
             # `relay dead retry` is another process: only the outbox tells us that it queued something.
-            async with self.store.read() as uow:
+            async with self.store.look() as uow:
                 waiting, mark = await uow.outbox.lanes_and_mark()
                 retried = mark if waiting else self._retried
         except StoreUnavailable as error:
@@ -218,7 +218,7 @@ class Dispatcher:
         backoff = Backoff(self.rng)
         while True:
             try:
-                async with self.store.read() as uow:
+                async with self.store.look() as uow:
                     return sorted(await uow.outbox.lanes())
             except StoreUnavailable as error:
                 self.status.store_problem = str(error)

@@ -181,7 +181,7 @@ class Lane:
         self._work.clear()
         self._moved = False
         try:
-            async with self.store.read() as uow:
+            async with self.store.look() as uow:
                 entries, whole = await uow.outbox.read_ahead(self.key, _READ_AHEAD, self.most_ahead())
         except StoreUnavailable as error:
             await self._store_failed(error)

@@ -145,7 +145,7 @@ class CoreInbox:
 
     async def cursor(self, platform: Platform, stream: str) -> str | None:
         """See `Inbox.cursor`."""
-        async with self.store.read() as uow:
+        async with self.store.look() as uow:
             return await uow.cursors.get(platform, stream)
 
     def health_changed(self) -> None:
@@ -204,7 +204,7 @@ class CoreInbox:
         Call it again until that is 0. What may belong to a declared pair, of which not both channels are known yet, is
         kept until they have been open. Raises `StoreUnavailable`.
         """
-        async with self.store.read() as uow:
+        async with self.store.look() as uow:
             depths = await uow.outbox.depths()
         for lane, depth in depths.items():
             is_old = depth.oldest is not None and depth.oldest < before

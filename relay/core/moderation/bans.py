@@ -352,7 +352,7 @@ class Bans:
         """Whether copies may be deleted now: at once where nothing waits, now and then in a lane that is busy."""
         channels = {one.ref.channel for one in originals}
         lanes = [self.pairs.lane_from(channel, pair) for channel in channels if (pair := self.pairs.pair_of(channel))]
-        async with self.store.read() as uow:
+        async with self.store.look() as uow:
             depths = await uow.outbox.depths()
         now = self.clock.monotonic()
         if any(lane in depths and depths[lane].waiting for lane in lanes):

@@ -53,7 +53,7 @@ class ChannelLookups:
             self.changed.clear()
             try:
                 if saved is None:
-                    async with self.store.read() as uow:
+                    async with self.store.look() as uow:
                         saved = _read(await uow.key_values.get(_KEY))
                     self.known = {**saved, **self.known}
                 await self.look()

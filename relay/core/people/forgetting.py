@@ -65,7 +65,7 @@ class Forgetter:
     async def _round(self) -> float | None:
         """One step for the next of them; how long to wait before the next round, None until somebody asks."""
         try:
-            async with self.store.read() as uow:
+            async with self.store.look() as uow:
                 requests = await uow.people.requests(_PEOPLE, self._last)
             now = self.clock.monotonic()
             pauses = [await self._try(one) for one in requests if self._later.get(one.user, now) <= now]
@@ -122,7 +122,7 @@ class Forgetter:
         """Whether nothing waits where their copies are to be deleted: everybody's words come first."""
         channels = {one.ref.channel for one in originals}
         lanes = [self.pairs.lane_from(channel, pair) for channel in channels if (pair := self.pairs.pair_of(channel))]
-        async with self.store.read() as uow:
+        async with self.store.look() as uow:
             depths = await uow.outbox.depths()
         return not any(lane in depths and depths[lane].waiting for lane in lanes)
 

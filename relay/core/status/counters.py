@@ -197,7 +197,7 @@ class Status:
 
     async def read_outbox(self) -> None:
         """Learn what waits. Raises `StoreError` when the store cannot be read."""
-        async with self.store.read() as uow:
+        async with self.store.look() as uow:
             depths = await uow.outbox.depths()
         if depths != self._depths:
             self._depths = depths

@@ -232,7 +232,7 @@ class SharedSession:
 
     async def seen(self) -> SeenLease | None:
         """See `Session.seen`."""
-        async with self.store.read() as unit:
+        async with self.store.look() as unit:
             return await _seen(unit.transaction)
 
     def due(self, asked: float) -> float:
@@ -397,13 +397,13 @@ async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[PostgresqlLease]:
 
 async def holder_of(store: SqlStore) -> Holder | None:
     """The daemon that runs on the store, as far as one look can tell."""
-    async with store.read() as unit:
+    async with store.look() as unit:
         return _running(await _seen(unit.transaction))
 
 
 async def is_held(store: SqlStore) -> bool:
     """Whether a daemon runs on the database: also one on this machine that cannot renew its lease."""
-    async with store.read() as unit:
+    async with store.look() as unit:
         seen = await _seen(unit.transaction)
     return seen is not None and (
         seen.state != "free" or (seen.holder.on_this_kernel() and seen.holder.process_state() == "alive")
@@ -412,7 +412,7 @@ async def is_held(store: SqlStore) -> bool:
 
 async def last_seen(store: SqlStore) -> datetime | None:
     """When a holder that did not give the lease back last showed that it was alive."""
-    async with store.read() as unit:
+    async with store.look() as unit:
         seen = await _seen(unit.transaction)
     return None if seen is None else seen.holder.renewed_at
 

@@ -8,12 +8,13 @@ has not ended takes its connection along, and the server looks at a prepared sta
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import asyncpg
 
 from relay.config.store_url import without_password
 from relay.errors import StoreUnavailable
-from relay.store.postgresql.connections import ERRORS, connect
+from relay.store.postgresql.connections import ERRORS, connect, quoted
 
 _GRACE = 0.5  # seconds that the server has to take our leave
 
@@ -41,6 +42,8 @@ class Pool:
         self._places_for_slow = asyncio.Semaphore(max(1, size // 2))
         # The store that used it last, and the connection; what was used last is at the end.
         self._free: list[tuple[str, asyncpg.Connection]] = []
+        # The schema in which each looks up names outside of transactions, where that was set since it was opened.
+        self._schemas: WeakKeyDictionary[asyncpg.Connection, str] = WeakKeyDictionary()
 
     async def enter(self, store: str, *, slow: bool = False) -> "Place":
         """Wait for a place, for a transaction of that store. Raises `StoreUnavailable` after the longest wait."""
@@ -100,6 +103,12 @@ class Place:
             self.is_new = free is None
             self.connection = free or await self._pool._open()
         return self.connection
+
+    async def use_schema(self, schema: str) -> None:
+        """Until something else is said, its connection looks up names there. A transaction that says so itself does."""
+        if self.connection is not None and schema and self._pool._schemas.get(self.connection) != schema:
+            await self.connection.execute(f"SET search_path = {quoted(schema)}")
+            self._pool._schemas[self.connection] = schema
 
     def drop(self) -> None:
         """End the connection: it is lost, or nobody knows what is left on it."""

@@ -45,7 +45,7 @@ async def is_current(url: str, busy_timeout: float) -> bool:
     """See `migrate.is_current`."""
     store = PostgresqlStore(url, busy_timeout)
     try:
-        async with store.read() as unit:
+        async with store.look() as unit:
             found = await unit.transaction.all(_REVISION, {})
     except StoreError:
         return False

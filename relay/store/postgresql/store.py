@@ -68,13 +68,13 @@ class PostgresqlStore(SqlStore):
         """See `SqlStore.load_id`; and which database it is, of which there may be copies with the same ID."""
         await super().load_id()
         with suppress(StoreUnavailable):  # some servers tell nobody
-            async with self.read() as unit:
+            async with self.look() as unit:
                 row = await unit.transaction.first(_DATABASE, {})
                 self.database = "" if row is None else row.name
 
     async def problem(self) -> str | None:
         """See `SqlStore.problem`."""
-        async with self.read() as unit:
+        async with self.look() as unit:
             row = await unit.transaction.first(_READ_ONLY, {})
         return str(StoreUnavailable(self.name, *READ_ONLY)) if row is not None and row.is_read_only else None
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from relay.store.postgresql.connections import ERRORS, connect, failure, is_lost
 from relay.store.postgresql.pools import Place, Pool, close
 from relay.store.prepared import prepared
 from relay.store.tables import channel, lane, message
-from relay.store.transaction import Chain
+from relay.store.transaction import Chain, one_less
 
 T = TypeVar("T")
 
@@ -380,6 +381,19 @@ class Readers:
                     finally:
                         place.leave()
 
+    @asynccontextmanager
+    async def look(self) -> AsyncIterator[PostgresqlTransaction]:
+        """A single statement, which is a transaction by itself. Raises `StoreError`."""
+        async with self._slots:
+            place = await self._pool().enter(self._schema)
+            look = _Look(self._name, place.open, read_only=True, place=place, schema=self._schema)
+            try:
+                yield look
+            finally:
+                if look.failure is not None:
+                    place.drop()
+                place.leave()
+
     async def dispose(self) -> None:
         """Nothing: connections are closed with their pool."""
 
@@ -397,6 +411,31 @@ class Readers:
                 raise
             else:
                 return connection
+
+
+@dataclass(slots=True)
+class _Look(PostgresqlTransaction):
+    """One statement that reads, on the connection as it is: without BEGIN and COMMIT."""
+
+    place: Place = field(kw_only=True)
+    schema: str = field(kw_only=True)
+    _left: int = field(init=False, default=1)
+
+    async def _run(self, work: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
+        self._left = one_less(self._left)
+        return await PostgresqlTransaction._run(self, partial(self._once, work))
+
+    async def _once(self, work: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]], _: asyncpg.Connection) -> T:
+        while True:
+            connection = await self.place.open()
+            try:
+                await self.place.use_schema(self.schema)
+                return await work(connection)
+            except ERRORS as error:
+                self.place.drop()
+                # The server was restarted since the last one, perhaps: nothing but a new connection tells.
+                if not is_lost(error) or self.place.is_new:
+                    raise
 
 
 async def _end_view(place: Place) -> None:

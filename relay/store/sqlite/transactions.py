@@ -14,7 +14,7 @@ those that wait for it.
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from relay.store.prepared import Prepared, prepared
 from relay.store.sqlite.driver import CertainFuture, Outcome, PipelineConnection, Step, executed, settled
 from relay.store.sqlite.engine import READERS, begin_immediate, begin_snapshot, opened, translated
 from relay.store.tables import packed
-from relay.store.transaction import Chain
+from relay.store.transaction import Chain, one_less
 
 _log = get_logger(__name__)
 
@@ -54,6 +54,8 @@ class SqliteTransaction:
     connection: PipelineConnection
     path: Path
     read_only: bool = False
+    # See `Store.look`; None: as many statements as anybody likes.
+    looks: int | None = None
 
     async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Every row."""
@@ -71,6 +73,8 @@ class SqliteTransaction:
         return outcome.changed
 
     async def _run(self, statement: Executable, values: Mapping[str, Any]) -> tuple[Prepared, Outcome]:
+        if self.looks is not None:
+            self.looks = one_less(self.looks)
         query = prepared(statement, values, _DIALECT)
         sql, parameters = query.sql, query.bind(values)
         with translated(self.path):
@@ -317,7 +321,7 @@ class Readers:
         self._generation = 0
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+    async def transaction(self, *, looks: int | None = None) -> AsyncIterator[SqliteTransaction]:
         """A consistent view that changes nothing. Raises `StoreError`."""
         async with self._slots:
             generation = self._generation
@@ -325,7 +329,7 @@ class Readers:
             usable = True
             try:
                 reader.begin()
-                yield SqliteTransaction(reader, self._path, read_only=True)
+                yield SqliteTransaction(reader, self._path, read_only=True, looks=looks)
             except StoreError:
                 usable = False  # a new connection may work again
                 raise
@@ -335,6 +339,10 @@ class Readers:
                     self._free.append(reader)
                 else:
                     await reader.end()
+
+    def look(self) -> AbstractAsyncContextManager[SqliteTransaction]:
+        """See `Store.look`. Here it costs what a view costs."""
+        return self.transaction(looks=1)
 
     async def _open(self) -> PipelineConnection:
         return await opened(self._path, lambda: (begin_snapshot,), read_only=True, busy_timeout=self._busy_timeout)

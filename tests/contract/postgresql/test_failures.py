@@ -109,6 +109,21 @@ async def test_every_connection_is_ended_between_two_transactions(store: SqlStor
         assert await get(store) == str(number)
 
 
+async def test_every_connection_is_ended_between_two_looks(either: str, running: Server) -> None:
+    store = await open_store(either)
+    try:
+        await put(store, "there")
+        for _ in range(3):
+            async with store.look() as unit:
+                assert await unit.key_values.get("a") == "there"
+            await asyncio.to_thread(
+                running.run,
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database(either)}'",
+            )
+    finally:
+        await store.close()
+
+
 async def test_a_connection_that_ends_within_a_transaction(store: SqlStore, url: str, running: Server) -> None:
     async def cut() -> None:
         async with store.write() as unit:

@@ -145,6 +145,26 @@ async def test_what_one_sets_and_prepares_is_not_there_for_the_next(
     await a.shared.writers.close()
 
 
+async def test_each_looks_into_its_own_tables_on_a_connection_that_others_use(
+    two: tuple[PostgresqlStore, PostgresqlStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert two[0].shared is not None
+    only = Pool(without_schema(two[0].url), 1, lock_timeout=1.0)
+    monkeypatch.setattr(two[0].shared, "readers", only)
+    for store in two:
+        await put(store, store.url)
+    for _ in range(2):
+        for store in two:
+            for _ in range(2):
+                async with store.look() as unit:
+                    assert await unit.key_values.get("a") == store.url
+            # Another one's view in between, and its end.
+            for other in two:
+                assert await get(other) == other.url
+    assert only.opened == 1
+    await only.close()
+
+
 async def test_one_that_is_cancelled_within_a_transaction_takes_its_connection_along(
     two: tuple[PostgresqlStore, PostgresqlStore], url: str
 ) -> None:

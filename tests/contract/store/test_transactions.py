@@ -39,6 +39,19 @@ class TestTransactions:
             assert await unit.cursors.get(Platform.DISCORD, "channel:1") is None
             assert await unit.key_values.get("a") is None
 
+    async def test_a_look_answers_one_question_and_changes_nothing(self, store: Store) -> None:
+        async with store.write() as unit:
+            await unit.key_values.put("a", "b")
+        async with store.look() as unit:
+            assert await unit.key_values.get("a") == "b"
+            with pytest.raises(TypeError, match="one question"):
+                await unit.key_values.get("a")
+        with pytest.raises(TypeError, match="cannot change"):
+            async with store.look() as unit:
+                await unit.key_values.put("a", "c")
+        async with store.look() as unit:
+            assert await unit.key_values.get("a") == "b"
+
     async def test_a_transaction_sees_what_it_wrote_and_others_do_not(self, store: Store) -> None:
         async with store.write() as unit:
             message_id = await unit.messages.add(there(1), ANN, NOON, None)
