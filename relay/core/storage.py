@@ -358,6 +358,10 @@ class Outbox(Protocol):
         """Remember what the operator calls the pair of a lane: all that can be said of it once it is not declared."""
         ...
 
+    async def names(self) -> Mapping[LaneKey, str]:
+        """What was remembered so, of each lane of which something was."""
+        ...
+
     async def move(self, lane: LaneKey, to: LaneKey) -> bool:
         """What is in `lane` belongs to the lane `to` from now on, the older first; False if there was nothing.
 

@@ -160,9 +160,11 @@ class CoreInbox:
     async def begin(self) -> None:
         """Read from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""
         async with self.store.read() as uow:
-            known = await uow.channels.known()
+            known, names = await uow.channels.known(), await uow.outbox.names()
         self._bound = set(known)
         self.pairs.remember(known)
+        lanes = [lane for pair in self.pairs.pairs for lane in self.pairs.lanes(pair)]
+        self._names = {lane: names[lane] for lane in lanes if lane in names}
         await self._write_names()
 
     def declare(self, pairs: Iterable[Pair]) -> None:

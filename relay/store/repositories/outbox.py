@@ -108,6 +108,7 @@ _OTHER = (
     .limit(1)
 )
 _NAME = update(lane_table).where(_is_lane, _l.pair.is_distinct_from(bindparam("name"))).values(pair=bindparam("name"))
+_NAMES = select(*_channels, _l.pair).where(_l.pair.is_not(None))
 _APPEND = (
     insert(outbox)
     .values(
@@ -357,6 +358,11 @@ class SqlOutbox:
         """See `Outbox.name`."""
         await self._make(lane)
         await self.transaction.defer(_NAME, {**_of_lane(lane), "name": pair})
+
+    async def names(self) -> Mapping[LaneKey, str]:
+        """See `Outbox.names`."""
+        rows = await self.transaction.all(_NAMES, {})
+        return {lane: row.pair for row in rows if (lane := lane_of(row)) is not None}
 
     async def move(self, lane: LaneKey, to: LaneKey) -> bool:
         """See `Outbox.move`.

@@ -302,6 +302,14 @@ class TestOutbox:
         async with store.read() as unit:
             assert [letter.pair for letter in await unit.outbox.dead()] == ["support"]
 
+    async def test_which_lanes_have_a_name_and_which_is_known(self, store: Store) -> None:
+        await queue(store, 1, lane=ELSEWHERE)
+        async with store.write() as unit:
+            await unit.outbox.name(LANE, "help")
+            await unit.outbox.name(LANE.back, "staff")
+        async with store.look() as unit:
+            assert await unit.outbox.names() == {LANE: "help", LANE.back: "staff"}
+
     async def test_a_lane_made_in_a_transaction_that_failed_is_made_again(self, store: Store) -> None:
         async def fail() -> None:
             async with store.write() as unit:

@@ -57,3 +57,14 @@ async def test_what_waits_in_a_busy_lane_is_not_looked_up_again(tmp_path: Path) 
             gate.set()
             await until(lambda: core.status.accepted(Platform.MATRIX) == 1 + MESSAGES)
     assert counts.reads < MESSAGES  # a look at the outbox may fall into it
+
+
+async def test_a_later_start_names_no_lane_again(tmp_path: Path) -> None:
+    with counting() as counts:
+        async with world(tmp_path, pair()) as place:
+            for _ in range(2):
+                counts.reset()
+                async with place.relay():
+                    await place.quiet()
+    # Each of the four lanes had its row made and named again.
+    assert counts.statements["UPDATE"] == 0, counts.statements
