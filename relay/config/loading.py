@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
@@ -145,12 +146,17 @@ def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
         return None, mistakes
     common = source.values.get("defaults", {})
     tables = source.values.get("pairs", ())
-    pairs = TypeAdapter(tuple[PairSettings, ...]).validate_python([_merged(common, table) for table in tables])
+    pairs = _pairs_checker().validate_python([_merged(common, table) for table in tables])
     _mark_lines("pairs", pairs, source.origin)
     _mark_lines("rooms", settings.rooms, source.origin)
     _mark_sources(settings, source)
     store = replace(settings.store, url=anchored(settings.store.url, source.folder))
     return replace(settings, pairs=pairs, store=store, overridden=source.overridden), mistakes
+
+
+@cache
+def _pairs_checker() -> TypeAdapter[tuple[PairSettings, ...]]:
+    return TypeAdapter(tuple[PairSettings, ...])
 
 
 def validate(source: Source, model: type[_Model]) -> tuple[_Model | None, list[Mistake]]:

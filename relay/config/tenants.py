@@ -4,6 +4,7 @@ relay.toml then has `[store]`, `[web]` and `[log]`, which are the process's, and
 relay.toml has it for one community. The environment speaks of relay.toml only.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -56,12 +57,13 @@ class Host:
 
     def path_of(self, tenant: str) -> Path:
         """A tenant's file. Raises `ConfigurationError` if there is none."""
-        files = self.files()
-        if tenant not in files:
+        path = self.folder / f"{tenant}.toml"
+        if not _NAME.fullmatch(tenant) or not os.path.lexists(path):
+            files = self.files()
             none = f"there is none in {self.folder}: write a file for each, like name.toml"
             remedy = did_you_mean(tenant, files) if files else none
             raise ConfigurationError((Mistake("--tenant", "there is no such tenant", remedy),))
-        return files[tenant]
+        return path
 
     def load(
         self, tenant: str, text: str | None = None, options: Mapping[Location, str] = MappingProxyType({})
