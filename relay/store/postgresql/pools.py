@@ -2,7 +2,8 @@
 
 Who wants one waits for a place, in the order of asking; one place is one connection at most, whatever happens to it.
 Where stores share, nothing of one may be left to the next: what a transaction sets ends with it (`SET LOCAL`), one that
-has not ended takes its connection along, and the server looks at a prepared statement again under another schema.
+has not ended takes its connection along, and the server looks at a prepared statement again under another schema. A
+single question has no transaction: it says in which schema first, unless it was asked there last (`use_schema`).
 """
 
 import asyncio
