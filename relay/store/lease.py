@@ -11,7 +11,6 @@ checks the row (`SqlStore.fence`). That takes a few microseconds, under a lock t
 """
 
 import asyncio
-import functools
 import os
 import secrets
 import socket
@@ -20,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -149,7 +149,7 @@ def _exists(pid: int) -> bool:
     return True
 
 
-@functools.cache
+@cache
 def _surroundings() -> tuple[str, str] | None:
     """The machine's boot ID and our PID namespace. None if the system has no such things (not Linux).
 
