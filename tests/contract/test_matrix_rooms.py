@@ -320,6 +320,23 @@ async def test_what_cannot_be_posted_again_in_the_new_room(town: Town, trouble: 
             assert refused == (trouble != "no tombstone")
 
 
+async def test_what_only_looks_like_a_tombstone_keeps_nothing_in_the_old_room(town: Town) -> None:
+    """Clients and homeservers go by the one without a key; through another homeserver, it need not even be state."""
+    old = await town.ann.create_room(invite=[town.bot_id], version="11")
+    await town.ann.set_power(old, users={town.ann.user_id: 100, town.bot_id: 50})
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        unsynced = Unsynced(proxy)
+        async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, url=proxy.url) as side:
+            unsynced.tells.clear()
+            new = await upgrade(town.ann, old)
+            await side.adapter.send(Delivery(room(old), "k", BOB, words("stranded")))
+            content = {"body": "moved", "replacement_room": new}
+            await town.ann.call("PUT", f"client/v3/rooms/{old}/state/m.room.tombstone/other", content)
+            unsynced.tells.set()
+            await side.until(lambda: side.inbox.channels[old].id == new)
+            assert [line.body for line in await town.ann.messages(new) if line.name] == ["Bob: stranded"]
+
+
 async def test_a_room_that_is_upgraded_again_at_once_is_followed_later_and_nothing_is_lost(town: Town) -> None:
     old = await town.ann.create_room(version="11")
     saved = SavedState()
