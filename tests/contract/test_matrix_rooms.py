@@ -320,6 +320,31 @@ async def test_what_cannot_be_posted_again_in_the_new_room(town: Town, trouble: 
             assert refused == (trouble != "no tombstone")
 
 
+async def test_what_was_stranded_arrives_where_a_transaction_id_counts_in_all_rooms(town: Town) -> None:
+    """As continuwuity has it. It would else be taken for posted, and removed from the old room."""
+    old = await town.ann.create_room(invite=[town.bot_id], version="11")
+    await town.ann.set_power(old, users={town.ann.user_id: 100, town.bot_id: 50})
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        unsynced, sent = Unsynced(proxy), dict[str, MessageRef]()
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            key = request.path.rpartition("/")[2]
+            if "/send/" in request.path and key in sent:
+                return web.json_response({"event_id": sent[key].id})
+            return await unsynced.answer(request)
+
+        proxy.answer = answer
+        async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, url=proxy.url) as side:
+            unsynced.tells.clear()
+            new = await upgrade(town.ann, old)
+            sent["key"] = await side.adapter.send(Delivery(room(old), "key", BOB, words("stranded")))
+            unsynced.tells.set()
+            await side.until(lambda: side.inbox.channels[old].id == new)
+            (there,) = [line for line in await town.ann.messages(new) if line.name]
+            assert there.body == "Bob: stranded"
+            assert side.inbox.posted_again == {sent["key"]: MessageRef(room(new), there.event_id)}
+
+
 async def test_what_only_looks_like_a_tombstone_keeps_nothing_in_the_old_room(town: Town) -> None:
     """Clients and homeservers go by the one without a key; through another homeserver, it need not even be state."""
     old = await town.ann.create_room(invite=[town.bot_id], version="11")

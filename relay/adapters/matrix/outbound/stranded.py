@@ -38,6 +38,9 @@ async def post_again(sender: MessageSender, room_id: str, successor: str) -> dic
         key = as_string(as_dict(event.get("unsigned")).get("transaction_id")) or _key("r", event_id)
         try:
             again = await sender.post_again(event, _content(event, posted), here, there, key)
+            if again.id == event_id:
+                # Nothing was posted: this homeserver (continuwuity, tuwunel) knows the ID in whatever room.
+                again = await sender.post_again(event, _content(event, posted), here, there, _key("r", event_id))
         except _REFUSED as error:
             _log.warning("not posted again", room=room_id, event_id=event_id, new=successor, reason=str(error))
             continue
