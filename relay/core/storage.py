@@ -225,10 +225,10 @@ class MessageMap(Protocol):
         """Remember a copy; a replay of the same (message, channel, part) replaces it. `retries`: see `Entry`."""
         ...
 
-    async def record_again(self, copy: MessageRef, again: MessageRef) -> None:
+    async def record_again(self, copy: MessageRef, again: MessageRef, *, less: int = 0) -> None:
         """Whatever stands in a copy stands in another channel, too, in the same way: edits go there, deletions to both.
 
-        Nothing happens if `copy` is not on record.
+        `less`: how many parts of it that come before do not stand there. Nothing happens if `copy` is not on record.
         """
         ...
 

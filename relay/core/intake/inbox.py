@@ -1,6 +1,6 @@
 """What the adapters call: it hands events to the router, and tells the lanes what is new in the outbox."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -328,7 +328,7 @@ class CoreInbox:
                 return
             async with self.store.write() as uow:
                 for copy, again in posted.items():
-                    await _record_again(uow, copy, again)
+                    await _record_again(uow, copy, again, posted.keys())
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         """See `Inbox.catch_up`."""
@@ -344,16 +344,31 @@ class CoreInbox:
             self.people.settle(changed)
 
 
-async def _record_again(uow: UnitOfWork, copy: MessageRef, again: MessageRef) -> None:
+async def _record_again(uow: UnitOfWork, copy: MessageRef, again: MessageRef, posted: Collection[MessageRef]) -> None:
     try:
         digest = await uow.digests.get(copy)
     except ValueError as error:
         # Without it, the new copy would be taken for one of a single message.
         _log.error("what stands in a shared copy cannot be read, it stays on record as it was", reason=str(error))
         return
-    await uow.messages.record_again(copy, again)
+    await uow.messages.record_again(copy, again, less=await _left_behind(uow, copy, again, posted))
     if digest is not None:
         await uow.digests.put(again, digest)
+
+
+async def _left_behind(uow: UnitOfWork, copy: MessageRef, again: MessageRef, posted: Collection[MessageRef]) -> int:
+    """How many parts of its message that come before a copy were not posted again.
+
+    In each channel the parts are counted without a gap: an edit puts the new words into one after the other.
+    """
+    for original in await uow.messages.originals_of(copy):
+        copies = await uow.messages.copies(original.id, copy.channel)
+        before = {one.part for one in copies for here in copies if here.ref == copy and one.part < here.part}
+        now = {one.part for one in copies if one.ref in posted}
+        there = {one.part for one in await uow.messages.copies(original.id, again.channel)}
+        # After an interruption only the last of them are posted again; those before are there.
+        return max(0, len(before - now) - max(0, len(there) - len(now)))
+    return 0
 
 
 def _log_bug(what: str, error: Exception, **facts: object) -> None:

@@ -106,7 +106,7 @@ _RECORD_AGAIN = (
         select(
             _c.message_id,
             channel_id("new_"),
-            _c.part,
+            _c.part - bindparam("less", type_=_c.part.type),
             _c.superseded,
             bindparam("new_id", type_=_c.native_id.type),
             _exactly_now,
@@ -291,12 +291,12 @@ class SqlMessageMap:
         values = {"message_id": copy.message_id, "part": copy.part, "tries": retries, **_of_ref(copy.ref)}
         await self.transaction.defer(_RECORD, values)
 
-    async def record_again(self, copy: MessageRef, again: MessageRef) -> None:
+    async def record_again(self, copy: MessageRef, again: MessageRef, *, less: int = 0) -> None:
         """See `MessageMap.record_again`."""
         for row in await self.transaction.all(_IN_COPY, _of_ref(copy)):
             await self.transaction.record_last_copy(row.message_id, again)
         new = {"new_platform": again.platform, "new_channel": again.channel.id, "new_id": again.id}
-        await self.transaction.defer(_RECORD_AGAIN, {**_of_ref(copy), **new})
+        await self.transaction.defer(_RECORD_AGAIN, {**_of_ref(copy), **new, "less": less})
 
     async def supersede(self, copy: Copy, *, part: int | None = None) -> Copy:
         """See `MessageMap.supersede`."""

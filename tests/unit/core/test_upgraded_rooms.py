@@ -94,6 +94,46 @@ async def test_what_was_posted_again_in_the_new_room_is_edited_there_and_deleted
             assert bridge.words(other_room) == ["mended"]
 
 
+@pytest.mark.parametrize("interrupted", [True, False])
+async def test_a_message_of_which_only_the_last_parts_are_posted_again_is_edited_and_deleted_whole(
+    tmp_path: Path, interrupted: bool
+) -> None:
+    """The first was posted before the tombstone. `interrupted`: it is done again, with what was not removed."""
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        parts = [letter * 150 for letter in "abc"]
+        posted: dict[MessageRef, MessageRef] = {}
+
+        async def post() -> dict[MessageRef, MessageRef]:
+            for one in bridge.shown(staff_room)[1:]:
+                delivery = Delivery(other_room, f"again {one.key}", one.author, one.content)
+                posted[one.ref] = bridge.matrix.post(delivery)
+            return posted
+
+        async def post_once_more() -> dict[MessageRef, MessageRef]:
+            return dict([list(posted.items())[-1]])
+
+        async with bridge.relay() as core:
+            said = bridge.discord.say(staff, "ann", "\n\n".join(parts))
+            await bridge.shows(staff_room, *parts)
+            await bridge.quiet()
+            await core.inbox.post_again(staff_room, post)
+            if interrupted:
+                await core.inbox.post_again(staff_room, post_once_more)
+            await core.inbox.opened(
+                ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
+            )
+            await bridge.shows(other_room, *parts[1:])
+            mended = [letter * 150 for letter in "def"]
+            bridge.discord.edit(said, "\n\n".join(mended))
+            await bridge.shows(other_room, *mended)
+            await bridge.quiet()
+            bridge.discord.delete(said)
+            await bridge.shows(other_room)
+            await bridge.shows(staff_room)
+
+
 @pytest.mark.parametrize("readable", [True, False])
 async def test_a_shared_copy_that_is_posted_again_is_shared_there(tmp_path: Path, readable: bool) -> None:
     """One whose sharing cannot be read would be taken for the copy of each alone: it stays where it was."""
