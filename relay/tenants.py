@@ -323,12 +323,13 @@ class Tenants:
     def _begin(self, tenant: Tenant) -> None:
         tenant.free_since, tenant.stopping = None, False
         ended = asyncio.Event()
-        tenant.task = asyncio.create_task(self._serve(tenant, ended), name=f"tenant {tenant.name}")
+        tenant.task = asyncio.create_task(self._serve(tenant), name=f"tenant {tenant.name}")
+        tenant.task.add_done_callback(lambda _: ended.set())  # also where it was stopped before it had begun
         starting = asyncio.create_task(self._until_started(tenant, ended), name=f"start of tenant {tenant.name}")
         self._starts.add(starting)
         starting.add_done_callback(self._starts.discard)
 
-    async def _serve(self, tenant: Tenant, ended: asyncio.Event) -> None:
+    async def _serve(self, tenant: Tenant) -> None:
         """Serve a tenant until it is stopped. Whatever is wrong with it stays with it."""
         TENANT.set(tenant.name)
         seen = stamp(tenant.path)
@@ -365,7 +366,6 @@ class Tenants:
             self._failed(tenant, f"a bug ended it ({type(error).__name__})")
         finally:
             tenant.daemon, tenant.api_url = None, ""
-            ended.set()
 
     async def _until_started(self, tenant: Tenant, ended: asyncio.Event) -> None:
         """Until both sides are ready, or it has ended, or that takes too long: then the next one may start."""
