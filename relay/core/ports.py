@@ -6,7 +6,7 @@ about people is in `core/people/ports.py`, files are in `core/files.py`, and wha
 `core/storage.py`.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -123,12 +123,13 @@ class Inbox(Protocol):
 
     async def post_again(
         self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
-    ) -> None:
+    ) -> Collection[MessageRef]:
         """`post` posts copies of `channel` again in the one that replaces it, and returns where each is then.
 
         Nothing is sent to `channel` meanwhile: what was being sent is on record before, or is in doubt until the new
         channel is opened. From then on edits reach the new copies, and deletions both. `post` may be called again; it
-        is not called where nothing crosses to `channel`. Raises what `post` raises, `StoreUnavailable`.
+        is not called where nothing crosses to `channel`. Returns the copies that may be removed there, since deletions
+        reach the new ones. Raises what `post` raises, `StoreUnavailable`.
         """
         ...
 

@@ -1,7 +1,7 @@
 """The Discord adapter against the sandbox: a server with one channel, and a core that records what it is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -89,7 +89,7 @@ class RecordingInbox:
 
     async def post_again(
         self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
-    ) -> None:
+    ) -> Collection[MessageRef]:
         raise AssertionError("no channel of this platform is replaced")
 
     def health_changed(self) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -102,8 +102,10 @@ class Inbox:
 
     async def post_again(
         self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
-    ) -> None:
-        self.posted_again |= await post()
+    ) -> Collection[MessageRef]:
+        posted = await post()
+        self.posted_again |= posted
+        return posted.keys()
 
     def health_changed(self) -> None:
         pass

@@ -4,7 +4,7 @@ A long list of events goes to the core in batches.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -59,9 +59,9 @@ class RetryingInbox:
 
     async def post_again(
         self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
-    ) -> None:
+    ) -> Collection[MessageRef]:
         """See `Inbox.post_again`."""
-        await self._retry(lambda: self.inbox.post_again(channel, post))
+        return await self._retry(lambda: self.inbox.post_again(channel, post))
 
     async def position(self, stream: str) -> str | None:
         """The position of one of this platform's cursors (see `cursors.py`); None before the first."""

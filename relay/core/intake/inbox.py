@@ -317,18 +317,17 @@ class CoreInbox:
 
     async def post_again(
         self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
-    ) -> None:
+    ) -> Collection[MessageRef]:
         """See `Inbox.post_again`."""
         pair = self.pairs.pair_of(channel)
         if pair is None:
-            return
+            return ()
         async with self.lanes.moving(self.pairs.lanes(pair, towards=channel.platform)):
             posted = await post()
             if not posted:
-                return
+                return ()
             async with self.store.write() as uow:
-                for copy, again in posted.items():
-                    await _record_again(uow, copy, again, posted.keys())
+                return [one for one, again in posted.items() if await _record_again(uow, one, again, posted.keys())]
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         """See `Inbox.catch_up`."""
@@ -344,16 +343,18 @@ class CoreInbox:
             self.people.settle(changed)
 
 
-async def _record_again(uow: UnitOfWork, copy: MessageRef, again: MessageRef, posted: Collection[MessageRef]) -> None:
+async def _record_again(uow: UnitOfWork, copy: MessageRef, again: MessageRef, posted: Collection[MessageRef]) -> bool:
+    """Whether what stands in a copy is on record in the new one, too, if it is on record at all."""
     try:
         digest = await uow.digests.get(copy)
     except ValueError as error:
         # Without it, the new copy would be taken for one of a single message.
         _log.error("what stands in a shared copy cannot be read, it stays on record as it was", reason=str(error))
-        return
+        return False
     await uow.messages.record_again(copy, again, less=await _left_behind(uow, copy, again, posted))
     if digest is not None:
         await uow.digests.put(again, digest)
+    return True
 
 
 async def _left_behind(uow: UnitOfWork, copy: MessageRef, again: MessageRef, posted: Collection[MessageRef]) -> int:

@@ -25,8 +25,12 @@ _PAGES = 20
 _REFUSED = (ActionNeeded, Permanent, TargetGone, Unsupported)
 
 
-async def post_again(sender: MessageSender, room_id: str, successor: str) -> dict[MessageRef, MessageRef]:
+async def post_again(
+    sender: MessageSender, room_id: str, successor: str, patient: bool
+) -> dict[MessageRef, MessageRef]:
     """Post it in the same order, by the same accounts; where each message is then. Raises `Transient`.
+
+    If not `patient`, a message with which the homeserver fails stays where it is: the others must not wait for ever.
 
     All of it can be repeated: a message has the same transaction ID each time. Where the homeserver tells the one that
     it was sent with, it is that one, so that a lane that does not know whether it was sent finds it in the new room.
@@ -41,7 +45,10 @@ async def post_again(sender: MessageSender, room_id: str, successor: str) -> dic
             if again.id == event_id:
                 # Nothing was posted: this homeserver (continuwuity, tuwunel) knows the ID in whatever room.
                 again = await sender.post_again(event, _content(event, posted), here, there, _key("r", event_id))
-        except _REFUSED as error:
+        except (*_REFUSED, Transient) as error:
+            is_refused = isinstance(error, _REFUSED)
+            if isinstance(error, Transient) and not is_refused and (patient or not error.failed):
+                raise
             _log.warning("not posted again", room=room_id, event_id=event_id, new=successor, reason=str(error))
             continue
         posted[event_id] = again.id

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
@@ -59,7 +60,7 @@ class RoomJoiner:
     # Set once the first sync is answered.
     connected: asyncio.Event
     # See `outbound/stranded.py`.
-    post_again: Callable[[str, str], Awaitable[Mapping[MessageRef, MessageRef]]]
+    post_again: Callable[[str, str, bool], Awaitable[Mapping[MessageRef, MessageRef]]]
     take_back: Callable[[Iterable[MessageRef]], Awaitable[None]]
     _joins: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_JOINS_AT_ONCE))
 
@@ -335,21 +336,16 @@ class RoomJoiner:
 
         Returns the seconds until it is tried again; None if it need not be.
         """
-        moved: dict[MessageRef, MessageRef] = {}
-
-        async def post() -> dict[MessageRef, MessageRef]:
-            moved.update(await self.post_again(room_id, successor))
-            return moved
-
+        patient = room.backoff.tries < _UNREADABLE_TRIES
+        post = partial(self.post_again, room_id, successor, patient)
         try:
-            await inbox.post_again(ChannelRef(Platform.MATRIX, room_id), post)
-            await self.take_back(moved)
+            await self.take_back(await inbox.post_again(ChannelRef(Platform.MATRIX, room_id), post))
         except RateLimited as error:
             return max(error.retry_after or _DEFAULT_RETRY, 0.1)
         except StoreUnavailable:
             return room.backoff.next()  # what is known of ghosts could not be read
         except Transient as error:
-            if error.failed and room.backoff.tries >= _UNREADABLE_TRIES:
+            if error.failed and not patient:
                 _log.warning("what was said behind a tombstone is left there", room=room.name, reason=str(error))
                 return None
             _log.info("what was said behind a tombstone waits", room=room.name, reason=str(error))

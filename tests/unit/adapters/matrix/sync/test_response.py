@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class RecordingInbox:
 
     async def post_again(
         self, channel: ChannelRef, post: Callable[[], Awaitable[Mapping[MessageRef, MessageRef]]]
-    ) -> None:
+    ) -> Collection[MessageRef]:
         raise AssertionError
 
     def health_changed(self) -> None:
