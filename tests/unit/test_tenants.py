@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from relay.config.settings import Settings, WebSettings
 from relay.core.clock import Backoff
 from relay.errors import ConfigurationError, Mistake
@@ -127,6 +129,19 @@ async def test_so_many_start_at_a_time_and_one_that_has_ended_lets_the_next_one_
     await tenants._look()
     await asyncio.gather(*(one.task for one in tenants._running() if one.task is not None))
     assert sorted(begun) == sorted(names)
+
+
+async def test_one_that_is_stopped_before_its_task_has_begun_is_not_counted_as_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.tenants._START_SECONDS", 10 * PATIENCE)
+    tenants = made(tmp_path, never, ["a"], Register())
+    await tenants._look()
+    (tenant,) = tenants._running()
+    tenant.stop()
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*tenants._starts)
+    assert not tenants._running()
 
 
 @dataclass(slots=True)
