@@ -50,9 +50,9 @@ _ORPHAN_SECONDS = 3.0
 """A tenant that nobody takes for so long is taken by whoever sees it, whatever its share."""
 
 _STARTS_AT_ONCE, _START_SECONDS = 16, 5.0
-"""So many tenants start at a time, and each counts as starting for so long at most. A start takes up to a fifth of a
-second of processor: two hundred at once would keep the leases of each other from being renewed in time. Two thirds of
-its time it waits. No more are begun with than can start: one that waits here for its turn would seem to be free."""
+"""So many tenants start at a time, and each counts as starting for so long at most. A start takes up to a tenth of a
+second of processor: two hundred at once would keep the leases of each other from being renewed in time. It mostly
+waits. No more are begun with than can start: one that waits here for its turn would seem to be free."""
 
 _SHUTDOWN_SECONDS, _LEAVE_SECONDS = 8.5, 0.5
 """How long the tenants may take to end, and then those that are broken off, and the store to take our leave."""
