@@ -79,6 +79,8 @@ class DeclaredRoom:
     # No replacement is entered before this time, which is `upgrade_pause` seconds after the last upgrade.
     upgrade_at: float = 0.0
     upgrade_pause: float = 0.0
+    # How often the homeserver has failed with what was said in this room behind its tombstone.
+    stranded_failures: int = 0
 
     # Whether `RoomJoiner` may have something to do for the room; see `DeclaredRooms.wake`.
     woken: bool = False
@@ -110,6 +112,7 @@ class DeclaredRoom:
         self.room_id = room_id
         self.joined, self.invited, self.removed_reason, self.opened = None, False, None, False
         self.predecessors, self.upgrade_problem, self.awaited, self.listed_aliases = (), None, None, None
+        self.stranded_failures = 0
 
 
 class DeclaredRooms:

@@ -336,7 +336,7 @@ class RoomJoiner:
 
         Returns the seconds until it is tried again; None if it need not be.
         """
-        patient = room.backoff.tries < _UNREADABLE_TRIES
+        patient = room.stranded_failures < _UNREADABLE_TRIES
         post = partial(self.post_again, room_id, successor, patient)
         try:
             await self.take_back(await inbox.post_again(ChannelRef(Platform.MATRIX, room_id), post))
@@ -348,6 +348,7 @@ class RoomJoiner:
             if error.failed and not patient:
                 _log.warning("what was said behind a tombstone is left there", room=room.name, reason=str(error))
                 return None
+            room.stranded_failures += error.failed
             _log.info("what was said behind a tombstone waits", room=room.name, reason=str(error))
             return room.backoff.next(error.retry_after)
         return None
