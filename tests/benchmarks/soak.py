@@ -1,17 +1,19 @@
 """What memory the daemon has after each thousand messages: flat, if nothing is kept that nobody needs.
 
     python -m tests.benchmarks.soak                        # 10,000 messages: some ten minutes
-    python -m tests.benchmarks.soak --thousands 100        # a busy day
+    python -m tests.benchmarks.soak --thousands 140 --rate 20    # two hours
 
 The real daemon between the sandbox (without limits) and a real homeserver, four pairs; half of the messages come from
 either side, on Discord from two hundred people, and one in ten is edited, one in twenty deleted. Printed are the
-resident memory after each thousand, and how much the second half of the run added to the first. Nothing is asserted.
+resident memory after each thousand, and how much the second half of the run added to the first; with how many messages
+a second they came. Nothing is asserted.
 """
 
 import argparse
 import asyncio
 import random
 import tempfile
+import time
 from pathlib import Path
 
 from relay.demo.homeserver import Homeserver
@@ -24,12 +26,13 @@ PEOPLE = 200
 _PATIENCE = 600.0
 
 
-async def write(place: FullStack, people: list[str], rng: random.Random, count: int) -> None:
-    """Half of `count` messages on each side, some edited and deleted at once."""
+async def write(place: FullStack, pair: str, people: list[str], rng: random.Random, count: int, rate: float) -> None:
+    """Half of `count` messages on each side of a pair, some edited and deleted at once; at most `rate` a second."""
     control = place.control
+    channel = place.channels[pair]
+    began = time.monotonic()
     for number in range(count // 2):
-        pair = rng.choice(PAIRS)
-        channel = place.channels[pair]
+        await asyncio.sleep(began + 2 * number / rate - time.monotonic())
         said = control.say(channel, rng.choice(people), f"{number} {'word ' * rng.randint(1, 60)}")["id"]
         event = await place.tell(pair, f"{number} {'word ' * rng.randint(1, 60)}")
         if rng.random() < 0.1:
@@ -51,7 +54,7 @@ async def settled(place: FullStack) -> None:
     await eventually(backlog, lambda waiting: waiting == 0, what=place.daemon.log, patience=_PATIENCE)
 
 
-async def main(thousands: int, seed: int) -> None:
+async def main(thousands: int, rate: float, seed: int) -> None:
     """Soak, and print."""
     rng = random.Random(seed)
     found: list[float] = []
@@ -63,10 +66,15 @@ async def main(thousands: int, seed: int) -> None:
             await place.daemon.start()
             for number in range(thousands + 1):
                 # The first thousand only warms it up.
-                await write(place, people, rng, 1000)
+                began = time.monotonic()
+                async with asyncio.TaskGroup() as writers:
+                    for pair in PAIRS:
+                        work = write(place, pair, people, rng, 1000 // len(PAIRS), rate / len(PAIRS))
+                        writers.create_task(work)
                 await settled(place)
                 found.append(memory(place.daemon.pid, "VmRSS"))
-                print(f"{(number + 1) * 1000:>8} messages  {found[-1]:7.1f} MiB", flush=True)
+                at = 1000 / (time.monotonic() - began)
+                print(f"{(number + 1) * 1000:>8} messages  {found[-1]:7.1f} MiB  {at:5.1f}/s", flush=True)
     warm = found[1:]
     half = len(warm) // 2
     if half:
@@ -77,6 +85,7 @@ async def main(thousands: int, seed: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--thousands", type=int, default=10, help="how many messages, after a first thousand")
+    parser.add_argument("--rate", type=float, default=20.0, help="messages a second at most, both sides together")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    asyncio.run(main(options.thousands, options.seed))
+    asyncio.run(main(options.thousands, options.rate, options.seed))
