@@ -12,25 +12,39 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 
 from relay.adapters.matrix.api.client import Api, Refused
 from relay.adapters.matrix.inbound.events import is_message
+from relay.core.offload import LONG
 from relay.domain.jsontext import Json, as_list, as_string
 from relay.domain.text.rewrite import weight
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-_PAGES_IN_MEMORY = 4
+# Bytes of what waits to be handed over, of all rooms together. What is more is read again, page by page.
+_IN_MEMORY = 16 * 1024 * 1024
 _PAGES_COUNTED = 200
-# Bytes of the edits and redactions among what is left out. Who writes more of them has them read again, page by page.
-_CORRECTIONS_IN_MEMORY = 256 * 1024
 _FILTER = '{"lazy_load_members":true}'
 # Times that the same page is asked for. For each, the homeserver fetches up to a hundred messages from others. These
 # may be slow, and anybody can run one: all rooms wait meanwhile, so it is not done again in that room for a while.
 _FETCHES = 100
 _FETCH_SECONDS, _NOT_AGAIN_SECONDS = 60.0, 600.0
 _PAGES_TOLD = 2  # Among so many pages of what we were told, others are looked for.
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the gaps of one response hold."""
+
+    # In bytes.
+    held: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is to be kept."""
+        return self.held > _IN_MEMORY
 
 
 @dataclass(slots=True)
@@ -49,6 +63,8 @@ class Page:
     may_grow: bool = False
     # Its messages are left out, because there are too many. Edits and redactions may be of messages that crossed.
     only_corrections: bool = False
+    # What `Memory` counts for it.
+    size: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +72,7 @@ class Gap:
     """What is missing of one room."""
 
     room_id: str
+    memory: Memory = field(default_factory=Memory)
     # The token of what we were told last; "": everything back to the beginning of the room is missing.
     oldest: str = ""
     # Tells the event after which the gap begins, where that is not a token.
@@ -80,12 +97,10 @@ class Gap:
     found_start: bool = False
     # How many messages are left out, because there are too many.
     skipped: int = 0
-    # Bytes of the edits and redactions among them.
-    corrections_size: int = 0
 
 
 class Backfiller:
-    """Reads gaps. It keeps a few pages in memory; the others are read again when they are handed over."""
+    """Reads gaps. It keeps as much as `Memory` lets it; the rest is read again when it is handed over."""
 
     def __init__(self, api: Api, limit: Callable[[str], int], *, page: int = 250) -> None:
         """`limit`: how many messages of a room (its ID) are handed over at most. `page`: events in one request."""
@@ -108,11 +123,13 @@ class Backfiller:
                 token = None
             messages += sum(map(is_message, page.events))
             gap.pages.appendleft(page)
-            if len(gap.pages) > _PAGES_IN_MEMORY:
-                page = gap.pages[_PAGES_IN_MEMORY]
-                page.events, page.state = None, []  # read again when it is handed over, with its members
+            await _hold(gap, page)
+            if gap.memory.is_full:
+                # All but the oldest, of which a part may be left out.
+                for newer in takewhile(lambda one: one.events is not None, islice(gap.pages, 1, None)):
+                    _read_again(gap, newer)
         if messages > limit:
-            self._trim(gap, messages - limit)
+            await self._trim(gap, messages - limit)
         if token is not None:
             await self._count(gap, token)
 
@@ -122,10 +139,13 @@ class Backfiller:
             page = gap.pages.popleft()
             if page.events is not None:
                 yield page
+                gap.memory.held -= page.size
                 continue
             for part in await self._again(gap, page):
                 part.events, _ = after_last(part.events or [], gap.starts)
+                await _hold(gap, part)
                 yield _corrections(part) if page.only_corrections else part
+                gap.memory.held -= part.size
 
     async def _again(self, gap: Gap, page: Page) -> list[Page]:
         """A page that was not kept, the oldest part first: by now there may be more in it than one answer holds."""
@@ -138,7 +158,7 @@ class Backfiller:
             parts.insert(0, await self._without_known(gap, part))
         return parts
 
-    def _trim(self, gap: Gap, excess: int) -> None:
+    async def _trim(self, gap: Gap, excess: int) -> None:
         # Only the oldest page, the one read last, goes beyond the limit, and that one is in memory.
         oldest = gap.pages[0]
         kept, left_out = deque(oldest.events or []), list[Json]()
@@ -146,15 +166,15 @@ class Backfiller:
             left_out.append(kept.popleft())
             excess -= is_message(left_out[-1])
         oldest.events = list(kept)
-        self._leave_out(gap, Page(oldest.token, left_out, []))
+        await self._leave_out(gap, Page(oldest.token, left_out, []))
 
-    def _leave_out(self, gap: Gap, page: Page) -> Page:
+    async def _leave_out(self, gap: Gap, page: Page) -> Page:
         """Count the messages of a page. What is to be handed over of it."""
         gap.skipped += sum(map(is_message, page.events or []))
         page = _corrections(page)
         if page.events:
             gap.pages.appendleft(page)
-            gap.corrections_size += weight(page.events)
+            await _hold(gap, page)
         return page
 
     async def _count(self, gap: Gap, token: str) -> None:
@@ -164,9 +184,9 @@ class Backfiller:
                 return
             page, following = await self._page(gap, following)
             page.events, gap.found_start = after_last(page.events or [], gap.starts)
-            page = self._leave_out(gap, page)
-            if gap.corrections_size > _CORRECTIONS_IN_MEMORY:
-                page.events = None
+            page = await self._leave_out(gap, page)
+            if gap.memory.is_full:
+                _read_again(gap, page)
             if gap.found_start:
                 return
 
@@ -238,6 +258,23 @@ class Backfiller:
         end = answer.get("end")
         following = end if isinstance(end, str) and end not in {token, oldest} else None
         return Page(token, chunk[::-1], state, following or ""), following
+
+
+async def _hold(gap: Gap, page: Page) -> None:
+    since_pause = 0
+    for event in (*(page.events or []), *page.state):
+        since_pause += (size := weight(event))
+        page.size += size
+        if since_pause > LONG:
+            since_pause = 0
+            await asyncio.sleep(0)  # Let other tasks run.
+    gap.memory.held += page.size
+
+
+def _read_again(gap: Gap, page: Page) -> None:
+    """Keep nothing of a page, nor its members: it is read again when it is handed over."""
+    gap.memory.held -= page.size
+    page.events, page.state, page.size = None, [], 0
 
 
 def _corrections(page: Page) -> Page:

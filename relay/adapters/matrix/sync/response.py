@@ -37,7 +37,7 @@ from relay.adapters.matrix.inbound.events import (
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
-from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last
+from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Memory, Page, after_last
 from relay.adapters.matrix.sync.lost import resume_after_record, was_restored
 from relay.adapters.matrix.sync.update import (
     RoomUpdate,
@@ -329,7 +329,8 @@ class ResponseHandler:
         await inbox.receive_all([*events, *extras], cursors)
 
     async def _hand_over_pages(self, updates: list[RoomUpdate], request: SyncRequest, inbox: RetryingInbox) -> None:
-        waiting = deque((update, self._pages(update, request, inbox)) for update in updates)
+        memory = Memory()
+        waiting = deque((update, self._pages(update, request, inbox, memory)) for update in updates)
         while waiting:
             update, pages = waiting.popleft()
             page = await anext(pages, None)
@@ -339,7 +340,8 @@ class ResponseHandler:
                 events = await self._converted(update, page.events or [])
                 self._check([update], request)
                 await inbox.receive_all(events, ())
-                waiting.append((update, pages))
+                # Whoever is in the middle of it holds a page or more: where that is too much, one room after the other.
+                (waiting.appendleft if memory.is_full else waiting.append)((update, pages))
 
     def _check(self, updates: list[RoomUpdate], request: SyncRequest) -> None:
         """Raise `RoomsChanged` rather than hand over events of a room that the core does not know and would drop."""
@@ -348,14 +350,16 @@ class ResponseHandler:
                 if (update.timeline or update.since) and not self._rooms.is_open(update.room_id):
                     raise RoomsChanged(update.room_id)
 
-    async def _pages(self, update: RoomUpdate, request: SyncRequest, inbox: RetryingInbox) -> AsyncIterator[Page]:
+    async def _pages(
+        self, update: RoomUpdate, request: SyncRequest, inbox: RetryingInbox, memory: Memory
+    ) -> AsyncIterator[Page]:
         """The gap, oldest page first, then the timeline; all in pieces."""
         if update.since is None:
             for piece in _pieces(update.timeline):
                 yield Page("", piece, [])
             return
         since = update.since
-        gap = await self._plan_backfill(update, since)
+        gap = await self._plan_backfill(update, since, memory)
         self._check([update], request)  # of a room that is not declared any more, all would count as skipped
         if gap is not None and (not update.first_join or gap.found_start):
             if gap.skipped or gap.incomplete:
@@ -380,7 +384,7 @@ class ResponseHandler:
             _log.warning("written with the relay's own account: it does not cross", room=room_id, remedy=remedy)
         self.by_hand[room_id] = max(at, self.by_hand.get(room_id, at))
 
-    async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
+    async def _plan_backfill(self, update: RoomUpdate, since: str, memory: Memory) -> Gap | None:
         """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
         room_id, trouble = update.room_id, self._troubles.get(update.room_id, _Trouble())
         if _monotonic() < trouble.again_at:
@@ -388,6 +392,7 @@ class ResponseHandler:
             return None
         gap = Gap(
             room_id=room_id,
+            memory=memory,
             oldest=since,
             starts=update.starts,
             joined=update.joined if since else "",

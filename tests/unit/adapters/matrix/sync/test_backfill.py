@@ -13,6 +13,7 @@ from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
 
 ROOM, TOLD, MISSED, NEW = "!room", "$told", "$missed", "$new"
+LAST = "$left out", "$first", "$second"
 
 
 class Flood:
@@ -22,7 +23,7 @@ class Flood:
         self.events = [_edit(TOLD, TOLD, ""), *(_edit(f"${number}", TOLD, "x" * 40_000) for number in range(100))]
         # As older rooms have it: https://spec.matrix.org/latest/rooms/v10/#redactions
         redaction: Json = {"event_id": "$redaction", "type": "m.room.redaction", "redacts": TOLD, "content": {}}
-        self.events += [_edit("$late", TOLD, "late"), redaction, _said("$left out"), _said("$first"), _said("$second")]
+        self.events += [_edit("$late", TOLD, "late"), redaction, *map(_said, LAST)]
 
     async def messages(self, request: web.Request) -> web.Response:
         end = len(self.events) if request.query["from"] == "newest" else int(request.query["from"])
@@ -112,7 +113,10 @@ async def test_a_homeserver_elsewhere_that_is_in_trouble_is_not_waited_for_again
     assert homeserver.asked == 1
 
 
-async def test_edits_and_redactions_of_what_is_left_out_are_handed_over_in_order_and_do_not_fill_the_memory() -> None:
+async def test_edits_and_redactions_of_what_is_left_out_are_handed_over_in_order_and_do_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.sync.backfill._IN_MEMORY", 256 * 1024)
     async with api_of(Flood()) as api:
         reader = Backfiller(api, lambda _: 2, page=9)
         gap = Gap(room_id=ROOM, starts=lambda event: event["event_id"] == TOLD)
@@ -123,7 +127,8 @@ async def test_edits_and_redactions_of_what_is_left_out_are_handed_over_in_order
     assert found == [*(f"${number}" for number in range(100)), "$late", "$redaction", "$first", "$second"]
 
 
-async def test_of_pages_that_are_not_kept_their_members_are_not_kept_either() -> None:
+async def test_of_pages_that_are_not_kept_their_members_are_not_kept_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.sync.backfill._IN_MEMORY", 256 * 1024)
     async with api_of(Flood()) as api:
         reader = Backfiller(api, lambda _: 1000, page=4)
         gap = Gap(room_id=ROOM, starts=lambda event: event["event_id"] == TOLD)
@@ -132,3 +137,4 @@ async def test_of_pages_that_are_not_kept_their_members_are_not_kept_either() ->
         assert sum(weight(page.state) for page in gap.pages) < 300_000
         found = [page async for page in reader.pages(gap)]
     assert [len(page.state) for page in found] == [1] * len(found)
+    assert gap.memory.held == 0

@@ -137,6 +137,36 @@ async def test_rooms_with_long_texts_take_turns() -> None:
     assert len(first) < 20
 
 
+async def test_rooms_whose_gaps_take_too_much_memory_together_come_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.sync.backfill._IN_MEMORY", 100_000)
+
+    async def answer(request: web.Request) -> web.Response:
+        end = {"newest": 0, "1": 1, "2": 2}[request.query["from"]]
+        base = 100 if "!a:a" in request.path else 200
+        chunk = [message(base - 10 * end - n, LONG * 10) for n in range(10)]
+        return web.json_response({"chunk": chunk} | ({"end": str(end + 1)} if end < 2 else {}))
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", ME)
+    handler, rooms, inbox = handler_of(api)
+    recorded = inbox.inbox
+    assert isinstance(recorded, RecordingInbox)
+    updates = [RoomUpdate(room, rooms.state(room), [], [], "newest", "since") for room in ("!a:a", "!b:a")]
+    try:
+        await handler._hand_over(updates, (), SyncRequest("since", frozenset(), False, rooms.declarations), inbox)
+    finally:
+        await api.close()
+        await runner.cleanup()
+    found = [one for batch in recorded.batches for one in told(batch)]
+    assert found == [f"${base - 29 + n}" for base in (100, 200) for n in range(30)]
+
+
 async def test_short_timelines_are_one_batch() -> None:
     rooms = {f"!{number}:a": [message(number, "hello")] for number in range(20)}
     (batch,), _ = await delivered(rooms)
