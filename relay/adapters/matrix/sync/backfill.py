@@ -26,6 +26,8 @@ _log = get_logger(__name__)
 # Bytes of what waits to be handed over, of all rooms together. What is more is read again, page by page.
 _IN_MEMORY = 16 * 1024 * 1024
 _PAGES_COUNTED = 200
+# Fewer messages than that in a page are mostly edits, or people who come and go: nothing else ends a flood of these.
+_FEW_IN_A_PAGE = 10
 _FILTER = '{"lazy_load_members":true}'
 # Times that the same page is asked for. For each, the homeserver fetches up to a hundred messages from others. These
 # may be slow, and anybody can run one: all rooms wait meanwhile, so it is not done again in that room for a while.
@@ -113,9 +115,10 @@ class Backfiller:
     async def fill(self, gap: Gap, newest: str) -> None:
         """Find the pages of a gap, back from the token `newest`. Raises `Refused` or `Unreachable`."""
         messages, limit = 0, self._limit(gap.room_id)
+        most_pages = _PAGES_COUNTED + limit // _FEW_IN_A_PAGE
         await self._learn_told(gap)
         token: str | None = newest
-        while token is not None and messages < limit:
+        while token is not None and messages < limit and len(gap.pages) < most_pages:
             page, token = await self._page(gap, token)
             page.events, found = after_last(page.events or [], gap.starts)
             if found:
@@ -189,6 +192,7 @@ class Backfiller:
                 _read_again(gap, page)
             if gap.found_start:
                 return
+        gap.incomplete |= following is not None
 
     async def _learn_told(self, gap: Gap) -> None:
         if _now() < self._slow.get(gap.room_id, 0.0):

@@ -138,3 +138,17 @@ async def test_of_pages_that_are_not_kept_their_members_are_not_kept_either(monk
         found = [page async for page in reader.pages(gap)]
     assert [len(page.state) for page in found] == [1] * len(found)
     assert gap.memory.held == 0
+
+
+async def test_a_flood_of_edits_is_not_read_for_ever_and_what_stands_before_it_is_told_to_be_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.sync.backfill._PAGES_COUNTED", 5)
+    async with api_of(Flood()) as api:
+        reader = Backfiller(api, lambda _: 20, page=4)
+        gap = Gap(room_id=ROOM)
+        await reader.fill(gap, "newest")
+        found = [event["event_id"] async for page in reader.pages(gap) for event in page.events or []]
+    # Of five pages and two more for twenty messages; and the edits of another five.
+    assert found == [*(f"${number}" for number in range(57, 100)), "$late", "$redaction", *LAST]
+    assert (gap.skipped, gap.incomplete) == (0, True)
