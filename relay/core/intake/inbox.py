@@ -189,6 +189,8 @@ class CoreInbox:
         """Save only what has changed: a lane gets its first name when one of its channels is opened."""
         gone = self._bound - {side for pair in self.pairs.pairs for side in pair.sides}
         lanes = {lane: pair.name for pair in self.pairs.pairs for lane in self.pairs.lanes(pair)}
+        # What is stored of the others may be forgotten until they are declared again: then it is written anew.
+        self._names = {lane: name for lane, name in self._names.items() if lane in lanes}
         renamed = {lane: name for lane, name in lanes.items() if self._names.get(lane, name) != name}
         if not gone and not renamed:
             return

@@ -19,6 +19,7 @@ from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.errors import Transient
+from relay.store.pruning import Pruner
 from relay.store.sqlite.engine import connect
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.pairs import PUBLIC, STAFF, Gate, declare, depth, joined, waits
@@ -297,6 +298,31 @@ async def test_what_waits_too_long_for_a_pair_to_come_back_is_discarded(tmp_path
             gate.closed = False
             await declare(bridge, PUBLIC, STAFF)
             await bridge.shows(staff_room, "young")
+
+
+async def test_what_waits_has_its_pairs_name_although_what_was_stored_of_that_was_forgotten_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        gate = Gate()
+        gate.closed = False
+        staff, staff_room = bridge.channels("staff")
+        async with bridge.relay(gate.prepare) as core:
+            bridge.discord.say(staff, "ann", "old")
+            await bridge.shows(staff_room, "old")
+            await bridge.quiet()
+            await declare(bridge, PUBLIC)
+            declared = core.pairs.declared_channels
+            await Pruner(
+                store=bridge.store, clock=bridge.clock, messages=1e9, dead_letters=1e9, declared=declared
+            ).sweep()
+            await declare(bridge, PUBLIC, STAFF)
+            gate.closed = True
+            bridge.discord.say(staff, "ann", "new")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
+            await declare(bridge, PUBLIC)
+            [waiting] = (await core.status.report()).undeclared
+            assert (waiting.pair, waiting.waiting) == ("staff", 1)
 
 
 async def test_nothing_counts_as_undeclared_before_the_channels_of_its_pair_have_been_open(tmp_path: Path) -> None:
