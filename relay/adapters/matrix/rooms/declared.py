@@ -451,7 +451,8 @@ def acl_problem(name: str, state: RoomState, me: str) -> str | None:
     server = me.partition(":")[2]
     return (
         f"{name} denies the server {server} (m.room.server_acl), so that nobody on another server sees what is written "
-        f"from it: somebody on another one has to allow it in that list, a moderator or a bot of theirs like Draupnir."
+        f"from it: somebody on another one has to allow it in that list, a moderator or a bot of theirs like Draupnir. "
+        "What somebody here changes in it reaches no other server."
     )
 
 

@@ -128,7 +128,7 @@ class RoomState:
             self._apply_member(key, content)
         elif key == "":
             self.described = None
-            self._apply(str(event.get("type")), str(event.get("sender")), content)
+            self._apply(str(event.get("type")), str(event.get("sender")), content, as_dict(event.get("unsigned")))
 
     def profile(self, user_id: str) -> MemberProfile:
         """The avatar of a member, and the display name; without one, the user ID."""
@@ -197,7 +197,7 @@ class RoomState:
         """Whether a user may notify the whole room (`@room`)."""
         return self.level(user_id) >= self.level_to_broadcast
 
-    def _apply(self, kind: str, sender: str, content: Json) -> None:
+    def _apply(self, kind: str, sender: str, content: Json, unsigned: Json) -> None:
         match kind:
             case "m.room.create":
                 self._apply_create(sender, content)
@@ -207,7 +207,7 @@ class RoomState:
                 # Whatever the event says: encryption cannot be switched off again.
                 self.encrypted = True
             case "m.room.server_acl":
-                self.denies_us = bool(self.server) and is_denied(content, self.server)
+                self._apply_access_list(sender, content, unsigned.get("prev_content"))
             case "m.room.join_rules":
                 self.public = content.get("join_rule") == "public"
             case "m.room.name":
@@ -226,6 +226,14 @@ class RoomState:
                 self.upgrader = sender
             case _:
                 pass
+
+    def _apply_access_list(self, sender: str, content: Json, before: object) -> None:
+        if not self.server:
+            return
+        denied = self.denies_us or (isinstance(before, dict) and is_denied(before, self.server))
+        # Others take nothing from a server that they deny: not the event either that would allow it.
+        lifted_here = denied and sender.partition(":")[2] == self.server
+        self.denies_us = lifted_here or is_denied(content, self.server)
 
     def _apply_create(self, sender: str, content: Json) -> None:
         self.creator_known = True

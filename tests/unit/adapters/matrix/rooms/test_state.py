@@ -160,6 +160,35 @@ def test_which_servers_an_access_list_denies(content: dict[str, Any], denied: bo
     assert is_denied(content, "relay.example:8448") is denied
 
 
+@pytest.mark.parametrize(
+    ("sender", "before", "denied"),
+    [
+        ("@ann:other.example", {"allow": []}, False),
+        ("@ann:relay.example:8448", {"allow": []}, True),
+        ("@ann:relay.example:8448", {"allow": ["*"]}, False),
+        ("@ann:relay.example:8448", None, False),
+    ],
+)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_only_another_server_lifts_what_an_access_list_denies(
+    sender: str, before: dict[str, Any] | None, denied: bool, restarted: bool
+) -> None:
+    """The homeserver takes it from its own people, and the others do not (ran, two Synapse 1.163)."""
+    state = RoomState("!a:b", server="relay.example:8448")
+    event: dict[str, Any] = {
+        "type": "m.room.server_acl",
+        "state_key": "",
+        "sender": sender,
+        "content": {"allow": ["*"]},
+    }
+    if restarted:
+        event["unsigned"] = {} if before is None else {"prev_content": before}
+    elif before is not None:
+        state.apply(event | {"sender": "@ben:other.example", "content": before})
+    state.apply(event)
+    assert state.denies_us is denied
+
+
 @pytest.mark.parametrize("server", ["127.0.0.1", "127.0.0.1:8448", "[2001:db8::1]", "[2001:db8::1]:8448"])
 @pytest.mark.parametrize("allowed", [True, False])
 def test_an_access_list_without_addresses(server: str, allowed: bool) -> None:
