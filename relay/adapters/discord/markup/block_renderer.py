@@ -73,11 +73,14 @@ class _BlockWriter:
                 text = escape_lines(render_inline(children, self.codes, self.context))
                 # A blank line would end the list that contains the text.
                 return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
+            case n.Heading(_, children) if self.listed:
+                # Clients show no headings in a list.
+                return self._block(n.Paragraph(normalise_inline((n.Strong(children),))))
             case n.Heading(level, children):
                 return f"{'#' * min(level, 3)} {self._heading(children)}"
             case n.Subtext(children):
                 lines = filter(None, (self._line(normalise_inline(line)) for line in split_lines(children)))
-                return "\n".join(f"-# {escape_lines(line) if line.startswith('-#') else line}" for line in lines)
+                return "\n".join(f"-# {line}" for line in lines)
             case n.CodeBlock(text, language):
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
@@ -98,8 +101,9 @@ class _BlockWriter:
         return f"\\{line}" if line.startswith("#") else line
 
     def _line(self, children: tuple[n.Inline, ...]) -> str:
+        """The words of a heading or of small print, in which clients see quotes and lists, too."""
         line = tuple(n.Text(" ") if isinstance(node, n.LineBreak) else node for node in children)
-        return render_inline(line, self.codes, self.context).replace("\n", " ")
+        return escape_lines(render_inline(line, self.codes, self.context).replace("\n", " "))
 
     def _list(self, items: tuple[n.ListItem, ...], start: int | None) -> str:
         writer = _BlockWriter(self.codes, self.context, self.depth + 1, listed=True)
