@@ -17,8 +17,8 @@ _MARK = re.compile(r" *+[>#*\d-]")
 _QUOTE_LINE = re.compile(r" *+> ?")
 _QUOTE_START = re.compile(r" *+> ")
 _QUOTE_REST = re.compile(r" *+>>> ")
-_HEADING = re.compile(r" *+(#{1,3})(?!#)[^\S\n]++(?=\S)")
-_SUBTEXT = re.compile(r" *+-#[^\S\n]++(?=\S)")
+_HEADING = re.compile(r" *+(#{1,3})[^\S\n]++(?=[^\s#])")
+_SUBTEXT = re.compile(r"-#[^\S\n]++(?=\S)(?!-#)")
 _BULLET = re.compile(r"( *+)(?:[*-]|(\d{1,9})\.) +(?=\S)")
 _CONTINUED = re.compile(r" +[^ \n]")
 _MAX_LIST_DEPTH = 10
@@ -104,9 +104,11 @@ class _Blocks:
             return self._quoted_lines(position)
         if (match := self._heading(position)) or (match := _SUBTEXT.match(source, position)):
             end = _line_end(source, position)
-            children = self._inline(source[match.end() : end])
-            block = n.Heading(len(match[1]), children) if match.re is _HEADING else n.Subtext(children)
-            return [block], end + 1
+            words = source[match.end() : end]
+            if match.re is _SUBTEXT:
+                return [n.Subtext(self._inline(words))], end + 1
+            # Clients leave out `#` at the end of a heading.
+            return [n.Heading(len(match[1]), self._inline(words.rstrip().rstrip("#")))], end + 1
         if not self.listed and _BULLET.match(source, position):
             return self._list(position)
         return None
@@ -167,10 +169,10 @@ class _Blocks:
         return tree.finish(), position
 
     def body(self, source: str) -> tuple[n.Block, ...]:
-        """The blocks of a list item's own text."""
+        """The blocks of a list item's own text, in which clients show no headings."""
         if is_plain(source) and not _MARK.match(source):
             return (n.Paragraph((n.Text(source),)),)
-        return tuple(replace(self, source=source, listed=True).read())
+        return tuple(replace(self, source=source, listed=True, headings=False).read())
 
 
 @dataclass(slots=True)

@@ -20,8 +20,8 @@ _JUMP = re.compile(
 )
 _ANGLE = re.compile(
     r"<(?:@!?(?P<user>\d{1,20})|@&(?P<role>\d{1,20})|#(?P<channel>\d{1,20})"
-    r"|(?P<animated>a?):(?P<emoji>\w{1,64}):(?P<emoji_id>\d{1,20})"
-    r"|t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?"
+    r"|(?-i:(?P<animated>a?):(?P<emoji>\w{1,64}):(?P<emoji_id>\d{1,20}))"
+    r"|(?-i:t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?)"
     r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
     r"|id:(?P<page>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
     r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++|[\w.+%-]{1,64}+@[\w-]++\.[\w.-]++)"
