@@ -223,7 +223,8 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
             case _Component.FILE:
                 yield from _media(item, "file", item.get("name"), "File", reader, files)
             case _Component.SEPARATOR:
-                yield n.Rule()
+                # Without a line it is a gap, as there is between paragraphs.
+                yield from () if item.get("divider") is False else (n.Rule(),)
             case (
                 _Component.BUTTON
                 | _Component.STRING_SELECT
