@@ -138,12 +138,14 @@ def bot_text(delivery: Delivery) -> str:
 
 def _with_style(content: Content) -> n.RichText:
     """The text of `/me` in italics, as Discord's own clients send it."""
-    if content.style != "emote" or not content.text.blocks:
+    if content.style != "emote":
         return content.text
-    first, *rest = content.text.blocks
-    if not isinstance(first, n.Paragraph):
-        return content.text
-    return n.RichText((n.Paragraph((n.Emphasis(first.children),)), *rest))
+    return n.RichText(
+        tuple(
+            n.Paragraph((n.Emphasis(block.children),)) if isinstance(block, n.Paragraph) else block
+            for block in content.text.blocks
+        )
+    )
 
 
 def _rendered(text: n.RichText) -> str:
