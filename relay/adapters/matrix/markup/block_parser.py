@@ -29,7 +29,7 @@ _MOST_WRAPPERS = 8
 def parse(
     body: str, formatted_body: str | None, *, names: NameLookup, strip_profile_fallback: bool = False
 ) -> n.RichText:
-    """What a client shows of a message: `formatted_body` (HTML), or `body` if there is none.
+    """What a client shows of a message: `formatted_body` (HTML), or `body` if there is none or it shows nothing.
 
     `strip_profile_fallback`: leave out the name that is in the text for clients without per-message profiles.
     Never raises; linear in the length of the text. A text with thousands of tags or links is read as plain text.
@@ -39,7 +39,8 @@ def parse(
     if formatted_body.count("<") > _MOST_TAGS or _references(formatted_body) > _MOST_REFERENCES:
         return _without_markup(body, formatted_body, names)
     parser = _BlockParser(InlineParser(names, strip_fallback=strip_profile_fallback))
-    return normalise(n.RichText(tuple(parser.blocks(parse_html(formatted_body).children))))
+    text = normalise(n.RichText(tuple(parser.blocks(parse_html(formatted_body).children))))
+    return text or _parse_plain(body, names)
 
 
 def _parse_plain(body: str, names: NameLookup) -> n.RichText:

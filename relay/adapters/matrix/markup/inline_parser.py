@@ -225,6 +225,9 @@ class InlineParser:
             yield n.Link(source, (n.Text(words or "image"),), preview=False)
         elif parse_mxc(source) is None:
             yield n.Text(words or "image")
+        elif "data-mx-emoticon" in attributes and words and not any(map(str.isalnum, words)):
+            # Not its name, but the emoji that other bridges give for those who do not see it.
+            yield n.Text(words)
         elif "data-mx-emoticon" in attributes:
             yield n.CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))
         else:
