@@ -61,7 +61,7 @@ class Holder:
     # process started. Empty if the system does not know these.
     started: str
     since: datetime
-    # The same as `since`. Earlier versions of the relay wrote each renewal here.
+    # On PostgreSQL the last renewal. On SQLite the same as `since`: there the lock file shows that the holder lives.
     renewed_at: datetime
 
     @classmethod

@@ -1,6 +1,6 @@
 """The report as Prometheus metrics. The names and labels are part of the operator's contract.
 
-`deploy/prometheus/` has rules and a dashboard that use them.
+`deploy/monitoring/` has rules and a dashboard that use them.
 """
 
 import platform as python_platform

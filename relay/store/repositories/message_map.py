@@ -281,7 +281,7 @@ class SqlMessageMap:
         )
 
     async def channels_of_copies(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
-        """See `MessageMap.places`."""
+        """See `MessageMap.channels_of_copies`."""
         rows = await self.transaction.all(_PLACES, {"message_id": message_id, "platform": platform})
         return frozenset(ChannelRef(platform, row.native_id) for row in rows)
 
@@ -321,7 +321,7 @@ class SqlMessageMap:
         return None if row is None else MessageRef(channel, row.native_id)
 
     async def originals_of(self, copy: MessageRef) -> tuple[Original, ...]:
-        """See `MessageMap.sharing`."""
+        """See `MessageMap.originals_of`."""
         rows = await self.transaction.all(_SHARING, _of_ref(copy))
         known = [(row, Platform(row.platform)) for row in rows if row.platform in _PLATFORMS]
         return tuple(original_of(row, ChannelRef(platform, row.channel)) for row, platform in known)

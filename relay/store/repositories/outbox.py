@@ -150,7 +150,7 @@ _LATE_FILES = (
     )
     .order_by(_o.id)
 )
-# How many of the next entries `comes_again` compares.
+# How many of the next entries `is_repeated` compares.
 _COMPARED = 100
 
 _next = (
@@ -278,13 +278,13 @@ class SqlOutbox:
         return await _entries(lane, await self.transaction.all(_WAITING, {**_of_lane(lane), "at_most": limit}))
 
     async def read_ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
-        """See `Outbox.ahead`."""
+        """See `Outbox.read_ahead`."""
         rows = await self.transaction.all(_AHEAD, {**_of_lane(lane), "at_most": limit, "size": size})
         whole = not rows or len(rows) == rows[0].of < limit
         return await _entries(lane, rows), whole
 
     async def is_waiting(self, entry_id: int) -> bool:
-        """See `Outbox.waits`."""
+        """See `Outbox.is_waiting`."""
         return await self.transaction.first(_WAITS, {"entry_id": entry_id}) is not None
 
     async def late_files(self, source: MessageRef) -> Sequence[Entry]:
@@ -293,7 +293,7 @@ class SqlOutbox:
         return [entry_of(row, lane) for row in rows if (lane := lane_of(row)) is not None]
 
     async def is_repeated(self, entry: Entry) -> bool:
-        """See `Outbox.comes_again`."""
+        """See `Outbox.is_repeated`."""
         if isinstance(entry.command, Unreadable):
             return False
         values = {**_of_lane(entry.lane), "entry_id": entry.id, "payload": codec.encode(entry.command)}
