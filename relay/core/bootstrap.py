@@ -83,7 +83,6 @@ def assemble(
     may_send: Callable[[], bool] = lambda: True,
     conversions: Conversions | None = None,
     declared_links: Iterable[tuple[UserRef, UserRef]] = (),
-    forgetters: Sequence[PersonForgetter] = (),
     # Where the operators are told what is wrong.
     operators: Sequence[ChannelAddress] = (),
     gap: RestoredGap | None = None,
@@ -221,7 +220,7 @@ def assemble(
         names=names,
         clock=clock,
         receive=inbox.receive,
-        forgetters=(*(one for one in adapters.values() if isinstance(one, PersonForgetter)), *forgetters),
+        forgetters=[one for one in adapters.values() if isinstance(one, PersonForgetter)],
     )
     memberships = Memberships(
         pairs=directory,

@@ -78,8 +78,8 @@ class LastSent:
     earlier try does not count.
     """
 
-    def __init__(self, most_bytes: int = 1024 * 1024) -> None:
-        self._hashes = Recent[str, bytes](most_bytes)
+    def __init__(self) -> None:
+        self._hashes = Recent[str, bytes](1024 * 1024)
 
     def put(self, message: str, body: str) -> None:
         """`message` says `body` now."""

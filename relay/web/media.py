@@ -217,20 +217,13 @@ def disposition(name: str, *, inline: bool) -> str:
 class MediaRoutes:
     """Answers requests for files."""
 
-    def __init__(
-        self,
-        files: FileSource,
-        public_url: str,
-        *,
-        goes_on: Callable[[web.Request, float], None],
-        rates: Rates | None = None,
-    ) -> None:
+    def __init__(self, files: FileSource, public_url: str, *, goes_on: Callable[[web.Request, float], None]) -> None:
         """`goes_on`: gives a request so many more seconds."""
         self._files = files
         # Some proxies pass on the whole path, some leave this part away.
         self._prefix = urlsplit(public_url).path.rstrip("/")
         self._goes_on = goes_on
-        self._throttle = Throttle(rates or Rates())
+        self._throttle = Throttle(Rates())
 
     def routes(self) -> list[web.RouteDef]:
         """What the server answers. HEAD as well."""

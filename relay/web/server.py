@@ -123,11 +123,8 @@ _IDLE_SECONDS = 75.0
 class Connections:
     """Makes a server's protocols. A connection is closed when its time is up, or when there are too many."""
 
-    def __init__(
-        self, inner: Callable[[], asyncio.Protocol], *, most: int = _MOST_CONNECTIONS, seconds: float = _STEP_SECONDS
-    ) -> None:
+    def __init__(self, inner: Callable[[], asyncio.Protocol], *, seconds: float = _STEP_SECONDS) -> None:
         self._inner = inner
-        self._most = most
         self._seconds = seconds
         # In the order in which they began to wait. Each handle closes its connection.
         self._waiting: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
@@ -140,7 +137,7 @@ class Connections:
     def opened(self, transport: asyncio.BaseTransport) -> None:
         """A client connected. If there are too many, the one that has been silent for longest is closed."""
         self._wait(transport, self._seconds)
-        if len(self._waiting) + len(self._answering) > self._most:
+        if len(self._waiting) + len(self._answering) > _MOST_CONNECTIONS:
             oldest = next(iter(self._waiting))
             self.closed(oldest)
             _end(oldest)

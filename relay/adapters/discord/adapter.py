@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from relay.adapters.discord.api.client import RestClient
 from relay.adapters.discord.api.errors import translate_read_errors
-from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
+from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.bans import Bans
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.commands import SlashCommands
@@ -75,7 +75,6 @@ class DiscordAdapter:
         settings: DiscordSettings,
         clock: Clock,
         rng: random.Random | None = None,
-        requests_per_second: int = REQUESTS_PER_SECOND,
         timeout: float = 30.0,
         files: Files | None = None,
         conversions: Conversions | None = None,
@@ -92,7 +91,7 @@ class DiscordAdapter:
         self._health = SideHealth("connecting")
         self._token_refused = asyncio.Event()
         self._inbox: Inbox | None = None
-        limits = RateLimits(clock, requests_per_second=requests_per_second)
+        limits = RateLimits(clock)
         self._rest = RestClient(
             token=token,
             token_source=settings.token.source,
