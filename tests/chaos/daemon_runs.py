@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
-from tests.support.stack import Daemon, eventually
+from tests.support.stack import Daemon
 
 # Between the send and the record, and everywhere before and after: what happens where the daemon cannot see it yet.
 POINTS = (
@@ -186,7 +186,7 @@ class DaemonRuns:
     async def until_ready(self) -> None:
         """Wait until the daemon is."""
         assert self.daemon is not None
-        await eventually(self.daemon.ready, bool, what=self.daemon.log)
+        await self.daemon.until_ready()
 
     async def freeze(self, seconds: float) -> None:
         """Stop the daemon's clock, as a laptop's lid does."""
@@ -259,7 +259,7 @@ class DaemonRuns:
     async def _until_ready(self, daemon: Daemon, patience: float) -> None:
         with suppress(TimeoutError, AssertionError):
             async with asyncio.timeout(patience):
-                await eventually(daemon.ready, bool)
+                await daemon.until_ready()
 
     async def _terminate(self, daemon: Daemon) -> None:
         if not daemon.running:

@@ -14,22 +14,6 @@ from tests.support.stack import Daemon, FullStack, stack
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def talk(place: FullStack, *words: str) -> None:
-    """The same words on both sides."""
-    for word in words:
-        place.say("help", f"d {word}")
-        await place.tell("help", f"m {word}")
-
-
-async def crossed(place: FullStack, *words: str) -> None:
-    """Wait until the last of these words has crossed both ways; each stands there once, in order, and nothing else."""
-    on_matrix, on_discord = [f"d {word}" for word in words], [f"m {word}" for word in words]
-    await place.until_matrix("help", lambda seen: on_matrix[-1] in seen)
-    await place.until_discord("help", lambda seen: on_discord[-1] in seen)
-    assert [word for word in await place.matrix_words("help") if word.startswith("d ")] == on_matrix
-    assert [word for word in await place.discord_words("help") if word.startswith("m ")] == on_discord
-
-
 async def new_machine(place: FullStack, backup: Path) -> Daemon:
     """Another folder with the same settings and the restored store."""
     folder = place.folder / "new"
@@ -45,33 +29,33 @@ async def new_machine(place: FullStack, backup: Path) -> Daemon:
 async def test_a_backup_on_a_new_machine_doubles_nothing(homeserver: Homeserver, tmp_path: Path) -> None:
     async with stack(tmp_path, homeserver) as place:
         await place.daemon.start()
-        await talk(place, "one")
-        await crossed(place, "one")
+        await place.talk("one")
+        await place.crossed("one")
         # The daemon goes on meanwhile.
         status, output = await place.daemon.relay("db", "backup", str(tmp_path / "backup.db"))
         assert (status, output.strip()) == (0, str(tmp_path / "backup.db"))
         # What the backup does not know: the same words twice, an edited message, one in several parts.
-        await talk(place, "two", "two", "three")
-        await crossed(place, "one", "two", "two", "three")
+        await place.talk("two", "two", "three")
+        await place.crossed("one", "two", "two", "three")
         first = await place.tell("help", "m fore")
         answer = place.say("help", "d fore")
-        await crossed(place, "one", "two", "two", "three", "fore")
+        await place.crossed("one", "two", "two", "three", "fore")
         await place.mia.edit(place.rooms["help"], first, "m four")
         place.control.edit(place.channels["help"], answer, "d four")
-        await crossed(place, "one", "two", "two", "three", "four")
+        await place.crossed("one", "two", "two", "three", "four")
         long = " ".join(f"word-{number}" for number in range(700))
         await place.tell("help", f"m {long}")
-        await talk(place, "five")
+        await place.talk("five")
         await place.until_matrix("help", lambda seen: "d five" in seen)
         await place.until_discord("help", lambda seen: "m five" in seen)
         before = await place.matrix_words("help"), await place.discord_words("help")
         assert await place.daemon.stop() == 0
         shutil.move(tmp_path / "relay.db", tmp_path / "lost.db")
         # Nobody was there.
-        await talk(place, "six")
+        await place.talk("six")
         place.daemon = await new_machine(place, tmp_path / "backup.db")
         await place.daemon.start()
-        await talk(place, "seven")
+        await place.talk("seven")
         await place.until_matrix("help", lambda seen: "d seven" in seen)
         await place.until_discord("help", lambda seen: "m seven" in seen)
         after = await place.matrix_words("help"), await place.discord_words("help")
@@ -89,20 +73,20 @@ async def test_a_backup_sends_nothing_again_at_its_later_starts(homeserver: Home
     async with stack(tmp_path, homeserver) as place:
         old = place.daemon
         await old.start()
-        await talk(place, "one")
-        await crossed(place, "one")
+        await place.talk("one")
+        await place.crossed("one")
         assert await old.stop() == 0
         status, output = await old.relay("db", "backup", str(tmp_path / "backup.db"))
         assert status == 0, output
         new = await new_machine(place, tmp_path / "backup.db")
         await new.start()
-        await talk(place, "two")
-        await crossed(place, "one", "two")
+        await place.talk("two")
+        await place.crossed("one", "two")
         assert await new.stop() == 0
         # The old machine has the pair for a while, and leaves word of how far it has read.
         await old.start()
-        await talk(place, "three")
-        await crossed(place, "one", "two", "three")
+        await place.talk("three")
+        await place.crossed("one", "two", "three")
         assert await old.stop() == 0
         # The first start is hours ago: what is said now is not looked for any more before it is sent.
         with closing(sqlite3.connect(tmp_path / "new" / "relay.db", isolation_level=None)) as store:
@@ -110,5 +94,5 @@ async def test_a_backup_sends_nothing_again_at_its_later_starts(homeserver: Home
             store.execute("UPDATE notebook SET value = ? WHERE name = 'restored gap'", (f"{earlier} {earlier}",))
         place.daemon = new
         await new.start()
-        await talk(place, "four")
-        await crossed(place, "one", "two", "three", "four")
+        await place.talk("four")
+        await place.crossed("one", "two", "three", "four")

@@ -127,15 +127,8 @@ async def refused(place: FullStack, *words: str) -> None:
     assert "Traceback" not in place.daemon.log(1000)
 
 
-def rewrite(place: FullStack, old: str, new: str) -> None:
-    """Change the configuration as with an editor."""
-    text = place.daemon.config.read_text()
-    assert old in text
-    place.daemon.config.write_text(text.replace(old, new))
-
-
 async def test_a_discord_token_that_is_refused(place: FullStack) -> None:
-    rewrite(place, place.bot_token, f"{place.bot_token}x")
+    place.daemon.rewrite(place.bot_token, f"{place.bot_token}x")
     await refused(place, "Discord refused the bot's token", "Reset Token", "[discord] token")
 
 
@@ -149,7 +142,7 @@ async def test_what_is_refused_is_told_with_the_file_that_it_is_in(place: FullSt
         (matrix, "password_file", f"(the password is from the file {file})"),
     ):
         place.daemon.config.write_text(text)
-        rewrite(place, old, f'{key} = "secret"')
+        place.daemon.rewrite(old, f'{key} = "secret"')
         await refused(place, words)
         assert "Cl2FMQ" not in place.daemon.log(1000)
 
@@ -160,17 +153,17 @@ async def test_an_intent_that_is_off(place: FullStack) -> None:
 
 
 async def test_a_matrix_token_that_is_refused(place: FullStack) -> None:
-    rewrite(place, place.relay_token, "syt_wrong")
+    place.daemon.rewrite(place.relay_token, "syt_wrong")
     await refused(place, "the homeserver refuses [matrix] access_token", "make a new one with `relay login`")
 
 
 async def test_a_matrix_token_of_somebody_else(place: FullStack) -> None:
-    rewrite(place, place.relay_user, "@somebody-else:localhost")
+    place.daemon.rewrite(place.relay_user, "@somebody-else:localhost")
     await refused(place, "belongs to", "correct [matrix] user_id")
 
 
 async def test_a_matrix_password_that_is_refused(place: FullStack) -> None:
-    rewrite(place, f'access_token = "{place.relay_token}"', 'password = "hunter2-wrong"')
+    place.daemon.rewrite(f'access_token = "{place.relay_token}"', 'password = "hunter2-wrong"')
     await refused(place, "refuses the password", "correct [matrix] user_id and password")
     assert "hunter2" not in place.daemon.log(1000)
 

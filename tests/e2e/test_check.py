@@ -131,13 +131,6 @@ async def test_what_is_about_a_server_or_a_list_is_told_once(place: FullStack) -
 # --- The accounts -----------------------------------------------------------------------------------------
 
 
-def rewrite(place: FullStack, old: str, new: str) -> None:
-    """Change the configuration as with an editor."""
-    text = place.daemon.config.read_text()
-    assert old in text
-    place.daemon.config.write_text(text.replace(old, new))
-
-
 async def told(place: FullStack, *words: str, state: State = "wrong") -> None:
     found = await look(place)
     (one,) = [finding for finding in found if finding.state != "ok"]
@@ -166,7 +159,7 @@ async def all_is_well(place: FullStack) -> None:
 )
 async def test_a_token_that_discord_refuses(place: FullStack, token: str, words: tuple[str, ...]) -> None:
     place.write_config()
-    rewrite(place, place.bot_token, token)
+    place.daemon.rewrite(place.bot_token, token)
     await told(place, *words)
     await all_is_well(place)
 
@@ -176,7 +169,7 @@ async def test_an_intent_that_is_off(place: FullStack) -> None:
     place.control.set_intents(place.bot, message_content=False)
     await told(place, "Message Content Intent", "turn it on", f"applications/{place.bot}/bot")
     place.control.set_intents(place.bot, message_content=True, members=False)
-    rewrite(place, "[discord]", "[discord]\nmembers_intent = true")
+    place.daemon.rewrite("[discord]", "[discord]\nmembers_intent = true")
     await told(place, "Server Members Intent", "turn it on")
     place.control.set_intents(place.bot, members=True)
     assert wanting(await look(place)) == []
@@ -202,7 +195,7 @@ async def test_an_address_that_takes_the_commands_away(place: FullStack) -> None
         application = await answer.json() | {"interactions_endpoint_url": "https://example.org/commands"}
     async with altered(place.sandbox.origin, {path: application}) as discord:
         place.write_config()
-        rewrite(place, place.sandbox.origin, discord)
+        place.daemon.rewrite(place.sandbox.origin, discord)
         remedy = f"empty it at https://discord.com/developers/applications/{place.bot}/information"
         await told(place, "Interactions Endpoint URL: it is set", "sends /relay there", remedy, state="note")
     await all_is_well(place)
@@ -240,13 +233,13 @@ async def test_another_scheme_and_nobody_there(place: FullStack) -> None:
 
 async def test_an_account_that_the_homeserver_refuses(place: FullStack) -> None:
     place.write_config()
-    rewrite(place, place.relay_token, "syt_wrong")
+    place.daemon.rewrite(place.relay_token, "syt_wrong")
     await told(place, "refuses [matrix] access_token", "`relay login`")
     place.write_config()
-    rewrite(place, f'"{place.relay_user}"', '"@someone-else:localhost"')
+    place.daemon.rewrite(f'"{place.relay_user}"', '"@someone-else:localhost"')
     await told(place, f"belongs to {place.relay_user}", "correct [matrix] user_id")
     place.write_config()
-    rewrite(place, f'access_token = "{place.relay_token}"', 'password = "wrong"')
+    place.daemon.rewrite(f'access_token = "{place.relay_token}"', 'password = "wrong"')
     await told(place, "refuses the password", "correct [matrix] user_id and password")
     await all_is_well(place)
 
@@ -255,7 +248,7 @@ async def test_a_token_without_a_device_and_what_the_homeserver_lacks(place: Ful
     path = f"/_synapse/admin/v1/users/{quote(place.relay_user)}/login"
     token = (await place.homeserver.administer("POST", path))["access_token"]
     place.write_config()
-    rewrite(place, place.relay_token, token)
+    place.daemon.rewrite(place.relay_token, token)
     await told(place, "belongs to no device", "`relay login`", state="note")
     await all_is_well(place)
     # Each is mended on the homeserver itself.
@@ -319,15 +312,15 @@ async def test_what_is_wrong_on_this_machine(place: FullStack, tmp_path: Path) -
     await told(place, "no pairs are declared", "`relay pairs add`")
     store = str(place.folder / "relay.db")
     place.write_config()
-    rewrite(place, store, str(tmp_path / "none" / "relay.db"))
+    place.daemon.rewrite(store, str(tmp_path / "none" / "relay.db"))
     await told(place, f"there is no folder {tmp_path / 'none'}", "create it")
     place.write_config()
-    rewrite(place, store, str(tmp_path / "text.db"))
+    place.daemon.rewrite(store, str(tmp_path / "text.db"))
     (tmp_path / "text.db").write_bytes(b"not a database, but somebody's" * 200)
     await told(place, "it is not a store", "[store] url")
     busy = place.sandbox.api_url.split("/")[2]
     place.write_config()
-    rewrite(place, "127.0.0.1:0", busy)
+    place.daemon.rewrite("127.0.0.1:0", busy)
     await told(place, f"another program listens on {busy}", "choose another address")
     place.write_config(extra='public_url = "http://192.168.1.2"')
     await told(place, "nobody outside this network", "the world can open", state="note")
@@ -338,7 +331,7 @@ async def test_what_is_wrong_on_this_machine(place: FullStack, tmp_path: Path) -
     shutil.copy(store, newer)
     with closing(sqlite3.connect(newer)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    rewrite(place, store, str(newer))
+    place.daemon.rewrite(store, str(newer))
     await told(place, "it was made by a newer relay", "use that version of the relay again")
     place.write_config()
     found = Doctor(settings=load(config, {}), config=config, measures=False)

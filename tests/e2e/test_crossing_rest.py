@@ -43,17 +43,6 @@ def _of_bots() -> list[Case]:
     ]
 
 
-def _visible(content: Json) -> Json:
-    return {key: content.get(key) for key in ("msgtype", "body", "formatted_body", "m.mentions")}
-
-
-async def _arrive(chat: Chat, table: list[Case]) -> None:
-    """Everything that the table says stands in the room, in its order."""
-    expected = [(case.name, _visible(event)) for case in table for event in case.expected]
-    shown = [_visible(message.content) for message in await chat.on_matrix(len(expected))]
-    assert list(zip([name for name, _ in expected], shown, strict=True)) == expected
-
-
 @pytest.mark.crosses("bots", "to_matrix")
 async def test_the_table_s_feeds(chat: Chat) -> None:
     feed = chat.stack.control.create_webhook(chat.channel, "Feed", chat.stack.people["Ben"])
@@ -62,7 +51,7 @@ async def test_the_table_s_feeds(chat: Chat) -> None:
         data = case.input["d"]
         raw = {key: data[key] for key in ("content", "embeds", "components", "flags")}
         chat.stack.control.say_as_webhook(feed["id"], "-", username=data["author"]["username"], raw=raw)
-    await _arrive(chat, table)
+    await chat.shows(table)
     assert len(table) > 8
 
 
@@ -73,7 +62,7 @@ async def test_the_table_s_bots(chat: Chat) -> None:
     for case in table:
         raw = {key: case.input["d"][key] for key in ("content", "embeds", "components", "flags")}
         chat.stack.control.say(chat.channel, bot, "-", raw=raw)
-    await _arrive(chat, table)
+    await chat.shows(table)
     assert len(table) > 5
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from relay.domain.ids import Platform
-from relay.domain.jsontext import Json
 from tests.support.chat import Chat, stored
 from tests.support.payloads import Case, cases
 from tests.support.stack import eventually
@@ -58,15 +57,8 @@ async def test_the_table_s_texts_from_discord(chat: Chat) -> None:
     table = _from_discord()
     for case in table:
         chat.say(case.input["d"]["content"], flags=case.input["d"]["flags"])
-    shown = await chat.on_matrix(sum(len(case.expected) for case in table))
-    expected = [(case.name, _on_matrix(event)) for case in table for event in case.expected]
-    names = [name for name, _ in expected]
-    assert list(zip(names, [_on_matrix(message.content) for message in shown], strict=True)) == expected
+    await chat.shows(table)
     assert len(table) > 60
-
-
-def _on_matrix(content: Json) -> Json:
-    return {key: content.get(key) for key in ("msgtype", "body", "formatted_body", "m.mentions")}
 
 
 @pytest.mark.crosses("text", "to_discord")

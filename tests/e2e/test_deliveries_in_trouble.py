@@ -1,6 +1,5 @@
 """What goes wrong with one delivery: a webhook that is gone, a permission that is lost, a dead letter."""
 
-import html
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,13 +24,10 @@ async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullSta
 async def until_problem(place: FullStack, *words: str) -> None:
     """Wait until the status page says `words`, and `relay status` says them of the pair `help`."""
 
-    async def page() -> str:
-        return html.unescape((await place.daemon.get("/"))[1])
-
     def told(text: str) -> bool:
         return all(word in text for word in words)
 
-    await eventually(page, told, what=place.daemon.log)
+    await eventually(place.daemon.page, told, what=place.daemon.log)
     # What `relay status` reads is written down a moment later.
     await place.until_status(lambda pairs: told(pairs["help"]["problem"] or ""))
 
@@ -72,7 +68,7 @@ async def test_a_lost_permission_on_discord_pauses_the_lane(place: FullStack) ->
     await until_problem(place, "The bot may not write in #help", "Send Messages")
     await place.tell("other", "unimpeded")
     await place.until_discord("other", lambda words: words == ["unimpeded"])
-    await eventually(place.daemon.ready, bool, what=place.daemon.log)
+    await place.daemon.until_ready()
     place.control.set_channel_permissions(channel, place.bot)
     await place.until_discord("help", lambda words: words == ["before", "one", "two"])
     await until_well(place)

@@ -5,28 +5,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.messages.media import GREY_JPEG, flat_png
+from tests.support.chat import file, stored
 from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PNG = flat_png(0x336699, 48)
-
-
-def file(name: str, data: bytes, **more: Any) -> dict[str, Any]:
-    return {"filename": name, "data": base64.b64encode(data).decode(), **more}
-
-
-async def stored(url: str) -> bytes:
-    """A file as Discord's CDN sends it."""
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        assert answer.status == 200
-        return await answer.read()
 
 
 @pytest.mark.crosses("files", "to_matrix")

@@ -23,13 +23,6 @@ async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullSta
         yield made
 
 
-def redirect(place: FullStack, old: str, new: str) -> None:
-    """Let the daemon find a platform behind another address."""
-    text = place.daemon.config.read_text()
-    assert old in text
-    place.daemon.config.write_text(text.replace(old, new))
-
-
 async def until_not_ready(place: FullStack, side: str, *words: str) -> None:
     """Wait until `/readyz` answers 503 because of one side, with these words (at first it only says what it tries)."""
 
@@ -45,10 +38,6 @@ async def until_not_ready(place: FullStack, side: str, *words: str) -> None:
 
     _, body = await eventually(look, lambda seen: seen[0] == 503 and told(seen[1]), what=place.daemon.log)
     assert body["ready"] is False
-
-
-async def until_ready(place: FullStack) -> None:
-    await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
 
 
 async def converges(place: FullStack, on_matrix: Sequence[str], on_discord: Sequence[str]) -> None:
@@ -70,13 +59,13 @@ async def test_a_homeserver_that_does_not_answer(place: FullStack, way: str) -> 
         return [event for event in _events(place) if event in {"no connection to the homeserver", AGAIN}][-1]
 
     async with Gate(place.homeserver.url) as gate:
-        redirect(place, place.homeserver.url, gate.url)
+        place.daemon.rewrite(place.homeserver.url, gate.url)
         await (gate.shut() if way == "shut" else gate.stick())
         await place.daemon.start(ready=False)
         await until_not_ready(place, "matrix", *([gate.url, "trying again"] if way == "shut" else []))
         await gate.open()
         if way == "shut":
-            await until_ready(place)
+            await place.daemon.until_ready()
         else:
             # What hangs is given up after half a minute: too long for a test.
             assert await place.daemon.stop() == 0
@@ -93,7 +82,7 @@ async def test_a_homeserver_that_does_not_answer(place: FullStack, way: str) -> 
             assert place.daemon.running
         await gate.open()
         await converges(place, ["one", "two", "three"], ["zwei"])
-        await until_ready(place)
+        await place.daemon.until_ready()
         if way == "shut":
             # The log, too, says that it is over. Where it hung, aiohttp may have asked once more, and nobody noticed.
             await eventually(last_told, lambda event: event == AGAIN, what=place.daemon.log)
@@ -102,13 +91,13 @@ async def test_a_homeserver_that_does_not_answer(place: FullStack, way: str) -> 
 @pytest.mark.parametrize("way", ["shut", "stuck"])
 async def test_discord_that_does_not_answer(place: FullStack, way: str) -> None:
     async with Gate(place.sandbox.origin) as gate:
-        redirect(place, place.sandbox.origin, gate.url)
+        place.daemon.rewrite(place.sandbox.origin, gate.url)
         await (gate.shut() if way == "shut" else gate.stick())
         await place.daemon.start(ready=False)
         await until_not_ready(place, "discord", *(["Discord cannot be reached"] if way == "shut" else []))
         await gate.open()
         if way == "shut":
-            await until_ready(place)
+            await place.daemon.until_ready()
         else:
             assert await place.daemon.stop() == 0
             await place.daemon.start()
@@ -121,7 +110,7 @@ async def test_discord_that_does_not_answer(place: FullStack, way: str) -> None:
         await place.tell("help", "three")
         await gate.open()
         await converges(place, ["zwei"], ["one", "two", "three"])
-        await until_ready(place)
+        await place.daemon.until_ready()
 
 
 async def test_sends_that_go_wrong_are_made_once(place: FullStack) -> None:
@@ -159,7 +148,7 @@ async def test_a_gateway_that_closes_is_come_back_to(place: FullStack, codes: tu
         said.append(f"closed with {code}")
         await place.until_matrix("help", lambda words: words == said)
     await converges(place, said, [])
-    await until_ready(place)
+    await place.daemon.until_ready()
 
 
 @pytest.mark.parametrize("mischief", ["invalid", "resumable", "reconnect", "garbage", "garbage READY", "refused"])
@@ -184,7 +173,7 @@ async def test_a_gateway_that_misbehaves_loses_nothing(place: FullStack, mischie
             control.close_gateway(4000)
     place.say("help", "meanwhile")
     await converges(place, ["before", "meanwhile"], [])
-    await until_ready(place)
+    await place.daemon.until_ready()
 
 
 def _events(place: FullStack) -> list[str]:

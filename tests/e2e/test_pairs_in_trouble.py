@@ -1,6 +1,5 @@
 """What concerns one pair stops that pair only, shows in the status, and works once it is mended."""
 
-import html
 import os
 import signal
 from contextlib import suppress
@@ -20,11 +19,7 @@ ABSENT = "1000000000000000001"
 
 async def until_page(place: FullStack, words: str, *, there: bool = True) -> None:
     """Wait until the status page says `words`, or says them no more."""
-
-    async def page() -> str:
-        return html.unescape((await place.daemon.get("/"))[1])
-
-    await eventually(page, lambda text: (words in text) is there, what=place.daemon.log)
+    await eventually(place.daemon.page, lambda text: (words in text) is there, what=place.daemon.log)
 
 
 async def until_open(place: FullStack, *channels: str) -> None:
@@ -79,7 +74,7 @@ async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(
         _, printed = await place.daemon.relay("status")
         for words in expected.values():
             assert words[1] in " ".join(printed.split()), printed
-        await eventually(place.daemon.ready, bool, what=place.daemon.log)
+        await place.daemon.until_ready()
 
         # Where somebody gives the relay what it lacks, it notices by itself.
         place.say("closed", "said before the room was open")
@@ -220,7 +215,7 @@ async def until_named(place: FullStack, pair: str, *, there: bool) -> None:
         return f'pair="{pair}"' in text
 
     await eventually(page, lambda shown: shown is there, what=place.daemon.log)
-    await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
+    await place.daemon.until_ready()
 
 
 async def reader_of(process: int) -> int:

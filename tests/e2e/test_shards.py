@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.stack import FullStack, eventually, stack
+from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -60,7 +60,7 @@ async def test_each_shard_is_a_connection_of_its_own(homeserver: Homeserver, tmp
         await talk("while one session is lost")
         await all_is_there()
         history = place.sandbox.gateway.history
-        await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
+        await place.daemon.until_ready()
         assert [entry["shard"] for entry in history if entry["what"] == "identified"][TOTAL:] == [[1, TOTAL]]
 
         assert place.control.abort_gateway(shard=2) == 1

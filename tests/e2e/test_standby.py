@@ -140,7 +140,7 @@ async def test_one_that_was_stopped_beyond_its_lease_stands_by(homeserver: Homes
                 config.write_text(config.read_text().replace('name = "help"', 'name = "support"'))
                 await eventually(lambda: pairs_of(second), lambda shown: "support" in shown, what=second.log)
                 second.send_signal(signal.SIGSTOP)
-                await eventually(place.daemon.ready, bool, what=place.daemon.log)
+                await place.daemon.until_ready()
                 await place.daemon.stop()
                 second.send_signal(signal.SIGCONT)
                 await eventually(lambda: pairs_of(second, again=True), bool, what=second.log)
@@ -153,7 +153,7 @@ async def test_one_that_was_stopped_beyond_its_lease_stands_by(homeserver: Homes
                 await place.daemon.start("--standby", ready=False)
                 await eventually(lambda: says(place.daemon, "standing by"), bool, what=place.daemon.log)
                 second.send_signal(signal.SIGSTOP)
-                await eventually(place.daemon.ready, bool, what=place.daemon.log)
+                await place.daemon.until_ready()
                 second.send_signal(signal.SIGTERM)
                 second.send_signal(signal.SIGCONT)
                 assert await second.exit_status() == 0

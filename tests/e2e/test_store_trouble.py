@@ -30,22 +30,6 @@ def store(place: FullStack) -> Path:
     return place.folder / "relay.db"
 
 
-async def talk(place: FullStack, *words: str) -> None:
-    """The same words on both sides."""
-    for word in words:
-        place.say("help", f"d {word}")
-        await place.tell("help", f"m {word}")
-
-
-async def crossed(place: FullStack, *words: str) -> None:
-    """Wait until these words have crossed both ways; each once, in order, and nothing else."""
-    on_matrix, on_discord = [f"d {word}" for word in words], [f"m {word}" for word in words]
-    await place.until_matrix("help", lambda seen: on_matrix[-1] in seen)
-    await place.until_discord("help", lambda seen: on_discord[-1] in seen)
-    assert [word for word in await place.matrix_words("help") if word.startswith("d ")] == on_matrix
-    assert [word for word in await place.discord_words("help") if word.startswith("m ")] == on_discord
-
-
 async def until_store_problem(place: FullStack, *words: str) -> None:
     """Wait until `/readyz` says that the store is in trouble."""
 
@@ -59,79 +43,75 @@ async def until_store_problem(place: FullStack, *words: str) -> None:
     await eventually(problem, lambda said: all(word in said for word in words) and bool(said), what=place.daemon.log)
 
 
-async def until_ready(place: FullStack) -> None:
-    await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
-
-
 async def test_a_locked_store(place: FullStack) -> None:
-    await talk(place, "before")
-    await crossed(place, "before")
+    await place.talk("before")
+    await place.crossed("before")
     # As a backup, or an operator's sqlite3 shell, would.
     other = sqlite3.connect(store(place), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    await talk(place, "one", "two")
+    await place.talk("one", "two")
     await until_store_problem(place, f"store {store(place)}: it is locked by another process", "stop that process")
     assert not {"d one", "d two"} & set(await place.matrix_words("help"))
     other.execute("ROLLBACK")
     other.close()
-    await talk(place, "three")
-    await crossed(place, "before", "one", "two", "three")
-    await until_ready(place)
+    await place.talk("three")
+    await place.crossed("before", "one", "two", "three")
+    await place.daemon.until_ready()
 
 
 async def test_a_disk_that_takes_nothing_more(place: FullStack) -> None:
-    await talk(place, "before")
-    await crossed(place, "before")
+    await place.talk("before")
+    await place.crossed("before")
     process = place.daemon.pid
     limits = resource.prlimit(process, resource.RLIMIT_FSIZE)
     # No file may grow beyond what the log has now: to SQLite, a disk that reports errors.
     wal = store(place).with_name("relay.db-wal")
     resource.prlimit(process, resource.RLIMIT_FSIZE, (wal.stat().st_size, limits[1]))
-    await talk(place, "one", "two")
+    await place.talk("one", "two")
     await until_store_problem(place, f"store {store(place)}: ", "disk")
     assert "d one" not in await place.matrix_words("help")
     resource.prlimit(process, resource.RLIMIT_FSIZE, limits)
-    await talk(place, "three")
-    await crossed(place, "before", "one", "two", "three")
-    await until_ready(place)
+    await place.talk("three")
+    await place.crossed("before", "one", "two", "three")
+    await place.daemon.until_ready()
 
 
 async def test_a_store_that_goes_away(place: FullStack) -> None:
-    await talk(place, "before")
-    await crossed(place, "before")
+    await place.talk("before")
+    await place.crossed("before")
     # A volume that is no longer mounted.
     store(place).rename(place.folder / "away.db")
-    await talk(place, "one", "two")
+    await place.talk("one", "two")
     await until_store_problem(place, f"store {store(place)}: ")
     assert not store(place).exists()
     (place.folder / "away.db").rename(store(place))
-    await talk(place, "three")
-    await crossed(place, "before", "one", "two", "three")
-    await until_ready(place)
+    await place.talk("three")
+    await place.crossed("before", "one", "two", "three")
+    await place.daemon.until_ready()
 
 
 async def test_a_killed_daemon_whose_store_was_locked_loses_nothing(place: FullStack) -> None:
     other = sqlite3.connect(store(place), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    await talk(place, "one", "two")
+    await place.talk("one", "two")
     await until_store_problem(place, "locked")
     await place.daemon.kill()
     other.close()
     await place.daemon.start()
-    await talk(place, "three")
-    await crossed(place, "one", "two", "three")
+    await place.talk("three")
+    await place.crossed("one", "two", "three")
 
 
 async def test_a_damaged_store(place: FullStack) -> None:
-    await talk(place, "before")
-    await crossed(place, "before")
+    await place.talk("before")
+    await place.crossed("before")
     assert await place.daemon.stop() == 0
     backup = store(place).read_bytes()
     pages = bytearray(backup)
     for page in range(1, len(pages) // 4096):
         pages[page * 4096 : page * 4096 + 64] = os.urandom(64)
     store(place).write_bytes(pages)
-    await talk(place, "one")
+    await place.talk("one")
     await place.daemon.start(ready=False)
     assert await place.daemon.exit_status() == 1
     line = place.daemon.log(1)
@@ -140,7 +120,7 @@ async def test_a_damaged_store(place: FullStack) -> None:
     assert "Traceback" not in place.daemon.log(1000)
     store(place).write_bytes(backup)
     await place.daemon.start()
-    await crossed(place, "before", "one")
+    await place.crossed("before", "one")
 
 
 async def test_a_store_that_may_not_be_written(place: FullStack) -> None:
@@ -165,8 +145,8 @@ async def test_a_store_that_may_not_be_written(place: FullStack) -> None:
     assert status == 2
     assert output.startswith(f"error: {place.daemon.config}: cannot be read: permission denied; "), output
     await place.daemon.start()
-    await talk(place, "one")
-    await crossed(place, "one")
+    await place.talk("one")
+    await place.crossed("one")
 
 
 async def unprivileged(*arguments: str) -> tuple[int, str]:

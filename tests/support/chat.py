@@ -1,7 +1,7 @@
 """One running daemon with many pairs, a new pair for each test: many tests for the price of one start."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import aiohttp
 
 from relay.demo.matrix_client import Shown
 from relay.domain.jsontext import Json
+from tests.support.payloads import Case
 from tests.support.stack import FullStack
 
 
@@ -50,6 +51,12 @@ class Chat:
         assert len(shown) == count, [message.body for message in shown]
         return shown
 
+    async def shows(self, table: Sequence[Case]) -> None:
+        """Wait until the room shows everything that these payloads become, in their order, and nothing else."""
+        expected = [(case.name, _visible(event)) for case in table for event in case.expected]
+        shown = [_visible(message.content) for message in await self.on_matrix(len(expected))]
+        assert list(zip([name for name, _ in expected], shown, strict=True)) == expected
+
     async def on_discord(self, count: int = 1) -> list[Json]:
         """What the channel shows once there are `count` messages."""
         await self.stack.until_discord(self.pair, lambda words: len(words) >= count)
@@ -64,6 +71,10 @@ class Chat:
     async def upload(self, data: bytes, content_type: str) -> str:
         """Mia uploads a file; its `mxc://` URI."""
         return await self.stack.mia.upload(data, content_type)
+
+
+def _visible(content: Json) -> Json:
+    return {key: content.get(key) for key in ("msgtype", "body", "formatted_body", "m.mentions")}
 
 
 def chats(stack: FullStack) -> Iterator[Chat]:

@@ -5,6 +5,7 @@ platforms themselves, never from the relay's store.
 """
 
 import asyncio
+import html
 import json
 import os
 import signal
@@ -60,7 +61,7 @@ class Daemon:
                 environment=self.environment,
             )
         if ready:
-            await eventually(self.ready, lambda up: up, what=lambda: f"the daemon to be ready:\n{self.log()}")
+            await self.until_ready()
 
     async def stop(self) -> int:
         """SIGTERM; its exit status."""
@@ -107,10 +108,24 @@ class Daemon:
             return False
         return status == 200
 
+    async def until_ready(self) -> None:
+        """Wait until `/readyz` answers 200."""
+        await eventually(self.ready, bool, what=lambda: f"the daemon to be ready:\n{self.log()}")
+
+    def rewrite(self, old: str, new: str) -> None:
+        """Change its configuration as with an editor."""
+        text = self.config.read_text()
+        assert old in text
+        self.config.write_text(text.replace(old, new))
+
     async def get(self, path: str) -> tuple[int, str]:
         """A page of its web server."""
         async with aiohttp.ClientSession(timeout=_ANSWERS) as session, session.get(self.url + path) as answer:
             return answer.status, await answer.text()
+
+    async def page(self) -> str:
+        """The status page, as it reads."""
+        return html.unescape((await self.get("/"))[1])
 
     async def metric(self, name: str, **labels: str) -> float:
         """One sample of `/metrics`; 0 if there is none."""
@@ -301,6 +316,20 @@ class FullStack:
     async def tell(self, pair: str, text: str) -> str:
         """Mia writes on Matrix; the event's ID."""
         return await self.mia.text(self.rooms[pair], text)
+
+    async def talk(self, *words: str) -> None:
+        """The same words on both sides of `help`, `d` in front of those on Discord and `m` in front of the others."""
+        for word in words:
+            self.say("help", f"d {word}")
+            await self.tell("help", f"m {word}")
+
+    async def crossed(self, *words: str) -> None:
+        """Wait until the last of these words of `talk` has crossed both ways; each is there once, in order."""
+        on_matrix, on_discord = [f"d {word}" for word in words], [f"m {word}" for word in words]
+        await self.until_matrix("help", lambda seen: on_matrix[-1] in seen)
+        await self.until_discord("help", lambda seen: on_discord[-1] in seen)
+        assert [word for word in await self.matrix_words("help") if word.startswith("d ")] == on_matrix
+        assert [word for word in await self.discord_words("help") if word.startswith("m ")] == on_discord
 
 
 def _own_words(message: Shown) -> str:

@@ -157,3 +157,9 @@ async def world(folder: Path, *pairs: Pair) -> AsyncIterator[World]:
         )
     finally:
         await store.close()
+
+
+async def redeclare(core: Core, *pairs: Pair) -> None:
+    """The operator saves the file."""
+    await core.moderation.declare(pairs)
+    core.inbox.declare(pairs)

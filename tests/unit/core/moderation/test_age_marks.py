@@ -5,20 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.bootstrap import Core
 from relay.core.moderation.age_marks import mismatch
 from relay.core.people.directory import PeopleDirectory, Person
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Attachment, Content
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
-from relay.domain.pair import Pair
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import walk
 from relay.errors import Transient
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.platform import MemoryPlatform
 from tests.support.slow_files import SlowFiles
-from tests.support.world import World, lane, pair, until, world
+from tests.support.world import World, lane, pair, redeclare, until, world
 
 PICTURE = Attachment(
     "1", "a.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/a.png"), url="https://cdn.example/a.png"
@@ -54,11 +52,6 @@ async def until_marked(bridge: World, channel: ChannelRef, restricted: bool) -> 
     state = "restricted" if restricted else "open"
     while not (await written() or "").startswith(state):
         await until(lambda: True)
-
-
-async def redeclare(core: Core, *pairs: Pair) -> None:
-    await core.moderation.declare(pairs)
-    core.inbox.declare(pairs)
 
 
 async def test_a_pair_whose_marks_differ_waits_both_ways_and_loses_nothing(tmp_path: Path) -> None:

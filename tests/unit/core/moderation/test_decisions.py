@@ -17,7 +17,7 @@ from relay.errors import RateLimited
 from tests.support.logs import captured_logs
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
-from tests.support.world import lane, pair, until, world
+from tests.support.world import lane, pair, redeclare, until, world
 
 TO_MATRIX, TO_DISCORD = lane(Platform.MATRIX), lane(Platform.DISCORD)
 LIST = ChannelAddress(Platform.MATRIX, "#bans")
@@ -30,12 +30,6 @@ def blocking(*globs: str, **more: Any) -> Pair:
 
 def following(**more: Any) -> Pair:
     return pair(policy_lists=(LIST,), **more)
-
-
-async def redeclare(core: Core, *pairs: Pair) -> None:
-    """The operator saves the file."""
-    await core.moderation.declare(pairs)
-    core.inbox.declare(pairs)
 
 
 async def listed(core: Core, *entities: str, kind: Any = "account", reason: str = "") -> None:
