@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -205,7 +206,7 @@ def _migrate(path: Path, work: Callable[[Connection, Callable[[], bool]], bool],
         watch = Watch(lock, time.monotonic)
         while True:
             with _opened(path, create=create) as connection:
-                if work(connection, lambda of=connection: watch_holder(of, path, watch)):  # type: ignore[misc]
+                if work(connection, partial(watch_holder, connection, path, watch)):
                     _check_references(path, connection)
                     return schema_of(connection)
             time.sleep(WATCH_EVERY)

@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -206,9 +206,8 @@ class _Setup:
 
         heading("1 of 4  The bot on Discord")
         say(f"Its token: {_PORTAL}, your application (or a new one), Bot, Reset Token. It is not shown here.", indent=2)
-        default = DISCORD_API
         # Only a file or the environment names another server.
-        url = os.environ.get("RELAY_DISCORD__API_URL", default)
+        url = os.environ.get("RELAY_DISCORD__API_URL", DISCORD_API)
         if not self.asker.present:
             url = self.asker.ask(Question(key="discord_api_url", words="Address of Discord's API", default=url))
         then = "paste it here" if self.asker.present else "write it to discord_token in the file of answers"
@@ -217,14 +216,14 @@ class _Setup:
             question = Question(key="discord_token", words="Token", secret=True)
             token = self.asker.ask(question, lambda it: problem_with(DiscordSettings, {"token": it}))
             settings = validated(DiscordSettings, {"token": token, "api_url": url})
-            look = self._until_well(lambda given=settings: run_async(look_at(given)))  # type: ignore[misc]
+            look = self._until_well(partial(look_at, settings))
             if look is not None:
                 return _Account(settings=settings, look=look)
 
-    def _until_well(self, take: Callable[[], "Look"]) -> "Look | None":
+    def _until_well(self, take: Callable[[], "Coroutine[Any, Any, Look]"]) -> "Look | None":
         """The look at an account once nothing is wrong, or the operator goes on; None if its token is refused."""
         while True:
-            look = take()
+            look = run_async(take())
             for finding in look.findings:
                 print_finding(finding)
             if look.well:
@@ -264,7 +263,7 @@ class _Setup:
             token = self._matrix_token(url, user)
             values = {"homeserver_url": url, "user_id": user, "access_token": token}
             settings = validated(MatrixSettings, values)
-            look = self._until_well(lambda given=settings: run_async(look_at(given)))  # type: ignore[misc]
+            look = self._until_well(partial(look_at, settings))
             if look is not None:
                 return _Account(settings=settings, look=look)
 
@@ -390,11 +389,10 @@ class _Setup:
             for key, (name, secret) in zip(keys, secrets.items(), strict=True)
         ]
         api_url = discord.settings.api_url
-        official = DISCORD_API
         text = relay_toml(
             Account(
                 name=discord.look.name,
-                settings={} if api_url == official else {"api_url": api_url},
+                settings={} if api_url == DISCORD_API else {"api_url": api_url},
                 secret_key=written[0][0],
                 secret=written[0][1],
             ),

@@ -123,6 +123,7 @@ class Budget:
         return waiter.turn
 
     def _end(self, turn: int) -> None:
+        """Let the next one go, unless this turn has ended already."""
         if self._in_turn and turn == self._turn:
             self._in_turn = False
             self._release()
@@ -167,7 +168,8 @@ class Budget:
         self._turn += 1
         waiter.turn = self._turn
         self._in_turn = True
-        asyncio.get_running_loop().call_later(_LONGEST_TURN, self._lend, self._turn)
+        # One that takes long (a large file is on its way) does not keep the others from theirs.
+        asyncio.get_running_loop().call_later(_LONGEST_TURN, self._end, self._turn)
         waiter.released.set_result(None)
 
     def _first(self, now: float) -> _Waiter:
@@ -188,12 +190,6 @@ class Budget:
         if not self.shared:
             return 0.0
         return self._notices_until - (0 if self._limited else _NOTICE_SECONDS * (_NOTICES_AT_ONCE - 1))
-
-    def _lend(self, turn: int) -> None:
-        """A turn that takes long (a large file is on its way) does not keep the others from theirs."""
-        if self._in_turn and turn == self._turn:
-            self._in_turn = False
-            self._release()
 
     def _due(self) -> None:
         self._timer = None
