@@ -1,12 +1,18 @@
-"""Time: the machine's clock, a server's clock, how long to wait before the next try, or for something to happen."""
+"""Time: the machine's clock, a server's clock, how long to wait before the next try, or for something to happen, and
+how often somebody may do something.
+"""
 
 import asyncio
 import math
 import random
 import time
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.logs import get_logger
 
 # A clock that goes on while the machine sleeps, where there is one: a lease of some seconds has expired after a sleep.
@@ -14,6 +20,9 @@ _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TICK = timedelta(microseconds=1)
 _MAX_WAIT = 3600.0
 """Seconds that we wait at most, whatever a platform asks for: if that was too early, it only asks again."""
+
+_MOST_COUNTED = 10_000
+"""Of whom it is counted how often they did something."""
 
 _log = get_logger(__name__)
 
@@ -181,3 +190,37 @@ class Backoff:
     def reset(self) -> None:
         """It worked: the next failure counts as the first."""
         self.tries = 0
+
+
+@dataclass(slots=True)
+class Limit:
+    """So many times in so many seconds, for each of many."""
+
+    clock: Clock
+    most: int
+    seconds: float
+    # How many, and since when.
+    _counts: OrderedDict[Hashable, tuple[int, float]] = field(init=False, default_factory=OrderedDict)
+
+    def count(self, who: Hashable) -> int:
+        """Count one more; how many there have been in the current period."""
+        number, since = self._current(who)
+        keep(self._counts, who, (number + 1, since), _MOST_COUNTED)
+        return number + 1
+
+    def takes(self, who: Hashable) -> bool:
+        """Count one more; whether that is not too many."""
+        return self.count(who) <= self.most
+
+    def is_reached(self, who: Hashable) -> bool:
+        """Whether one more would be too many."""
+        return self._current(who)[0] >= self.most
+
+    def forget(self, who: Hashable) -> None:
+        """Begin anew."""
+        self._counts.pop(who, None)
+
+    def _current(self, who: Hashable) -> tuple[int, float]:
+        now = self.clock.monotonic()
+        number, since = self._counts.get(who, (0, now))
+        return (number, since) if now - since < self.seconds else (0, now)

@@ -66,6 +66,14 @@ class Recent(MutableMapping[_K, _V]):
         self.size = 0
 
 
+def keep(kept: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> None:
+    """Put a value last, and drop the first where there are more than `most`: for what is small, whoever chooses it."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
 def _weight(key: Hashable, value: object) -> int:
     return weight((key, value))
 

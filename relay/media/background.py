@@ -11,6 +11,7 @@ from relay.core.convert.degrade import human_size
 from relay.core.files import MediaSource
 from relay.core.offload import TemporaryFile
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, TargetGone
@@ -78,10 +79,7 @@ class _Scheduler:
             )
             self._waiting.remove(turn)
             self._running.append(turn)
-            self._last[turn.channel] = next(self._number)
-            self._last.move_to_end(turn.channel)
-            if len(self._last) > 4 * _MOST_TURNS:
-                self._last.popitem(last=False)
+            keep(self._last, turn.channel, next(self._number), 4 * _MOST_TURNS)
             turn.begun = asyncio.get_running_loop().time()
             turn.begin.set()
         self._shorten_running()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from relay.core.files import Sender
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.domain.ids import ChannelRef, MediaRef, UserRef
 from relay.errors import FileUnavailable
 
@@ -27,8 +28,6 @@ _SAME_MESSAGE = 60.0
 _REMEMBERED = 500
 
 _T = TypeVar("_T")
-_K = TypeVar("_K")
-_V = TypeVar("_V")
 
 
 @dataclass(slots=True)
@@ -128,13 +127,13 @@ class WaitBudgets:
         if sender is not None and seconds > _FREE:
             spent = self._spent.get(sender, _Waits())
             spent.waits.append((self.clock.monotonic(), seconds))
-            _remember(self._spent, sender, spent)
+            keep(self._spent, sender, spent, _REMEMBERED)
 
     def failed(self, sender: Sender, errors: Mapping[MediaRef, FileUnavailable], deadline: Deadline) -> None:
         """Record that the files could not be read. The message is tried again."""
         self.charge(sender, deadline.used)
         failed = _FailedTry(errors, self.clock.monotonic(), deadline.left, deadline.short)
-        _remember(self._failing, sender, failed)
+        keep(self._failing, sender, failed, _REMEMBERED)
 
     def late(self, sender: Sender, errors: Mapping[MediaRef, FileUnavailable], deadline: Deadline) -> None:
         """Record that these files are given up for now. The rest of the message does not wait for them again."""
@@ -142,12 +141,12 @@ class WaitBudgets:
         self._failing.pop(sender, None)
         now = self.clock.monotonic()
         for source, error in errors.items():
-            _remember(self._late, (sender, source), now)
+            keep(self._late, (sender, source), now, _REMEMBERED)
             if error.about_server and not deadline.short:
                 key = (sender.channel, server(source))
                 # The newest of them are enough to count. There may be any number.
                 others = [one for one in self._slow.get(key, {}).items() if one[0] != sender.author]
-                _remember(self._slow, key, dict([*others[1 - _AUTHORS :], (sender.author, now)]))
+                keep(self._slow, key, dict([*others[1 - _AUTHORS :], (sender.author, now)]), _REMEMBERED)
 
     def is_late(self, sender: Sender | None, source: MediaRef) -> bool:
         """Whether a file was given up just now."""
@@ -158,13 +157,6 @@ class WaitBudgets:
         since = self.clock.monotonic() - _WINDOW
         authors = self._slow.get((channel, server(source)), {})
         return sum(at >= since for at in authors.values()) >= _AUTHORS
-
-
-def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > _REMEMBERED:
-        kept.popitem(last=False)
 
 
 def server(media: MediaRef) -> str:

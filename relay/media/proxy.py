@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
 
 from relay.core.convert.degrade import human_size
 from relay.core.files import LinkedElsewhere, LinkedFile, MediaSource, MediaStream, PublicSource, ThumbnailSource
 from relay.core.offload import TemporaryFile
+from relay.core.recent import keep
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef, MessageRef, Platform
@@ -35,8 +35,6 @@ from relay.media.links import Linked, SignedLinks
 
 _log = get_logger(__name__)
 
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
 # A file, and whether it is made small.
 _File = tuple[MediaRef, bool]
 
@@ -112,9 +110,9 @@ class _Budget:
         name = server(media)
         if media in self._counted or name.partition(" ")[2] == self.home:
             return
-        _keep(self._levels, name, (self._level(name) + size, asyncio.get_running_loop().time()))
+        keep(self._levels, name, (self._level(name) + size, asyncio.get_running_loop().time()), _REMEMBERED)
         if whole:
-            _keep(self._counted, media, None)
+            keep(self._counted, media, None, _REMEMBERED)
 
     def _level(self, name: str) -> float:
         level, at = self._levels.get(name, (0.0, 0.0))
@@ -351,7 +349,8 @@ class MediaProxy:
     def _fail(self, spool: _Spool, error: DeliveryError) -> None:
         _log.info("a linked file cannot be read", reason=str(error))
         spool.error = error
-        _keep(self._failed, spool.key, (error, asyncio.get_running_loop().time() + self._limits.failed))
+        until = asyncio.get_running_loop().time() + self._limits.failed
+        keep(self._failed, spool.key, (error, until), _REMEMBERED)
         self._drop(spool)
 
     def _make_room(self, spool: _Spool, size: int) -> None:
@@ -388,14 +387,6 @@ def _opened(spool: _Spool, source: MediaSource) -> AbstractAsyncContextManager[M
     if not isinstance(source, ThumbnailSource):
         raise TargetGone("its platform makes no picture small")
     return source.open_thumbnail(spool.media, _SIDE)
-
-
-def _keep(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
-    """Remember the newest of them."""
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > _REMEMBERED:
-        kept.popitem(last=False)
 
 
 async def stands(store: Store, message: MessageRef) -> bool:

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from aiohttp import web
 
 from relay.core.files import LinkedElsewhere, LinkedFile
+from relay.core.recent import keep
 from relay.errors import DeliveryError, Permanent, TargetGone, Transient
 from relay.logs import get_logger
 
@@ -151,13 +152,11 @@ class Throttle:
             self._open -= 1
 
     def _client(self, name: str) -> _Client:
-        client = self._clients.pop(name, None)
+        client = self._clients.get(name)
         if client is None:
             rates = self._rates
             client = _Client(Bucket(rates.requests, rates.requests_burst), Bucket(rates.bytes, rates.bytes_burst))
-        self._clients[name] = client
-        if len(self._clients) > self._rates.clients:
-            self._clients.popitem(last=False)
+        keep(self._clients, name, client, self._rates.clients)
         return client
 
 

@@ -22,6 +22,7 @@ from relay.core.clock import Backoff
 from relay.core.convert.split import split
 from relay.core.people.commands import COMMANDS, CommandSpec
 from relay.core.ports import Clock, CommandCall, Inbox
+from relay.core.recent import keep
 from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json
@@ -206,9 +207,7 @@ class SlashCommands:
         interaction = read_interaction(data)
         if interaction is None or interaction.id in self._seen or self._group is None or self._inbox is None:
             return
-        self._seen[interaction.id] = None
-        if len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
+        keep(self._seen, interaction.id, None, _REMEMBERED)
         if self._running.total() >= _MAX_RUNNING or self._running[interaction.user] >= _MAX_RUNNING_OF_ONE:
             _log.debug("discord command ignored, too many at a time", user=interaction.user)
             return

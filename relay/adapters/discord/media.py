@@ -20,6 +20,7 @@ from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unans
 from relay.adapters.discord.pictures.drawing import Pictures
 from relay.core.files import File, Files, MediaStream, Sender
 from relay.core.ports import NOT_OURS
+from relay.core.recent import keep
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
 from relay.domain.jsontext import Json
@@ -144,10 +145,7 @@ class Media:
             fresh = await self._refreshed(url, background=True)
         if fresh is None:
             raise TargetGone("Discord does not give the file out any more")
-        self._fresh[url] = (fresh, now + _FRESH_SECONDS)
-        self._fresh.move_to_end(url)
-        if len(self._fresh) > _MAX_FRESH:
-            self._fresh.popitem(last=False)
+        keep(self._fresh, url, (fresh, now + _FRESH_SECONDS), _MAX_FRESH)
         return fresh
 
     def _is_ours(self, url: str) -> bool:

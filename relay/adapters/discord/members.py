@@ -10,6 +10,7 @@ from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json
 from relay.logs import get_logger
@@ -80,10 +81,7 @@ class Members:
                 return
             roles = member.get("roles")
             held = frozenset(map(str, roles)) if isinstance(roles, list) else frozenset[str]()
-            self._roles[guild, user.id] = self.clock.monotonic(), held
-            self._roles.move_to_end((guild, user.id))
-            if len(self._roles) > _REMEMBERED_ROLES:
-                self._roles.popitem(last=False)
+            keep(self._roles, (guild, user.id), (self.clock.monotonic(), held), _REMEMBERED_ROLES)
 
     async def names(
         self, guild: str, wanted: Iterable[UserRef | ChannelRef], may_name: Callable[[str], bool | None]
@@ -101,10 +99,7 @@ class Members:
                 except (Limited, Unanswered) as error:
                     _log.info("name not looked up", guild=guild, reason=str(error))
                     break
-                self._names[guild, ref] = known
-                self._names.move_to_end((guild, ref))
-                if len(self._names) > _REMEMBERED_NAMES:
-                    self._names.popitem(last=False)
+                keep(self._names, (guild, ref), known, _REMEMBERED_NAMES)
             name, channel = known[1].name, known[1].visible_with
             if name is not None and (channel is None or may_name(channel)):
                 found[ref] = name
@@ -215,10 +210,7 @@ class Members:
         listed = [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
         # A full page may not be everybody, so that nobody is certain to be the only one of that name.
         members = tuple(map(_member, listed)) if len(listed) < _MAX_FOUND else ()
-        self._found[guild, query] = (self.clock.monotonic(), members)
-        self._found.move_to_end((guild, query))
-        if len(self._found) > _REMEMBERED:
-            self._found.popitem(last=False)
+        keep(self._found, (guild, query), (self.clock.monotonic(), members), _REMEMBERED)
         return members
 
 

@@ -20,6 +20,7 @@ from relay.adapters.matrix.outbound.compose import Thumbnail, UploadedFile
 from relay.core.files import File, Files, MediaStream, Sender
 from relay.core.offload import TemporaryFile
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.domain.content import Attachment, Author
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
@@ -100,9 +101,7 @@ class MediaRepository:
             made = replace(made, thumbnail=await self._thumbnail(attachment, self._files))
             if attachment.kind == "sticker":
                 await self._files.remember(attachment.source, MediaRef(Platform.MATRIX, uri))
-        self._uploaded[key] = made
-        if len(self._uploaded) > _UPLOADS_REMEMBERED:
-            self._uploaded.popitem(last=False)
+        keep(self._uploaded, key, made, _UPLOADS_REMEMBERED)
         return made
 
     async def _known_sticker(self, attachment: Attachment, files: Files) -> UploadedFile | None:
@@ -215,16 +214,11 @@ class MediaRepository:
 
     def _give_up(self, image: MediaRef, seconds: float, reason: str) -> None:
         _log.info("picture does not cross", reason=reason)
-        self._retry_at[image] = self._clock.monotonic() + seconds
-        if len(self._retry_at) > _UPLOADS_REMEMBERED:
-            self._retry_at.popitem(last=False)
+        keep(self._retry_at, image, self._clock.monotonic() + seconds, _UPLOADS_REMEMBERED)
 
     def _remember(self, image: MediaRef, copy: MediaRef) -> MediaRef:
         """Keep a copy in memory: every message of an author needs the same avatar."""
-        self._copies[image] = copy
-        self._copies.move_to_end(image)
-        if len(self._copies) > _COPIES_REMEMBERED:
-            self._copies.popitem(last=False)
+        keep(self._copies, image, copy, _COPIES_REMEMBERED)
         return copy
 
     # --- From the homeserver ------------------------------------------------------------------------------

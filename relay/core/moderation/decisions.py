@@ -16,6 +16,7 @@ from relay.core.moderation.rules import RuleSet, from_text, to_text
 from relay.core.offload import Conversions
 from relay.core.people.directory import PeopleDirectory, Person
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.core.storage import Store, UnitOfWork
 from relay.domain.events import PolicyListRead, PolicyRule
 from relay.domain.ids import ChannelAddress, Platform, UserRef
@@ -197,10 +198,7 @@ class Moderation:
         told = self._told.get(key)
         if told is not None and now - told < _TOLD_AGAIN:
             return
-        self._told[key] = now
-        self._told.move_to_end(key)
-        if len(self._told) > _MOST_TOLD:
-            self._told.popitem(last=False)
+        keep(self._told, key, now, _MOST_TOLD)
         _log.info("messages do not cross", pair=pair.name, platform=str(user.platform), user=user.id, why=why)
 
 

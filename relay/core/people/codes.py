@@ -3,11 +3,11 @@
 import hashlib
 import hmac
 import secrets
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from relay.core.clock import Limit
 from relay.core.people.storage import LinkCode
 from relay.core.ports import Clock
 from relay.core.storage import UnitOfWork
@@ -21,8 +21,6 @@ _MOST_PENDING = 20
 """Codes that wait for one account to say them: everybody may ask for one."""
 
 _MOST_TRIES = 5
-_TRIES_SECONDS = VALID_FOR.total_seconds()
-_REMEMBERED = 10_000
 
 
 def is_code(word: str) -> bool:
@@ -35,8 +33,11 @@ class LinkCodes:
     """Makes codes, and checks those that people say."""
 
     clock: Clock
-    # Wrong codes of each account: how many, and since when.
-    _tries: OrderedDict[UserRef, tuple[int, float]] = field(init=False, default_factory=OrderedDict)
+    # Wrong codes of each account.
+    _wrong: Limit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._wrong = Limit(self.clock, most=_MOST_TRIES, seconds=VALID_FOR.total_seconds())
 
     async def make(self, uow: UnitOfWork, asked_by: UserRef, name: str, bound_to: UserRef) -> str | None:
         """A code that only `bound_to` may say; None if too many others wait for that account already."""
@@ -58,9 +59,9 @@ class LinkCodes:
             return None
         found = _matching(await uow.people.codes_for(said_by, _MOST_PENDING), _digest(code.casefold()))
         if found is None or found.expires_at <= self.clock.now():
-            self._count_wrong(said_by)
+            self._wrong.count(said_by)
             return None
-        self._tries.pop(said_by, None)
+        self._wrong.forget(said_by)
         await uow.people.forget_code(found.asked_by)
         return found
 
@@ -72,17 +73,7 @@ class LinkCodes:
 
     def may_try(self, user: UserRef) -> bool:
         """Whether an account has not said too many wrong codes of late."""
-        count, since = self._tries.get(user, (0, 0.0))
-        return count < _MOST_TRIES or self.clock.monotonic() - since >= _TRIES_SECONDS
-
-    def _count_wrong(self, user: UserRef) -> None:
-        count, since = self._tries.get(user, (0, self.clock.monotonic()))
-        if self.clock.monotonic() - since >= _TRIES_SECONDS:
-            count, since = 0, self.clock.monotonic()
-        self._tries[user] = (count + 1, since)
-        self._tries.move_to_end(user)
-        if len(self._tries) > _REMEMBERED:
-            self._tries.popitem(last=False)
+        return not self._wrong.is_reached(user)
 
 
 def _matching(codes: Sequence[LinkCode], digest: str) -> LinkCode | None:

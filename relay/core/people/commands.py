@@ -1,9 +1,9 @@
 """Commands that people give to the relay, and what it answers. How a command is written is the adapters' affair."""
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from relay.core.clock import Limit
 from relay.core.pairs import PairDirectory
 from relay.core.people.codes import VALID_FOR, LinkCodes, is_code
 from relay.core.people.directory import PeopleDirectory, Person
@@ -81,32 +81,6 @@ class Answer:
     done: bool | None = None
 
 
-@dataclass(slots=True)
-class _Limit:
-    """So many times in so many seconds, for each of many."""
-
-    clock: Clock
-    most: int
-    seconds: float
-    # How many, and since when.
-    _counts: OrderedDict[Hashable, tuple[int, float]] = field(init=False, default_factory=OrderedDict)
-
-    def count(self, who: Hashable) -> int:
-        """Count one more; how many there have been in the current period."""
-        now = self.clock.monotonic()
-        number, since = self._counts.pop(who, (0, now))
-        if now - since >= self.seconds:
-            number, since = 0, now
-        self._counts[who] = (number + 1, since)
-        if len(self._counts) > 10_000:
-            self._counts.popitem(last=False)
-        return number + 1
-
-    def takes(self, who: Hashable) -> bool:
-        """Count one more; whether that is not too many."""
-        return self.count(who) <= self.most
-
-
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Commands:
     """Answers commands."""
@@ -118,18 +92,18 @@ class Commands:
     readers: Mapping[Platform, CommandReader]
     _codes: LinkCodes = field(init=False)
     # Of one person, wherever they ask: in a minute, and in an hour.
-    _asked: _Limit = field(init=False)
-    _asked_of_late: _Limit = field(init=False)
+    _asked: Limit = field(init=False)
+    _asked_of_late: Limit = field(init=False)
     # In one room, whoever asks: answers are for all to see, and share what the relay may send with other notices.
-    _answered: _Limit = field(init=False)
-    _forgotten: _Limit = field(init=False)
+    _answered: Limit = field(init=False)
+    _forgotten: Limit = field(init=False)
 
     def __post_init__(self) -> None:
         self._codes = LinkCodes(clock=self.clock)
-        self._asked = _Limit(self.clock, most=5, seconds=60)
-        self._asked_of_late = _Limit(self.clock, most=30, seconds=3600)
-        self._answered = _Limit(self.clock, most=10, seconds=60)
-        self._forgotten = _Limit(self.clock, most=2, seconds=3600)
+        self._asked = Limit(self.clock, most=5, seconds=60)
+        self._asked_of_late = Limit(self.clock, most=30, seconds=3600)
+        self._answered = Limit(self.clock, most=10, seconds=60)
+        self._forgotten = Limit(self.clock, most=2, seconds=3600)
 
     async def answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         """Carry out a command in the transaction `uow`, and say what came of it.
@@ -350,8 +324,7 @@ class Commands:
     async def _forget(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         copies = len(call.words) > 1 and call.words[1].casefold() == "copies"
         if len(call.words) > 1 and not copies:
-            both = (self._written(call.user.platform, word) for word in ("forget", "forget copies"))
-            first, second = both
+            first, second = (self._written(call.user.platform, word) for word in ("forget", "forget copies"))
             return _refused(_line("Write ", first, ", or ", second, " if the copies of your messages are to go, too."))
         if not self._forgotten.takes(call.user):
             return _refused(_line("You have asked for that a moment ago. Ask again in an hour."))

@@ -38,6 +38,7 @@ from relay.adapters.discord.pictures.shelf import (
 from relay.core.files import Files, PictureLinks
 from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.core.storage import Store
 from relay.domain.content import Author
 from relay.domain.ids import MediaRef, Platform, UserRef
@@ -163,10 +164,7 @@ class Avatars:
         return self.clock.monotonic() < self._retry_at.get(source, 0.0)
 
     def _give_up(self, source: str, seconds: float) -> None:
-        self._retry_at[source] = self.clock.monotonic() + seconds
-        self._retry_at.move_to_end(source)
-        if len(self._retry_at) > MOST_REMEMBERED:
-            self._retry_at.popitem(last=False)
+        keep(self._retry_at, source, self.clock.monotonic() + seconds, MOST_REMEMBERED)
 
     def _now(self) -> float:
         return self.rest.time.now().timestamp()

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.domain.content import Author
 from relay.domain.ids import MediaRef, UserRef
 from relay.domain.names import bracketed, visible
@@ -213,10 +214,7 @@ class Wishes:
         left, since = self._allowed.get(account, (float(BURST), now))
         left = min(float(BURST), left + (now - since) / SECONDS_EACH)
         allowed = left >= 1
-        self._allowed[account] = (left - 1 if allowed else left, now)
-        self._allowed.move_to_end(account)
-        if len(self._allowed) > MOST_REMEMBERED:
-            self._allowed.popitem(last=False)
+        keep(self._allowed, account, (left - 1 if allowed else left, now), MOST_REMEMBERED)
         return allowed
 
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from relay.adapters.matrix.api.client import Refused, Unreachable
+from relay.core.recent import keep
 
 # Its server is not there now, or it wants a password.
 _NOT_ABOUT_CONTENT = frozenset({401, 404, 407, 408, 425})
@@ -32,9 +33,7 @@ class Firewall:
             return False
         tries = self._refused.pop(sent, 0) + 1
         if tries < _TRIES:
-            self._refused[sent] = tries
-            if len(self._refused) > _REMEMBERED:
-                self._refused.popitem(last=False)
+            keep(self._refused, sent, tries, _REMEMBERED)
             return False
         try:
             await harmless()
