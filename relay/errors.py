@@ -66,6 +66,11 @@ class ConfigurationError(RelayError):
         super().__init__("\n".join(map(str, mistakes)))
         self.mistakes = mistakes
 
+    @staticmethod
+    def of(where: str, what: str, remedy: str) -> "ConfigurationError":
+        """The error for one `Mistake`."""
+        return ConfigurationError((Mistake(where, what, remedy),))
+
 
 class ConfigurationUnread(ConfigurationError):
     """What was to read the configuration came to an end. The configuration may be right."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreTooNew, reason_of
+from relay.errors import ConfigurationError, RelayError, StoreError, StoreTooNew, reason_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -50,7 +50,7 @@ class Invocation:
         host = load_host(self.config, os.environ)
         if host is None:
             where, remedy = str(locate(self.config, os.environ)), "leave out --tenant"
-            raise ConfigurationError((Mistake(where, "this configuration has no tenants", remedy),))
+            raise ConfigurationError.of(where, "this configuration has no tenants", remedy)
         self.config = host.path_of(tenant)
         os.environ[HOST_VARIABLE] = str(host.file)
 

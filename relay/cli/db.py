@@ -11,7 +11,7 @@ import typer
 from relay.cli.commands import ConfigOption, invocation_of
 from relay.cli.common import run_async
 from relay.config.store_url import names_postgresql, problem_with_database
-from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreUnavailable
+from relay.errors import ConfigurationError, RelayError, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from relay.config.settings import StoreSettings
@@ -99,9 +99,9 @@ def restore(
     made = "name a file that `relay db backup` made"
     if "://" in file:
         remedy = f"{made}; `relay db copy` takes an address"
-        raise ConfigurationError((Mistake("FILE", "is an address, and a backup is a file", remedy),))
+        raise ConfigurationError.of("FILE", "is an address, and a backup is a file", remedy)
     if backup.is_dir():
-        raise ConfigurationError((Mistake(str(file), "is a folder", made),))
+        raise ConfigurationError.of(str(file), "is a folder", made)
     try:
         with _about(path):
             old = restore(backup, path)
@@ -135,9 +135,7 @@ def copy(
 
 def _need(folder: Path) -> None:
     if not folder.is_dir():
-        raise ConfigurationError(
-            (Mistake(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}"),)
-        )
+        raise ConfigurationError.of(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}")
 
 
 @contextmanager
@@ -160,7 +158,7 @@ def _url(argument: str, store: str) -> str:
     if Path(store.removeprefix("sqlite:///")).is_dir():
         problem = "is a folder", "name a file in it"
     if problem is not None:
-        raise ConfigurationError((Mistake(argument, *problem),))
+        raise ConfigurationError.of(argument, *problem)
     if "://" in store:
         return store
     return f"sqlite:///{Path(store).absolute()}"

@@ -20,7 +20,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from relay.config.mistakes import outside_strings, table_header
-from relay.errors import ConfigurationError, Mistake, reason_of
+from relay.errors import ConfigurationError, reason_of
 
 Scalar = str | int | bool
 
@@ -207,7 +207,7 @@ def read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise _mistake(path, f"cannot be read: {reason}", "let your user read it") from error
+        raise ConfigurationError.of(str(path), f"cannot be read: {reason}", "let your user read it") from error
 
 
 @contextmanager
@@ -244,7 +244,9 @@ def replace_file(path: Path, text: str) -> None:
             with path.open("w", encoding="utf-8", newline=newline) as stream:
                 stream.write(text)
     except OSError as error:
-        raise _mistake(path, f"cannot be written: {reason_of(error)}", "let your user write it") from error
+        raise ConfigurationError.of(
+            str(path), f"cannot be written: {reason_of(error)}", "let your user write it"
+        ) from error
 
 
 def write_private(path: Path, text: str, *, replace: bool = False) -> None:
@@ -275,7 +277,3 @@ def _beside(path: Path, text: str, newline: str = "\n") -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _mistake(path: Path, what: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError((Mistake(str(path), what, remedy),))

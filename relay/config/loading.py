@@ -61,7 +61,7 @@ def load(
         refuse_inline_tenants(source)
         names = ", ".join(sorted(file.stem for file in (source.folder / str(source.values["tenants"])).glob("*.toml")))
         where, remedy = source.origin.where(("tenants",)), f"name one with --tenant: {names or 'there is none yet'}"
-        raise ConfigurationError((Mistake(where, "this configuration has tenants", remedy),))
+        raise ConfigurationError.of(where, "this configuration has tenants", remedy)
     return checked(source)
 
 
@@ -70,7 +70,7 @@ def refuse_inline_tenants(source: Source) -> None:
     if isinstance(source.values["tenants"], list | dict):
         what = "a community has a file of its own"
         remedy = 'write tenants = "tenants.d" above all sections, and each community into a file tenants.d/NAME.toml'
-        raise ConfigurationError((Mistake(source.origin.where(("tenants", 0)), what, remedy),))
+        raise ConfigurationError.of(source.origin.where(("tenants", 0)), what, remedy)
 
 
 def checked(source: Source) -> Settings:

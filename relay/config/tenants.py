@@ -62,7 +62,7 @@ class Host:
             files = self.files()
             none = f"there is none in {self.folder}: write a file for each, like name.toml"
             remedy = did_you_mean(tenant, files) if files else none
-            raise ConfigurationError((Mistake("--tenant", "there is no such tenant", remedy),))
+            raise ConfigurationError.of("--tenant", "there is no such tenant", remedy)
         return path
 
     def load(

@@ -175,7 +175,7 @@ class Answers:
 
     def _wrong(self, key: str, what: str, remedy: str) -> ConfigurationError:
         where = f"{self.path}: {key}" if key else str(self.path)
-        return ConfigurationError((Mistake(where, what.rstrip("."), remedy),))
+        return ConfigurationError.of(where, what.rstrip("."), remedy)
 
 
 def say(text: str, *, sign: str = "", indent: int = 0) -> None:

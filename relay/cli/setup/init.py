@@ -19,7 +19,7 @@ from relay.cli.common import run_async, without_settings
 from relay.cli.setup.asking import Answers, Asker, Question, Terminal, heading, say
 from relay.cli.setup.check import check, print_finding
 from relay.cli.setup.pairing import Choice, choose_pairs, declared_pairs
-from relay.errors import ConfigurationError, DeliveryError, Mistake, RelayError
+from relay.errors import ConfigurationError, DeliveryError, RelayError
 
 if TYPE_CHECKING:
     from relay.adapters.matrix.api.session import StoredSession
@@ -75,7 +75,9 @@ def init(
     elif sys.stdin.isatty():
         asker = Terminal()
     else:
-        raise _mistake("standard input", "is no terminal, so nobody can answer", "give the answers with --answers FILE")
+        raise ConfigurationError.of(
+            "standard input", "is no terminal, so nobody can answer", "give the answers with --answers FILE"
+        )
     try:
         written = _Setup(asker, path).run()
     except DeliveryError as error:
@@ -152,14 +154,16 @@ class _Setup:
     def run(self) -> Path:
         """Ask everything, and write the file; its path."""
         if not self.path.parent.is_dir():
-            raise _mistake(str(self.path), "is in a folder that does not exist", f"create {self.path.parent}")
+            raise ConfigurationError.of(
+                str(self.path), "is in a folder that does not exist", f"create {self.path.parent}"
+            )
         # Not at the end: a password would have been typed, and a device made, for nothing.
         if not os.access(self.path.parent, os.W_OK | os.X_OK):
             what = f"cannot be written: {_user()} may not write in {self.path.parent}"
             remedy = "run it as the user whose folder that is, or name a file in another one with --config"
             if self.path == _OF_THE_IMAGE:
                 remedy = f"outside the container, sudo chown -R {os.geteuid()}:{os.getegid()} config"
-            raise _mistake(str(self.path), what, remedy)
+            raise ConfigurationError.of(str(self.path), what, remedy)
         say(f"This writes {self.path}, in four steps. Nothing is written before the end; Ctrl-C leaves at any time.")
         if not self._may_replace([self.path]):
             what = "It" if self.asker.present else f"{self.path} exists, and"
@@ -420,13 +424,11 @@ class _Setup:
                 undo.pop_all()
         except OSError as error:
             reason = f"cannot be written: {(error.strerror or type(error).__name__).lower()}"
-            raise _mistake(str(error.filename or self.path), reason, "let your user write there") from error
+            raise ConfigurationError.of(
+                str(error.filename or self.path), reason, "let your user write there"
+            ) from error
         say(f"{self.path} is written.", sign="✓")
         say(f"Only {_user()} may read it and the tokens: the daemon has to run as that user.", indent=2)
-
-
-def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError((Mistake(where, what, remedy),))
 
 
 def _user() -> str:

@@ -10,7 +10,7 @@ import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
 from relay.cli.common import run_async, without_settings
-from relay.errors import ConfigurationError, Mistake, reason_of
+from relay.errors import ConfigurationError, reason_of
 
 if TYPE_CHECKING:
     from relay.config.settings import MatrixSettings
@@ -47,7 +47,7 @@ def login(
     path = locate(config or invocation_of(context).config, os.environ)
     if not path.exists() and None in (homeserver, user):
         remedy = "write --homeserver URL and --user @NAME:SERVER, or name another file with --config"
-        raise _mistake(str(path), "there is no such file", remedy)
+        raise ConfigurationError.of(str(path), "there is no such file", remedy)
     settings = load_account(
         path,
         os.environ,
@@ -80,13 +80,15 @@ def _try(output: Path) -> None:
         write_private(output, "")
         output.unlink()
     except FileExistsError as error:
-        raise _mistake("--output", f"{output} is there already", "name a new file, or remove that one") from error
+        raise ConfigurationError.of(
+            "--output", f"{output} is there already", "name a new file, or remove that one"
+        ) from error
     except OSError as error:
         raise _unwritten(output, error) from error
 
 
 def _unwritten(output: Path, error: OSError) -> ConfigurationError:
-    return _mistake(
+    return ConfigurationError.of(
         "--output", f"{output} cannot be written: {reason_of(error)}", "name a file where your user may write"
     )
 
@@ -100,9 +102,5 @@ def _password(settings: "MatrixSettings") -> str:
         except EOFError:
             password = ""
     if not password:
-        raise _mistake("the password", "is empty", "write it, or send it to standard input")
+        raise ConfigurationError.of("the password", "is empty", "write it, or send it to standard input")
     return password
-
-
-def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError((Mistake(where, what, remedy),))

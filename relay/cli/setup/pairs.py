@@ -23,7 +23,7 @@ from relay.cli.common import (
     printable,
     run_async,
 )
-from relay.errors import ConfigurationError, Mistake, StoreError
+from relay.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from relay.config.editing import Scalar
@@ -142,7 +142,7 @@ def _add_chosen(editor: "_Editor") -> None:
     from relay.config.editing import add_pairs
 
     if not sys.stdin.isatty():
-        raise _mistake("standard input", "is no terminal, so nobody can choose", "give CHANNEL and ROOM")
+        raise ConfigurationError.of("standard input", "is no terminal, so nobody can choose", "give CHANNEL and ROOM")
     settings = editor.settings
     discord = run_async(setup.look_at_discord(settings.discord))
     matrix = run_async(setup.look_at_matrix(settings.matrix))
@@ -251,7 +251,9 @@ class _Editor:
         path = locate(config or invocation.config, os.environ)
         if any(variable.upper() == _VARIABLE for variable in os.environ):
             where = f"environment variable {_VARIABLE}"
-            raise _mistake(where, "holds the pairs, and wins over the file", "change it there, or remove it")
+            raise ConfigurationError.of(
+                where, "holds the pairs, and wins over the file", "change it there, or remove it"
+            )
         text = read(path)
         # Of this text and no other: somebody may save the file at any moment, with other pairs at these places.
         return cls(path=path, text=text, settings=load(path, os.environ, text))
@@ -285,7 +287,7 @@ class _Editor:
             return change(self.text if text is None else text)
         except NotEditable:
             what = "the pairs are written in a form that the relay cannot change without touching something else"
-        raise _mistake(str(self.path), what, "change it by hand")
+        raise ConfigurationError.of(str(self.path), what, "change it by hand")
 
     def save(self, text: str, options: "Mapping[Location, str]" = MappingProxyType({})) -> "Settings":
         """Write the file, and return what it says. Raises `ConfigurationError` if that would be a mistake.
@@ -298,13 +300,9 @@ class _Editor:
         settings = load(self.path, os.environ, text, options)
         with alone(self.path):
             if read(self.path) != self.text:
-                raise _mistake(str(self.path), "somebody else is changing it just now", "do it again")
+                raise ConfigurationError.of(str(self.path), "somebody else is changing it just now", "do it again")
             replace_file(self.path, text)
         return settings
-
-
-def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError((Mistake(where, what, remedy),))
 
 
 def _number(channel: str) -> "Scalar":
