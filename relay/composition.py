@@ -21,6 +21,7 @@ from relay.core.operations.findings import Finding
 from relay.core.ports import Clock
 from relay.core.status.recorder import StatusRecorder
 from relay.core.storage import Store
+from relay.doctor import MATRIX_SESSION
 from relay.domain.ids import ChannelAddress, Platform
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
@@ -92,8 +93,8 @@ async def build(
 
     matrix = MatrixAdapter(
         settings=settings.matrix,
-        load_session=partial(_load_value, store, "matrix session"),
-        save_session=partial(_save_value, store, "matrix session"),
+        load_session=partial(_load_value, store, MATRIX_SESSION),
+        save_session=partial(_save_value, store, MATRIX_SESSION),
         catchup_limit=partial(_catchup_limit, declared),
         store=store,
         has_ghosts=partial(_has_ghosts, declared),

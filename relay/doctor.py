@@ -32,16 +32,18 @@ from relay.errors import StoreError
 from relay.store.lease import Holder, claim_of, has_ended, is_held
 from relay.store.migrate import check as check_schema
 from relay.store.unit_of_work import store_at
+from relay.web.media import NO_SUCH_FILE
 from relay.web.server import listen_problem
 
-MATRIX_SESSION = "matrix session"  # as `composition` keeps it
+MATRIX_SESSION = "matrix session"
+"""The key under which the store has the session of the Matrix account."""
+
 # Bytes that are free on a disk. What Compose gives files on their way is 1 GiB of memory, of which some is in use.
 _TOO_LITTLE, _LITTLE, _LITTLE_ON_THE_WAY = 100 * 1024**2, 1024**3, 512 * 1024**2
 # Seconds by which our clock may differ from a platform's, which tells whole seconds.
 _SLIGHTLY, _BADLY = 5.0, 60.0
 _PUBLIC_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _STORES_DISK = "the disk of the store"
-_NO_SUCH_FILE = "There is no such file."  # what the relay answers below /media/
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -182,7 +184,7 @@ async def public_finding(url: str, listen: str) -> Finding:
             aiohttp.ClientSession(timeout=_PUBLIC_TIMEOUT) as session,
             session.get(f"{url}/media/check") as response,
         ):
-            if (await response.content.read(200)).decode(errors="replace").strip() != _NO_SUCH_FILE:
+            if (await response.content.read(200)).decode(errors="replace").strip() != NO_SUCH_FILE:
                 words = f"something else than the relay answers below it (HTTP {response.status})"
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         words = f"it cannot be reached from here ({type(error).__name__})"

@@ -23,6 +23,9 @@ _log = get_logger(__name__)
 MEDIA = ("media", "media-below-a-path")
 """The names of the routes."""
 
+NO_SUCH_FILE = "There is no such file."
+"""What is answered to a link that leads to nothing: `relay check` knows the relay by it."""
+
 # Beside those of every answer. A sandbox gives the file an origin of its own, without scripts, forms and plugins.
 _HEADERS = {
     "Content-Security-Policy": (
@@ -318,7 +321,7 @@ def _refusal(error: DeliveryError) -> web.HTTPException:
     """What somebody outside is told: nothing of who did not answer what."""
     match error:
         case TargetGone():
-            return web.HTTPNotFound(text="There is no such file.")
+            return web.HTTPNotFound(text=NO_SUCH_FILE)
         case Permanent():
             return web.HTTPGone(text=f"This file is {error}.")
         case Transient(retry_after=seconds) if seconds is not None:
