@@ -200,6 +200,8 @@ class Router:
                 words = f"{count} messages that were written while the relay was away are not shown here."
                 if count is None:
                     words = "Messages that were written while the relay was away may be missing here."
+                elif count == 1:
+                    words = "1 message that was written while the relay was away is not shown here."
                 await self._queue(uow, lane, PostNotice(RichText.plain(words)), routed)
             case PictureChanged(author=author) if not author.is_self:
                 if not await self._is_unwanted(uow, pair, lane, author.user):

@@ -116,10 +116,11 @@ async def test_nothing_older_than_the_first_start_crosses(bridge: World) -> None
 async def test_skipped_history_is_told_on_the_other_side(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
-        await core.inbox.receive(EventBatch((HistorySkipped(here, 7000), HistorySkipped(here, None))))
+        await core.inbox.receive(EventBatch(tuple(HistorySkipped(here, count) for count in (7000, 1, None))))
         await bridge.shows(
             there,
             "7000 messages that were written while the relay was away are not shown here.",
+            "1 message that was written while the relay was away is not shown here.",
             "Messages that were written while the relay was away may be missing here.",
         )
 
