@@ -74,7 +74,7 @@ def show(
 
 def _in_words(letter: "DeadLetter") -> "dict[str, str | None]":
     """All about a dead letter, as people read it."""
-    from relay.core.operations.dead_letters import summary
+    from relay.core.operations.dead_letters import summary, what_died
 
     values = summary(letter)
     source = values["source"] or {}
@@ -82,7 +82,7 @@ def _in_words(letter: "DeadLetter") -> "dict[str, str | None]":
         "id": str(letter.entry.id),
         "pair": values["pair"],
         "way": way(values["direction"]),
-        "what": values["kind"],
+        "what": what_died(letter),
         "author": values["author"],
         "message": source.get("id"),
         "in": source.get("channel"),
@@ -184,14 +184,14 @@ def _print_table(letters: "Sequence[DeadLetter]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from relay.core.operations.dead_letters import summary
+    from relay.core.operations.dead_letters import summary, what_died
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("ID", "Pair", "Way", "What", "Author", "Failed", "Reason"):
         table.add_column(head, justify="right" if head == "ID" else "left", overflow="fold")
     for letter in letters:
         values = summary(letter)
-        words = (values["pair"] or "–", way(values["direction"]), values["kind"], values["author"] or "–")
+        words = (values["pair"] or "–", way(values["direction"]), what_died(letter), values["author"] or "–")
         row = (values["id"], *words, _moment(letter.died_at), letter.reason)
         table.add_row(*(Text(printable(str(word))) for word in row))
     Console(highlight=False, markup=False).print(table)

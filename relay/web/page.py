@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from html import escape as html_escape
 
 from relay import __version__
-from relay.core.operations.dead_letters import summary
+from relay.core.operations.dead_letters import summary, what_died
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.report import ChannelStatus, DirectionStatus, PairStatus, Report
 from relay.core.storage import DeadLetter
@@ -23,17 +23,6 @@ REFRESH_SECONDS = 5
 _WORDS = {"ready": "connected", "catching_up": "catching up", "connecting": "connecting", "failed": "failed"}
 _DIRECTIONS = {"to_matrix": "Discord → Matrix", "to_discord": "Matrix → Discord"}
 _ARROWS = {"to_matrix": ("→", "to Matrix"), "to_discord": ("←", "to Discord")}
-# What the kinds of commands are for people.
-_KINDS = {
-    "send": "a message",
-    "edit": "an edit",
-    "refresh": "an edit",
-    "delete": "a deletion",
-    "remove": "a deletion",
-    "send_batch": "several messages",
-    "late_file": "a file",
-    "unreadable": "something that cannot be read",
-}
 _LONGEST_TEXT = 500
 _AGES = (
     (timedelta(days=1), "d"),
@@ -332,7 +321,7 @@ def _letter(letter: DeadLetter, now: datetime, visitor: Visitor) -> str:
             f'<button class="bad" name="act" value="discard" aria-label="Discard it for good: {number}">'
             "Discard it for good</button></form></details></div>"
         )
-    what = _escape(_KINDS.get(str(it["kind"]), str(it["kind"])))
+    what = _escape(what_died(letter))
     return (
         f'<li class="card"><p><b>{_escape(letter.pair or "?")}</b> {_escape(way)}: {what}{author},'
         f" {_age(now - letter.died_at)} ago</p><p>{_escape(letter.reason)}</p>{buttons}</li>"

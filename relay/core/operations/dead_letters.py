@@ -8,6 +8,18 @@ from relay.core.storage import DeadLetter, Store, Unreadable
 from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, RemoveMember, SendMessage
 from relay.domain.jsontext import Json
 
+# The kinds of commands, for people.
+_WORDS = {
+    "send": "a message",
+    "edit": "an edit",
+    "refresh": "an edit",
+    "delete": "a deletion",
+    "remove": "a deletion",
+    "send_batch": "several messages",
+    "late_file": "a file",
+    "unreadable": "something that cannot be read",
+}
+
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class DeadLetters:
@@ -41,17 +53,27 @@ def summary(letter: DeadLetter) -> Json:
     """All about a dead letter except what it says."""
     command = letter.entry.command
     about = command.items[0] if isinstance(command, Digest) else command
-    kind = "unreadable" if isinstance(command, Unreadable) else command.kind
     source = None if isinstance(about, PostNotice | RemoveMember) else about.source
     author = about.author.name if isinstance(about, SendMessage | EditMessage | DigestItem) else None
     return {
         "id": letter.entry.id,
         "pair": letter.pair,
         "direction": letter.entry.lane.direction,
-        "kind": kind,
+        "kind": _kind(letter),
         "author": author,
         "source": None if source is None else {"channel": source.channel.id, "id": source.id},
         "queued_at": letter.entry.queued_at.isoformat(),
         "died_at": letter.died_at.isoformat(),
         "reason": letter.reason,
     }
+
+
+def what_died(letter: DeadLetter) -> str:
+    """What could not be done, for people: `a message`."""
+    kind = _kind(letter)
+    return _WORDS.get(kind, kind)
+
+
+def _kind(letter: DeadLetter) -> str:
+    command = letter.entry.command
+    return "unreadable" if isinstance(command, Unreadable) else command.kind
