@@ -334,6 +334,31 @@ async def test_what_cannot_be_posted_again_in_the_new_room(town: Town, trouble: 
             assert refused == {"no tombstone": 0, "failing": 7}.get(trouble, 1)
 
 
+async def test_a_room_with_many_servers_is_joined_through_those_of_its_alias_first(town: Town) -> None:
+    """The others are dead for the most part, and ten of them were asked by the alphabet."""
+    room_id = await town.ann.create_room()
+    joined_through: list[str] = []
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            if "/directory/room/" in request.path:
+                servers = ["localhost", *(f"{number}.example" for number in range(99, 0, -1))]
+                return web.json_response({"room_id": room_id, "servers": servers})
+            if "/join/" in request.path:
+                joined_through.extend(request.query.getall("via"))
+            return None
+
+        proxy.answer = answer
+        async with matrix_side(
+            town.homeserver, town.bot_id, ["#many:zoo.example"], token=town.token, url=proxy.url
+        ) as side:
+            await side.until(lambda: "#many:zoo.example" in side.inbox.channels)
+    first, *others = joined_through
+    assert first == "zoo.example"
+    assert others[:3] == ["localhost", "99.example", "98.example"]
+    assert len(joined_through) == 10
+
+
 async def test_what_was_stranded_arrives_where_a_transaction_id_counts_in_all_rooms(town: Town) -> None:
     """As continuwuity has it. It would else be taken for posted, and removed from the old room."""
     old = await town.ann.create_room(invite=[town.bot_id], version="11")

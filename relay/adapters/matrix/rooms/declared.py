@@ -26,6 +26,8 @@ _FIRST_UPGRADE_PAUSE, _LONGEST_UPGRADE_PAUSE = 60.0, 3600.0
 _UPGRADES_REMEMBERED = 3600.0
 # An event may list thousands.
 _MOST_ALIASES = 10
+MOST_SERVERS = 10
+"""Through so many servers a room is joined. Each may be away, and ours asks one after the other."""
 _NO_PREDECESSORS: frozenset[ChannelRef] = frozenset()
 
 
@@ -51,8 +53,8 @@ class DeclaredRoom:
     removed_reason: str | None = None
     # After a removal there is no attempt to join before this time.
     rejoin_at: float = 0.0
-    # Servers that are in the room: it can be joined through them.
-    servers: frozenset[str] = frozenset()
+    # Servers that are in the room, as was told last: it can be joined through them.
+    servers: tuple[str, ...] = ()
 
     # Whether the alias has been looked up, and nothing says that it names another room by now.
     resolved: bool = False
@@ -99,6 +101,10 @@ class DeclaredRoom:
     def reported(self) -> bool:
         """Whether the core has been told that the room works, or why it does not."""
         return self.opened or self.problem is not None
+
+    def learn_servers(self, servers: Iterable[str]) -> None:
+        """These are in the room, the best first. Anybody may tell of any number."""
+        self.servers = tuple(dict.fromkeys((*servers, *self.servers)))[:MOST_SERVERS]
 
     def start_upgrade_pause(self, now: float) -> None:
         """Enter no other replacement for a while. If the room is upgraded again and again, each pause is longer."""
@@ -312,7 +318,7 @@ class DeclaredRooms:
                 self.wake(waiting)
         if room := self.find(room_id):
             room.joined, room.invited = False, True
-            room.servers |= {user.partition(":")[2] for user in inviters if is_user_id(user)}
+            room.learn_servers(user.partition(":")[2] for user in inviters if is_user_id(user))
             room.backoff.reset()
             self.wake(room)
 

@@ -28,7 +28,7 @@ from relay.adapters.matrix.cursors import (
 )
 from relay.adapters.matrix.identifiers import is_room_id, is_server_name
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
-from relay.adapters.matrix.rooms.declared import DeclaredRoom, DeclaredRooms
+from relay.adapters.matrix.rooms.declared import MOST_SERVERS, DeclaredRoom, DeclaredRooms
 from relay.adapters.matrix.rooms.state import TOMBSTONE
 from relay.core.ports import Clock, EventBatch
 from relay.domain.ids import ChannelRef, MessageRef, Platform
@@ -45,7 +45,6 @@ _REPORT_PENDING_AFTER = 60.0
 _UNANSWERED_TRIES = 3  # After so many a join without an answer is reported.
 _UNREADABLE_TRIES = 6  # After so many a room is left behind whose last messages the homeserver cannot tell.
 _LOOKUP_ANSWERED_WITHIN = 5.0  # A look-up that takes longer is still waited for, but other rooms go on without it.
-_MOST_SERVERS = 10
 _LOOK_UP_EVERY = 600.0
 _DEFAULT_RETRY = 5.0  # Seconds, where the homeserver limits joins and does not say for how long.
 
@@ -190,7 +189,7 @@ class RoomJoiner:
         if not isinstance(room_id, str) or not is_room_id(room_id):
             return False
         servers = as_list(answer.get("servers"))
-        room.servers |= {server for server in servers if isinstance(server, str) and is_server_name(server)}
+        room.learn_servers(server for server in servers if isinstance(server, str) and is_server_name(server))
         current = (await upgrade_chain(room_id, inbox))[-1]
         other = self.rooms.find(current)
         if other is not None and other is not room and other.secondary and not room.secondary:
@@ -295,12 +294,10 @@ class RoomJoiner:
                 self.rooms.reject_upgrade(room, problem)
                 await self.rooms.report(room_id, inbox)
             return wait
-        named = {state.upgrader.partition(":")[2], successor.partition(":")[2]}
-        via = sorted({server for server in named if is_server_name(server)} | room.servers)[:_MOST_SERVERS]
+        query = _via(room, state.upgrader, successor)
         try:
             joined = (await self.api.call("GET", "joined_rooms")).get("joined_rooms")
             async with self._joins:
-                query: dict[str, str | list[str]] = {"via": via, "server_name": via}
                 await self.api.call("POST", "join", successor, query=query, body={}, timeout=_JOIN_TIMEOUT)
             created = await self.api.call("GET", "rooms", successor, "state", "m.room.create")
         except Unreachable as error:
@@ -415,10 +412,13 @@ def _warn_of_new_room(room: DeclaredRoom, successor: str) -> None:
     _log.warning("declared room was upgraded and is followed", room=room.name, successor=successor, remedy=remedy)
 
 
-def _via(room: DeclaredRoom) -> dict[str, str | list[str]]:
-    """Servers that may know the room. Before version 1.12 of the specification `via` was called `server_name`."""
-    known = {room.name.partition(":")[2], (room.room_id or "").partition(":")[2]} | room.servers
-    servers = sorted(known - {""})[:_MOST_SERVERS]
+def _via(room: DeclaredRoom, *ids: str) -> dict[str, str | list[str]]:
+    """Servers that may know the room, first those that `ids` and its address name: of a large room many may be away.
+
+    Before version 1.12 of the specification `via` was called `server_name`.
+    """
+    named = (one.partition(":")[2] for one in (*ids, room.name, room.room_id or ""))
+    servers = list(dict.fromkeys((*filter(is_server_name, named), *room.servers)))[:MOST_SERVERS]
     return {"via": servers, "server_name": servers} if servers else {}
 
 
