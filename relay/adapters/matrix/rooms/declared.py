@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, matrix_to_link, room_link
 from relay.adapters.matrix.markup import NameLookup
@@ -275,13 +276,19 @@ class DeclaredRooms:
         return state.described
 
     def names(self) -> NameLookup:
-        """What the declared rooms are called, and which room an alias names. May be used in another thread."""
-        return NameLookup(room_id=self._room_id, room_name=self._room_name, person=self.accounts.person)
+        """What the declared rooms are called, and which room an alias names now. May be used in another thread.
 
-    def _room_id(self, alias: str) -> str | None:
-        declared = next((room.room_id for room in list(self._declared.values()) if room.name == alias), None)
-        states = list(self._states.values())
-        return declared or next((state.room_id for state in states if alias in state.aliases), None)
+        All aliases are looked through once, and only if one is asked for: a text may hold hundreds.
+        """
+        by_alias = cache(self._by_alias)
+        return NameLookup(
+            room_id=lambda alias: by_alias().get(alias), room_name=self._room_name, person=self.accounts.person
+        )
+
+    def _by_alias(self) -> dict[str, str]:
+        """The room that each alias names: what the operator declared comes before what rooms say of themselves."""
+        listed = {alias: state.room_id for state in list(self._states.values())[::-1] for alias in state.aliases}
+        return listed | {room.name: room.room_id for room in list(self._declared.values()) if room.room_id is not None}
 
     def _room_name(self, room_id: str) -> str | None:
         state = self._states.get(room_id)

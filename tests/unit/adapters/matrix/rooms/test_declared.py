@@ -1,6 +1,7 @@
 """The declared rooms, as the status asks for them."""
 
 import random
+import time
 
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
@@ -44,3 +45,26 @@ def test_which_rooms_to_sync_follows_what_is_declared_and_awaited() -> None:
     assert asked() == ({"!old:a"}, set())
     rooms.point_to_successor(by_id, "!newer:a")
     assert set(rooms.to_sync) == {"!newer:a"}
+
+
+def test_a_text_full_of_aliases_costs_the_same_however_many_rooms_there_are() -> None:
+    rng = random.Random(1)
+
+    def seconds(count: int) -> float:
+        rooms = DeclaredRooms(OwnAccounts(me="@relay:a"), backoff=lambda: Backoff(rng), now=lambda: 0.0)
+        rooms.declare([ChannelAddress(Platform.MATRIX, f"!{number}:a") for number in range(count)])
+        content = {"alias": "#tea:a", "alt_aliases": ["#coffee:a"]}
+        change = {"type": "m.room.canonical_alias", "state_key": "", "sender": "@ann:a", "content": content}
+        rooms.state("!0:a").apply(change)
+        for number in range(count):
+            rooms.state(f"!{number}:a")
+        tries = []
+        for _ in range(3):
+            began = time.perf_counter()
+            names = rooms.names()
+            assert names.room_id("#coffee:a") == "!0:a"
+            assert all(names.room_id(f"#{number}:b") is None for number in range(1_500))
+            tries.append(time.perf_counter() - began)
+        return min(tries)
+
+    assert seconds(3_000) < 20 * seconds(1)
