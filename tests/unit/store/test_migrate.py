@@ -170,12 +170,6 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert upgrade(url).state == "current"
 
 
-async def test_within_a_running_loop(new: str) -> None:
-    await asyncio.to_thread(upgrade, new)
-    store = await open_store(new)
-    await store.close()
-
-
 def test_logging_stays_as_it_was(new: str) -> None:
     mine = logging.getLogger("relay.test")
     handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
