@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 from relay.core.ports import Clock
 from relay.core.recent import keep
@@ -147,6 +148,15 @@ class ServerTime:
             return self._clock.now()
         moment, at = self._told
         return moment + timedelta(seconds=self._clock.monotonic() - at)
+
+
+def http_date(header: str | None) -> datetime | None:
+    """The moment that a `Date` header says (https://www.rfc-editor.org/rfc/rfc9110#name-date-origination), if any."""
+    try:
+        found = None if header is None else parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def retry_after_seconds(value: object, *, unit: float = 1.0) -> float | None:

@@ -25,7 +25,7 @@ from relay.core.ports import Clock, CommandCall, Inbox
 from relay.core.recent import keep
 from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, Platform, UserRef
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.text import nodes as n
 from relay.errors import StoreUnavailable
 from relay.logs import get_logger
@@ -90,9 +90,9 @@ class Interaction:
 
 def read_interaction(data: Json) -> Interaction | None:
     """An `INTERACTION_CREATE`; None for one that is no command, or cannot be read."""
-    command, channel = _dict(data.get("data")), _dict(data.get("channel"))
-    member = _dict(data.get("member"))
-    person = _dict(member.get("user")) or _dict(data.get("user"))
+    command, channel = as_dict(data.get("data")), as_dict(data.get("channel"))
+    member = as_dict(data.get("member"))
+    person = as_dict(member.get("user")) or as_dict(data.get("user"))
     found = (str(data.get("id")), str(person.get("id")), str(data.get("channel_id")))
     token = data.get("token")
     if data.get("type") != _APPLICATION_COMMAND or not all(map(is_snowflake, found)) or not is_token(token):
@@ -112,15 +112,10 @@ def read_interaction(data: Json) -> Interaction | None:
 
 def _words(command: Json) -> Iterator[str]:
     """The names of sub-commands, and the values that were filled in."""
-    options = command.get("options")
-    for option in options if isinstance(options, list) else ():
+    for option in as_list(command.get("options")):
         if isinstance(option, dict):
             yield str(option.get("value", option.get("name")))[:_MAX_WORD]
             yield from _words(option)
-
-
-def _dict(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}
 
 
 # --- Registration -------------------------------------------------------------------------------------------
@@ -143,8 +138,6 @@ def _sub_command(spec: CommandSpec) -> Json:
     if spec.argument is None:
         return body
     option: Json = {"type": _STRING, "name": spec.argument.name, "description": spec.argument.summary}
-    if spec.argument.required:
-        option["required"] = True
     if spec.argument.choices:
         option["choices"] = [{"name": choice, "value": choice} for choice in spec.argument.choices]
     else:
@@ -224,7 +217,7 @@ class SlashCommands:
         wanted = definition()
         try:
             registered = await self.rest.read(Route("GET", path, route))
-            if not isinstance(registered, list) or not any(same_definition(wanted, _dict(one)) for one in registered):
+            if not any(same_definition(wanted, as_dict(one)) for one in as_list(registered)):
                 await self._write(Route("POST", path, route), wanted)
                 _log.info("discord command registered", command=NAME)
         except Refused as error:

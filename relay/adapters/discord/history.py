@@ -16,7 +16,7 @@ from relay.adapters.discord.inbound.embeds import moment_of
 from relay.core.ports import Clock, Cursor, EventBatch
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -353,7 +353,7 @@ class History:
             _log.info("discord members not named", guild=guild, reason=str(error) or type(error).__name__)
             self._no_nicknames_until = self.clock.monotonic() + _NICKNAME_PAUSE
             return
-        found = member if isinstance(member, dict) else {}
+        found = as_dict(member)
         nickname, picture = (None if found.get(key) is None else str(found[key]) for key in ("nick", "avatar"))
         self.guilds.remember_nickname(guild, user, nickname, picture)
 

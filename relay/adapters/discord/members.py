@@ -12,7 +12,7 @@ from relay.core.convert.references import folded
 from relay.core.ports import Clock
 from relay.core.recent import keep
 from relay.domain.ids import ChannelRef, Platform, UserRef
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict, as_list
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -113,8 +113,7 @@ class Members:
     async def _fetch_person_name(self, guild: str, user: UserRef) -> str | None:
         """A member's name in the server. For somebody who is not a member: their global name."""
         member = await self._fetch(_member_route(guild, user))
-        person = member.get("user") if member is not None else await self._fetch(_user_route(user))
-        own = person if isinstance(person, dict) else {}
+        own = as_dict(member.get("user") if member is not None else await self._fetch(_user_route(user)))
         names = ((member or {}).get("nick"), own.get("global_name"), own.get("username"))
         return next((str(name) for name in names if name), None)
 
@@ -146,7 +145,7 @@ class Members:
         while True:
             query = {"limit": str(_PAGE), "after": after}
             answer = await self.rest.call(Route("GET", "/guilds/{guild}/members", {"guild": guild}), query=query)
-            page = [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
+            page = [item for item in as_list(answer) if isinstance(item, dict)]
             if page:
                 yield page
             if len(page) < _PAGE:
@@ -207,7 +206,7 @@ class Members:
             # Remembered as well, because Discord counts refusals against us.
             _log.warning("members must not be searched", guild=guild, reason=str(error))
             answer = None
-        listed = [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
+        listed = [item for item in as_list(answer) if isinstance(item, dict)]
         # A full page may not be everybody, so that nobody is certain to be the only one of that name.
         members = tuple(map(_member, listed)) if len(listed) < _MAX_FOUND else ()
         keep(self._found, (guild, query), (self.clock.monotonic(), members), _REMEMBERED)

@@ -8,7 +8,7 @@ from relay.adapters.discord.api.client import Method, RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.identifiers import is_snowflake, is_token
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_list
 from relay.errors import StoreUnavailable
 from relay.logs import get_logger
 
@@ -196,7 +196,7 @@ class Webhooks:
         except ApiError:
             self._changed.add(channel)
             raise
-        self._learn(channel, listed if isinstance(listed, list) else [])
+        self._learn(channel, as_list(listed))
 
     async def _make(self, channel: str) -> Webhook:
         if channel in self._tokenless:

@@ -17,6 +17,7 @@ from relay.core.status.reading import read_channels, read_info
 from relay.core.status.report import CHANNELS_KEY
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.jsontext import as_list
 from relay.errors import StoreUnavailable, Transient
 from relay.logs import get_logger
 
@@ -115,7 +116,7 @@ def _read(text: str | None) -> dict[ChannelAddress, ChannelInfo]:
     except (ValueError, RecursionError):
         rows = []
     found = {}
-    for row in rows if isinstance(rows, list) else ():
+    for row in as_list(rows):
         with suppress(TypeError, ValueError, KeyError):
             found[ChannelAddress(Platform(row["platform"]), str(row["address"]))] = read_info(row)
     return found

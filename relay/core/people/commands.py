@@ -31,11 +31,10 @@ _MINUTES = int(VALID_FOR.total_seconds() // 60)
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """What may follow the name of a command."""
+    """What may follow the name of a command, and may be left out."""
 
     name: str
     summary: str
-    required: bool = False
     # The only values that it may have; empty: any one word.
     choices: tuple[str, ...] = ()
 
@@ -362,9 +361,7 @@ def _name(call: CommandCall) -> str:
 
 
 def _with_argument(spec: CommandSpec) -> str:
-    if spec.argument is None:
-        return spec.name
-    return f"{spec.name} {spec.argument.name}" if spec.argument.required else f"{spec.name} [{spec.argument.name}]"
+    return spec.name if spec.argument is None else f"{spec.name} [{spec.argument.name}]"
 
 
 def _line(*parts: str | n.Inline) -> n.Paragraph:

@@ -133,9 +133,8 @@ def read_record(text: str | None, directory: PairDirectory) -> StatusRecord:
     if not isinstance(saved, dict):
         _log.warning("the status in the store cannot be read")
         saved = {}
-    daemon = saved.get("daemon")
     return StatusRecord(
-        daemon=_daemon(daemon if isinstance(daemon, dict) else {}),
+        daemon=_daemon(as_dict(saved.get("daemon"))),
         sides={str(platform): side for platform in Platform if (side := _side(saved.get(str(platform)))) is not None},
         lanes=_lanes(saved, directory),
         pairs=_declared(saved.get("declared")),
@@ -168,7 +167,7 @@ def _end(saved: Any) -> DaemonEnd | None:
 
 def _declared(saved: Any) -> Sequence[Pair]:
     found = []
-    for record in saved if isinstance(saved, list) else ():
+    for record in as_list(saved):
         with suppress(TypeError, ValueError, KeyError):
             one, other = (ChannelAddress(Platform(platform), str(value)) for platform, value in record["sides"])
             destinations = frozenset(Platform(platform) for platform in record["destinations"])
@@ -198,8 +197,7 @@ def _lanes(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKe
 def _lanes_by_pair(saved: Mapping[str, Any], directory: PairDirectory) -> Iterator[Any]:
     """The lanes as an earlier relay saved them: under the names of pairs."""
     declared = {pair.name: pair for pair in directory.pairs}
-    pairs = saved.get("pairs")
-    for record in pairs if isinstance(pairs, list) else ():
+    for record in as_list(saved.get("pairs")):
         pair = declared.get(str(record.get("name"))) if isinstance(record, dict) else None
         for lane in () if pair is None else directory.lanes(pair):
             if lane.crosses and isinstance(record.get(lane.direction), dict):
@@ -235,7 +233,7 @@ def read_channels(text: str | None) -> Mapping[ChannelRef, ChannelInfo]:
     except (ValueError, RecursionError):
         saved = None
     found = {}
-    for record in saved if isinstance(saved, list) else ():
+    for record in as_list(saved):
         with suppress(TypeError, ValueError, KeyError):
             found[_channel((record["platform"], record["id"]))] = read_info(record)
     return found

@@ -11,8 +11,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -22,10 +21,10 @@ import relay
 from relay.adapters.discord.api.errors import NOT_FOUND, TOO_LARGE, Limited, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import MAX_WAIT, Bucket, RateLimits, WaitTooLong
 from relay.adapters.discord.identifiers import path_segment
-from relay.core.clock import ServerTime, retry_after_seconds
+from relay.core.clock import ServerTime, http_date, retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import NOT_OURS, Clock
-from relay.domain.jsontext import Json, loads
+from relay.domain.jsontext import Json, as_dict, loads
 from relay.errors import cause_of
 from relay.logs import get_logger
 
@@ -216,7 +215,7 @@ class RestClient:
                 raw = await response.read()
         if route.limited:
             self.limits.update(route.bucket, response.status, response.headers)
-        if response.ok and (moment := _moment(response.headers.get("Date"))) is not None:
+        if response.ok and (moment := http_date(response.headers.get("Date"))) is not None:
             self.time.told(moment, within=_DATE_STEP)
         document = await self.conversions.run(len(raw), _decode, raw)
         return self._answer(route, response.status, response.headers, raw, document)
@@ -226,7 +225,7 @@ class RestClient:
             if raw and document is None:
                 raise Unanswered("Discord's answer is not JSON", sent=True, answered=True)
             return document
-        fields = document if isinstance(document, dict) else {}
+        fields = as_dict(document)
         if status == 429:
             retry_after = _retry_after(fields.get("retry_after"), headers.get("Retry-After"))
             # An answer without JSON comes from Cloudflare, which blocks our address and not one route.
@@ -288,15 +287,6 @@ def _decode(raw: bytes) -> Any:
         return loads(raw, levels=1) if raw else None  # a list may hold many messages, each of the full length
     except ValueError:
         return None
-
-
-def _moment(date: str | None) -> datetime | None:
-    """The `Date` header (https://www.rfc-editor.org/rfc/rfc9110#name-date-origination)."""
-    try:
-        found = None if date is None else parsedate_to_datetime(date)
-    except ValueError:
-        return None
-    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _retry_after(*candidates: object) -> float:

@@ -7,7 +7,7 @@ speak its protocol may not.
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_list
 
 _ALL_PERMISSIONS = str((1 << 53) - 1)
 _USER: Json = {"username": "", "discriminator": "0", "avatar": None}
@@ -69,9 +69,8 @@ def _guild(data: MutableMapping[str, Any], own_user: str, *, whole: bool) -> Non
 
 
 def _each(data: MutableMapping[str, Any], name: str, do: Callable[[Any], None]) -> None:
-    listed = data.get(name)
     # Some servers put `null` into a list, or leave the list out.
-    data[name] = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    data[name] = [item for item in as_list(data.get(name)) if isinstance(item, dict)]
     for item in data[name]:
         do(item)
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from relay.adapters.discord.markup import NameLookup, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict
 from relay.domain.names import visible, without_reply_arrow
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_blocks
@@ -69,7 +69,7 @@ class TextReader:
 
     def emoji(self, item: object) -> tuple[n.Inline, ...]:
         """An emoji object (https://docs.discord.com/developers/resources/emoji#emoji-object)."""
-        fields = _mapping(item)
+        fields = as_dict(item)
         name, emoji = _string(fields.get("name")), _string(fields.get("id"))
         moves = bool(fields.get("animated"))
         if not emoji:
@@ -92,9 +92,9 @@ def embeds(items: list[Json], reader: TextReader) -> Iterator[n.Block]:
 
 
 def _embed(item: Json, reader: TextReader) -> Iterator[n.Block]:
-    if provider := reader.words(_mapping(item.get("provider")).get("name")):
+    if provider := reader.words(as_dict(item.get("provider")).get("name")):
         yield n.Subtext(provider)
-    author = _mapping(item.get("author"))
+    author = as_dict(item.get("author"))
     if name := reader.words(author.get("name")):
         yield n.Paragraph(reader.linked(name, author.get("url")))
     if title := reader.inline(item.get("title")):
@@ -105,7 +105,7 @@ def _embed(item: Json, reader: TextReader) -> Iterator[n.Block]:
         yield from _field(field_name, reader.blocks(_shown(entry.get("value")), headings=False))
     shown: set[object] = set()
     for key in ("image", "video", "thumbnail"):
-        picture = _mapping(item.get(key))
+        picture = as_dict(item.get(key))
         if (url := picture.get("url")) and url not in shown:
             shown.add(url)
             yield n.Paragraph(
@@ -130,7 +130,7 @@ def _field(name: tuple[n.Inline, ...], value: tuple[n.Block, ...]) -> Iterator[n
 
 
 def _footer(item: Json, reader: TextReader) -> Iterator[n.Block]:
-    nodes: list[n.Inline] = list(reader.words(_mapping(item.get("footer")).get("text")))
+    nodes: list[n.Inline] = list(reader.words(as_dict(item.get("footer")).get("text")))
     if moment := moment_of(item.get("timestamp")):
         nodes += [n.Text(" • ")] if nodes else []
         nodes.append(n.Timestamp(moment))
@@ -141,7 +141,7 @@ def _footer(item: Json, reader: TextReader) -> Iterator[n.Block]:
 def invitations(message: Json, reader: TextReader) -> Iterator[n.Block]:
     """What a message offers besides its text: to join an activity, to try a theme."""
     if isinstance(message.get("activity"), dict):
-        name = reader.words(_mapping(message.get("application")).get("name")) or (n.Text("an activity"),)
+        name = reader.words(as_dict(message.get("application")).get("name")) or (n.Text("an activity"),)
         yield n.Paragraph((n.Emphasis((n.Text("Invites to "), *name)),))
     if isinstance(message.get("shared_client_theme"), dict):
         yield n.Paragraph((n.Emphasis((n.Text("Shares a theme for Discord's client."),)),))
@@ -166,7 +166,7 @@ def _poll_result(item: Json, reader: TextReader) -> Iterator[n.Block]:
 def poll(item: Json, reader: TextReader) -> Iterator[n.Block]:
     """A poll: question and answers; the votes only after it has ended."""
     yield n.Paragraph((n.Text("📊 "), n.Strong(_media_text(item.get("question"), reader) or (n.Text("Poll"),))))
-    results = _mapping(item.get("results"))
+    results = as_dict(item.get("results"))
     counts = {entry.get("id"): entry.get("count", 0) for entry in results.get("answer_counts") or ()}
     answers: list[n.ListItem] = []
     for answer in item.get("answers") or ():
@@ -185,11 +185,11 @@ def poll(item: Json, reader: TextReader) -> Iterator[n.Block]:
 
 def has_ended(item: object) -> bool:
     """Whether a poll has ended and its votes are counted."""
-    return bool(_mapping(_mapping(item).get("results")).get("is_finalized"))
+    return bool(as_dict(as_dict(item).get("results")).get("is_finalized"))
 
 
 def _media_text(media: object, reader: TextReader) -> tuple[n.Inline, ...]:
-    fields = _mapping(media)
+    fields = as_dict(media)
     return _answer(reader.emoji(fields.get("emoji")), reader.words(fields.get("text")))
 
 
@@ -248,7 +248,7 @@ def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False)
     for item in items:
         is_hidden = hidden or bool(item.get("spoiler"))
         for key in ("media", "file"):
-            if is_hidden and (attachment := _string(_mapping(item.get(key)).get("attachment_id"))):
+            if is_hidden and (attachment := _string(as_dict(item.get(key)).get("attachment_id"))):
                 yield attachment
         for key in ("components", "items"):
             inner = [child for child in item.get(key) or () if isinstance(child, dict)]
@@ -274,7 +274,7 @@ def _joined(controls: list[tuple[n.Inline, ...]]) -> Iterator[n.Inline]:
 def _media(
     item: Json, key: str, said: object, kind: str, reader: TextReader, files: frozenset[str]
 ) -> Iterator[n.Block]:
-    media, words = _mapping(item.get(key)), reader.words(said)
+    media, words = as_dict(item.get(key)), reader.words(said)
     if _string(media.get("attachment_id")) in files:
         if words and kind != "File":
             yield n.Paragraph((n.Spoiler(words),) if item.get("spoiler") else words)
@@ -318,10 +318,6 @@ def _without_arrow_inline(nodes: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
 
 def _string(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _mapping(item: object) -> Json:
-    return item if isinstance(item, dict) else {}
 
 
 def moment_of(text: object) -> datetime | None:

@@ -19,7 +19,7 @@ from relay.adapters.discord.markup import NameLookup
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict
 from relay.domain.names import REPLY_ARROW
 from relay.domain.pair import SystemMessage
 from relay.domain.text import nodes as n
@@ -189,8 +189,7 @@ def edited(message: Json, context: MessageContext, now: datetime) -> MessageEdit
 
 def unreadable(message: Json, context: MessageContext) -> MessageCreated:
     """The event for a message of an unknown form, so that it is not missing."""
-    author = message.get("author")
-    fields = author if isinstance(author, dict) else {}
+    fields = as_dict(message.get("author"))
     user = UserRef(Platform.DISCORD, str(fields.get("id", "0")))
     return MessageCreated(
         ref=MessageRef(context.channel, snowflake(message["id"])),
@@ -395,7 +394,7 @@ def _bought(data: object) -> str:
 
 
 def _subscribed(data: object) -> str:
-    fields = data if isinstance(data, dict) else {}
+    fields = as_dict(data)
     tier = " ".join(str(fields.get("tier_name") or "").split()) or "a role of the server"
     months = fields.get("total_months_subscribed")
     since = f", for {months} months now" if isinstance(months, int) and months > 1 else ""

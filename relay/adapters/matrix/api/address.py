@@ -7,14 +7,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
 
+from relay.core.clock import http_date
 from relay.core.operations.findings import Finding
 from relay.domain.jsontext import as_dict, as_string, loads
 from relay.errors import reason_of
@@ -48,7 +48,7 @@ async def look(url: str) -> Answer:
             if response.status in _REDIRECTS:
                 target = urljoin(url + _VERSIONS, response.headers.get("Location", ""))
                 return Answer(redirect=target.partition("/_matrix/")[0].rstrip("/"))
-            document, date = as_dict(await _json(response)), _date(response.headers.get("Date"))
+            document, date = as_dict(await _json(response)), http_date(response.headers.get("Date"))
     except aiohttp.ClientConnectorCertificateError as error:
         return Answer(failure="certificate", detail=str(getattr(error.certificate_error, "verify_message", "") or ""))
     except aiohttp.ClientSSLError:
@@ -232,11 +232,3 @@ async def _json(response: aiohttp.ClientResponse) -> Any:
         return loads(bytes(raw))
     except ValueError:
         return None
-
-
-def _date(header: str | None) -> datetime | None:
-    try:
-        found = None if header is None else parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
