@@ -63,6 +63,22 @@ def map_blocks(text: n.RichText, rewrite: Callable[[n.Block], tuple[n.Block, ...
     return n.RichText(_rewritten(text.blocks, rewrite))
 
 
+def marked(blocks: tuple[n.Block, ...], mark: Callable[[tuple[n.Inline, ...]], n.Inline]) -> tuple[n.Block, ...]:
+    """`blocks` with markup around all words in them. A code block cannot be a spoiler, but lines of code can."""
+
+    def rewrite(block: n.Block) -> tuple[n.Block, ...]:
+        match block:
+            case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
+                return (replace(block, children=(mark(children),)),)
+            case n.CodeBlock(text) if mark is n.Spoiler:
+                lines = (node for line in text.split("\n") for node in (n.Code(line), n.LineBreak()))
+                return (n.Paragraph((mark(tuple(lines)),)),)
+            case _:
+                return (block,)
+
+    return _rewritten(blocks, rewrite)
+
+
 def _rewritten(blocks: tuple[n.Block, ...], rewrite: Callable[[n.Block], tuple[n.Block, ...]]) -> tuple[n.Block, ...]:
     return tuple(new for block in blocks for new in rewrite(_with_inner(block, rewrite)))
 

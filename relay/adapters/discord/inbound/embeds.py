@@ -5,7 +5,7 @@ https://docs.discord.com/developers/components/reference, https://docs.discord.c
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
@@ -14,7 +14,7 @@ from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json, as_dict
 from relay.domain.names import visible, without_reply_arrow
 from relay.domain.text import nodes as n
-from relay.domain.text.rewrite import map_blocks
+from relay.domain.text.rewrite import marked
 
 # Discord makes all others as previews of links in the text. Only the link itself crosses.
 OWN_EMBEDS = frozenset({"rich", "poll_result"})
@@ -236,7 +236,7 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
                 yield n.Subtext(_control(item, reader))
             case _:
                 blocks = components(inner, reader, files, depth + 1)
-                yield from _hidden(blocks) if item.get("spoiler") else blocks
+                yield from marked(tuple(blocks), n.Spoiler) if item.get("spoiler") else blocks
                 if isinstance(accessory := item.get("accessory"), dict):
                     yield from components([accessory], reader, files, depth + 1)
 
@@ -281,23 +281,6 @@ def _media(
         return
     shown = reader.linked(words or (n.Text(kind),), media.get("url"))
     yield n.Paragraph((n.Spoiler(shown),) if item.get("spoiler") else shown)
-
-
-def _hidden(blocks: Iterable[n.Block]) -> tuple[n.Block, ...]:
-    """`blocks` as spoilers."""
-
-    def hide(block: n.Block) -> tuple[n.Block, ...]:
-        match block:
-            case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
-                return (replace(block, children=(n.Spoiler(children),)),)
-            case n.CodeBlock(text):
-                # A code block cannot be a spoiler, but inline code can.
-                lines = [node for line in text.split("\n") for node in (n.Code(line), n.LineBreak())]
-                return (n.Paragraph((n.Spoiler(tuple(lines)),)),)
-            case _:
-                return (block,)
-
-    return map_blocks(n.RichText(tuple(blocks)), hide).blocks
 
 
 # --- Parts -------------------------------------------------------------------------------------------------

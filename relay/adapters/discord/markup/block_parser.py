@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from relay.adapters.discord.markup.inline_parser import InlineParser, is_plain
+from relay.adapters.discord.markup.inline_parser import MAX_DEPTH, InlineParser, Marked, is_plain
 from relay.adapters.discord.markup.references import NameLookup, read_angle
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, words_of
+from relay.domain.text.rewrite import marked
 
 _MARK = re.compile(r" *+[>#*\d-]")
 _QUOTE_LINE = re.compile(r" *+> ?")
@@ -20,6 +21,8 @@ _QUOTE_REST = re.compile(r" *+>>> ")
 _HEADING = re.compile(r" *+(#{1,3})[^\S\n]++(?=[^\s#])")
 _SUBTEXT = re.compile(r"-#[^\S\n]++(?=\S)(?!-#)")
 _BULLET = re.compile(r"( *+)(?:[*-]|(\d{1,9})\.) +(?=\S)")
+# A line that may begin a block, also inside markup.
+_BLOCK_LINE = re.compile(r"^ *+[*_~|]*(?:[>*-]|#{1,3}|-#|>>>|\d{1,9}\.) ", re.MULTILINE)
 _CONTINUED = re.compile(r" +[^ \n]")
 _MAX_LIST_DEPTH = 10
 
@@ -63,10 +66,12 @@ class _Blocks:
     quoted: bool = False
     listed: bool = False
     headings: bool = True
+    # How deep it is in markup.
+    depth: int = 0
 
     def read(self) -> Iterator[n.Block]:
         """Yields the blocks."""
-        inline = InlineParser(self.source, self.names)
+        inline = InlineParser(self.source, self.names, depth=self.depth)
         position, end = 0, len(self.source)
         blank = 0
         while position < end:
@@ -79,7 +84,15 @@ class _Blocks:
                 yield from blocks
                 blank = 0
                 continue
-            nodes, position = inline.read(position, self._starts_block)
+            if (within := self._within(inline, position)) is not None:
+                node, content, position = within
+                yield from marked(tuple(replace(self, source=content, depth=self.depth + 1).read()), node)
+                blank = 0
+                position = self._past_spaces(position)
+                if self.source.startswith("\n", position):
+                    position += 1
+                    continue
+            nodes, position = inline.read(position, lambda at: self._starts_block(inline, at))
             # One blank line only separates paragraphs. Clients show further blank lines.
             if nodes:
                 yield n.Paragraph((*(n.LineBreak() for _ in range(blank - 1)), *nodes))
@@ -87,11 +100,20 @@ class _Blocks:
             if fence := inline.fence(position):
                 yield n.CodeBlock(fence.text, fence.language)
                 blank = 0
-                position = fence.end
                 # What follows the closing fence begins a new line.
-                while self.source.startswith(" ", position):
-                    position += 1
+                position = self._past_spaces(fence.end)
                 position += self.source.startswith("\n", position)
+
+    def _past_spaces(self, position: int) -> int:
+        while self.source.startswith(" ", position):
+            position += 1
+        return position
+
+    def _within(self, inline: InlineParser, position: int) -> Marked | None:
+        """The markup at `position`, the start of a line, if it has blocks in it: clients show those, too."""
+        if self.depth > MAX_DEPTH or (found := inline.marked(position)) is None:
+            return None
+        return found if _BLOCK_LINE.search(found[1]) else None
 
     def _marked(self, position: int) -> tuple[list[n.Block], int] | None:
         """The blocks that begin with a mark at `position`, the start of a line, and where they end; None for text."""
@@ -113,10 +135,12 @@ class _Blocks:
             return self._list(position)
         return None
 
-    def _starts_block(self, position: int) -> bool:
+    def _starts_block(self, inline: InlineParser, position: int) -> bool:
         """Whether the line at `position` starts a block with a mark, or is blank."""
         source = self.source
         if position >= len(source) or source[position] == "\n":
+            return True
+        if self._within(inline, position) is not None:
             return True
         # The usual case first: most lines begin without a mark.
         if not _MARK.match(source, position):

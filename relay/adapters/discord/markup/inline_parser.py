@@ -34,7 +34,11 @@ _TARGET = re.compile(
 _LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
 _BRACKET = re.compile(r"\\\]|[\[\]]")
 _RUN = re.compile(r"`++")
-_MAX_DEPTH = 16
+MAX_DEPTH = 16
+
+
+Marked = tuple[type[n.Strong | n.Emphasis | n.Underline | n.Strike | n.Spoiler], str, int]
+"""The node that some markup makes, the source inside it, and where it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class InlineParser:
     def all(self) -> tuple[n.Inline, ...]:
         """Read all of it. Fenced code becomes lines of inline code, because there can be no block here."""
         source = self._source
-        if self._depth > _MAX_DEPTH or is_plain(source):
+        if self._depth > MAX_DEPTH or is_plain(source):
             return (n.Text(source),)
         nodes: list[n.Inline] = []
         position = 0
@@ -161,9 +165,10 @@ class InlineParser:
             case "*" | "_" | "~" | "|":
                 if match := _LONG_RUN.match(source, position):
                     return match.group(), match.end()
-                if char == "~":
-                    return self._strike(position)
-                return self._spoiler(position) if char == "|" else self._emphasis(position)
+                if (marked := self.marked(position)) is None:
+                    return None
+                node, content, end = marked
+                return node(self._inner(content)), end
             case "`":
                 return self._code(position)
             case "<":
@@ -178,20 +183,34 @@ class InlineParser:
             case _:
                 return (_SHRUG, position + len(_SHRUG)) if source.startswith(_SHRUG, position) else None
 
+    def marked(self, position: int) -> Marked | None:
+        """What is bold, italic, underlined, struck through or hidden from `position` on."""
+        match self._source[position]:
+            case "*" | "_" | "~" | "|" if _LONG_RUN.match(self._source, position):
+                return None
+            case "*" | "_":
+                return self._emphasis(position)
+            case "~":
+                return self._strike(position)
+            case "|":
+                return self._spoiler(position)
+            case _:
+                return None
+
     def _inner(self, source: str) -> tuple[n.Inline, ...]:
         if is_plain(source):
             return (n.Text(source),)
         return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
 
-    def _emphasis(self, position: int) -> tuple[n.Inline, int] | None:
+    def _emphasis(self, position: int) -> Marked | None:
         """Italic, bold or underlined, whichever is longest. Italic wins if equal, so that `***x***` is both."""
         source = self._source
         star = source[position] == "*"
-        best: tuple[int, str, type[n.Strong | n.Emphasis | n.Underline]] | None = None
+        best: Marked | None = None
         double = source[position] * 2
         if source.startswith(double, position) and double not in self._failed_at:
             if match := (_STRONG if star else _UNDERLINE).match(source, position):
-                best = match.end(), match[1], n.Strong if star else n.Underline
+                best = n.Strong if star else n.Underline, match[1], match.end()
             else:
                 self._failed_at[double] = position
         single = "*" if star else "_"
@@ -201,14 +220,11 @@ class InlineParser:
                 if not match[2]:
                     # No italics that begin between here and the end of the match are closed.
                     self._failed_at[single] = max(self._failed_at.get(single, 0), match.end())
-                elif best is None or match.end() >= best[0]:
-                    best = match.end(), match[1], n.Emphasis
-        if best is None:
-            return None
-        end, content, node = best
-        return node(self._inner(content)), end
+                elif best is None or match.end() >= best[2]:
+                    best = n.Emphasis, match[1], match.end()
+        return best
 
-    def _strike(self, position: int) -> tuple[n.Inline, int] | None:
+    def _strike(self, position: int) -> Marked | None:
         source = self._source
         if not source.startswith("~~", position) or "~~" in self._failed_at:
             return None
@@ -216,12 +232,12 @@ class InlineParser:
         if match is None:
             self._failed_at["~~"] = position
             return None
-        return n.Strike(self._inner(source[position + 2 : match.start()])), match.end()
+        return n.Strike, source[position + 2 : match.start()], match.end()
 
-    def _spoiler(self, position: int) -> tuple[n.Inline, int] | None:
+    def _spoiler(self, position: int) -> Marked | None:
         if not self._source.startswith("||", position) or (end := self._find("||", position + 3)) is None:
             return None
-        return n.Spoiler(self._inner(self._source[position + 2 : end])), end + 2
+        return n.Spoiler, self._source[position + 2 : end], end + 2
 
     def _code(self, position: int) -> tuple[n.Inline, int] | None:
         source = self._source

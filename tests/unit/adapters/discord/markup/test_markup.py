@@ -106,6 +106,17 @@ BLOCKS: list[tuple[str, tuple[n.Block, ...]]] = [
     ("# a # ##\n# # b", (n.Heading(1, (t("a #"),)), p(t("# # b")))),
     ("-# -# a\n -# b", (p(t("-# -# a"), n.LineBreak(), t(" -# b")),)),
     ("- # a", (n.BulletList((item(p(t("# a"))),)),)),
+    ("a\n*# b* c", (p(t("a")), n.Heading(1, (n.Emphasis((t("b"),)),)), p(t("c")))),
+    (
+        "||- **> a**\nb\n```\n- c\n```||\nd",
+        (
+            n.BulletList((item(n.Quote((p(n.Spoiler((n.Strong((t("a"),)),))),))),)),
+            p(n.Spoiler((t("b"),))),
+            p(n.Spoiler((n.Code("- c"),))),
+            p(t("d")),
+        ),
+    ),
+    ("**1.** a ||# b||", (p(n.Strong((t("1."),)), t(" a "), n.Spoiler((t("# b"),))),)),
     ("#a\na # b", (p(t("#a"), n.LineBreak(), t("a # b")),)),
     ("-# a\n-# b", (n.Subtext((t("a"), n.LineBreak(), t("b"))),)),
     ("> a\n> b\nc", (n.Quote((p(t("a"), n.LineBreak(), t("b")),)), p(t("c")))),
