@@ -214,10 +214,10 @@ def _unknown(content: Json, names: NameLookup, kind: str, *, is_reply: bool) -> 
 
 
 def _location(content: Json) -> n.RichText:
-    # The body of a place that somebody has described holds its position and the time as well
+    # A client's body holds the position and the time as well, also where somebody has described the place
     # (https://github.com/matrix-org/matrix-spec-proposals/pull/3488).
     place_of: Json = next((content[key] for key in _PLACES if isinstance(content.get(key), dict)), {})
-    name = as_string(place_of.get("description")) or as_string(content.get("body"))
+    name = as_string(place_of.get("description")) or as_string(content.get("body")).partition(" geo:")[0]
     place = n.Text(f"📍 {_one_line(name) or 'a location'}")
     uri = as_string(content.get("geo_uri")) or as_string(place_of.get("uri"))
     position = uri.removeprefix("geo:").split(";")[0].split(",")
