@@ -127,6 +127,25 @@ async def test_a_room_in_two_addresses_is_used_once_after_its_upgrade_too(town: 
         await side.until_said("before", "after", "later")
 
 
+async def test_an_alias_that_names_the_replacement_while_that_is_entered_does_not_open_it_twice(town: Town) -> None:
+    old = await town.ann.create_room(alias=f"twice{town.number}", version="11")
+    alias, opened = town.alias("twice"), asyncio.Event()
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            if request.path.endswith("/state/m.room.create") and "format" not in request.query:
+                await opened.wait()
+            return None
+
+        proxy.answer = answer
+        async with matrix_side(town.homeserver, town.bot_id, [old, alias], token=town.token, url=proxy.url) as side:
+            new = await upgrade(town.ann, old)
+            await side.until(lambda: alias in side.inbox.channels and side.inbox.channels[alias].id == new)
+            opened.set()
+            await side.until(lambda: "remove one of the pairs" in side.inbox.problems.get(old, ""))
+            assert side.inbox.channels[old].id == old
+
+
 async def test_rooms_can_be_added_and_taken_away_while_it_runs(town: Town) -> None:
     first, second = await town.ann.create_room(), await town.ann.create_room()
     async with (

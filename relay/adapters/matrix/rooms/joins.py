@@ -318,6 +318,8 @@ class RoomJoiner:
             return await self._reject_successor(room, room_id, successor, inbox, "which does not say so", leave=leave)
         if (again := await self._post_again(room, room_id, successor, inbox)) is not None:
             return again
+        if self.rooms.find(successor) is not None:
+            return 0.0  # An alias was looked up meanwhile, and names it.
         await self._move_to_successor(room, room_id, successor, inbox)
         return None
 
