@@ -127,6 +127,25 @@ async def test_a_room_in_two_addresses_is_used_once_after_its_upgrade_too(town: 
         await side.until_said("before", "after", "later")
 
 
+@pytest.mark.parametrize(("version", "asked"), [("11", 0), ("12", 1)])
+async def test_who_made_a_room_is_asked_only_where_sync_does_not_tell(town: Town, version: str, asked: int) -> None:
+    place, saved, requests = await town.ann.create_room(version=version), SavedState(), list[str]()
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            requests.extend([request.path] if request.path.endswith("/state/m.room.create") else [])
+            return None
+
+        for _ in range(2):
+            proxy.answer = answer
+            requests.clear()
+            async with matrix_side(
+                town.homeserver, town.bot_id, [place], token=town.token, saved=saved, url=proxy.url
+            ) as side:
+                await side.until(lambda: place in side.inbox.channels)
+    assert len(requests) == asked
+
+
 async def test_an_alias_that_names_the_replacement_while_that_is_entered_does_not_open_it_twice(town: Town) -> None:
     old = await town.ann.create_room(alias=f"twice{town.number}", version="11")
     alias, opened = town.alias("twice"), asyncio.Event()

@@ -142,7 +142,6 @@ class ResponseHandler:
         joined = {room_id: one for room_id, one in as_dict(sections.get("join")).items() if room_id in known}
         left = sections_of(sections.get("leave"), known)
         invited = sections_of(sections.get("invite"), request.rooms)
-        await learn_creators(self._api, map(self._rooms.state, joined))
         updates = []
         for room_id, unread in joined.items():
             section = as_dict(await self._api.read(unread))
@@ -150,6 +149,7 @@ class ResponseHandler:
             updates.append(update := await self._joined(room_id, section, request, token, inbox))
             if update.since is None:
                 update.members = []  # The state of all rooms at once would be too much.
+        await learn_creators(self._api, map(self._rooms.state, joined))
         position = SyncPosition(token, told.last)
         updates += [await self._left(room_id, section, request.since, inbox) for room_id, section in left.items()]
         for update in updates:
