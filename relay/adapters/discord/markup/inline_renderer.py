@@ -16,7 +16,10 @@ from relay.domain.text.rewrite import is_bare, link_bare_urls
 ZERO_WIDTH = "\u200b"
 
 _SPECIAL = re.compile(r"([\\*_~|`<\[@:])(?>\1*)")
-_ANGLE = re.compile(r"<(?:[#:/]|a:|t:|id:|https?:|mailto:|tel:|\+\d|[\w.+%-]{1,64}+@)", re.ASCII | re.IGNORECASE)
+_ANGLE = re.compile(
+    r"<(?:[#:]|/[^\s:<>][^:<>\n]{0,100}:\d|a:|t:|id:|https?:|mailto:|tel:|\+\d|[\w.+%-]{1,64}+@)",
+    re.ASCII | re.IGNORECASE,
+)
 _MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")
 _SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)
 # Clients also see a heading, a quote or a list item at the start of what is bold, say, if that begins a line

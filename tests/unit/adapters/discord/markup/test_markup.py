@@ -190,6 +190,7 @@ RENDERED: list[tuple[tuple[n.Block, ...], str]] = [
     ((n.Heading(1, (t("- a"),)), n.Subtext((t("> b"),))), "# \\- a\n-# \\> b"),
     ((n.BulletList((item(n.Heading(2, (t("a"),))),)),), "- **a**"),
     ((p(t("@everyone @here <@1> <@&2> <#3>")),), "@\u200beveryone @\u200bhere <@\u200b1> <@\u200b&2> \\<#3>"),
+    ((p(t("<b>a</b> </help:1>")),), "<b>a</b> \\</help:1>"),
     ((p(t("[w](https://a.b)")),), "\\[w](https://a.b)"),
     ((p(t("C:\\Users\\me 10:30:15 :smile:")),), "C:\\Users\\me 10:30:15 \\:smile:"),
     ((p(n.Link("https://a.b", (t("w"),))),), "[w](https://a.b)"),
