@@ -17,7 +17,7 @@ ZERO_WIDTH = "\u200b"
 
 _SPECIAL = re.compile(r"([\\*_~|`<\[@:])(?>\1*)")
 _ANGLE = re.compile(
-    r"<(?:[#:]|/[^\s:<>][^:<>\n]{0,100}:\d|a:|t:|id:|https?:|mailto:|tel:|\+\d|[\w.+%-]{1,64}+@)",
+    r"<(?:[#:]|/[^\s:<>][^:<>\n]{0,100}:\d|a:|t:|id:|https?:|mailto:|tel:|sms:|\+\d|[^\s<>@]{1,64}+@)",
     re.ASCII | re.IGNORECASE,
 )
 _MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")

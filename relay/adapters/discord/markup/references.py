@@ -24,8 +24,8 @@ _ANGLE = re.compile(
     r"|(?-i:t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?)"
     r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
     r"|id:(?P<page>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
-    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++|[\w.+%-]{1,64}+@[\w-]++\.[\w.-]++)"
-    r"|(?:tel:)?(?P<phone>\+\d[\d ().-]{2,30}+))>",
+    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++|[^\s<>@]{1,64}+@[^\s<>@.]++\.[^\s<>@]++)"
+    r"|(?:tel:|sms:)?(?P<phone>\+\d[\d ().-]{2,30}+))>",
     re.ASCII | re.IGNORECASE,
 )
 _GUILD_PAGES = {
