@@ -87,6 +87,18 @@ async def test_a_room_in_two_addresses_is_used_once(town: Town) -> None:
         assert list(side.inbox.channels) == [place]
 
 
+async def test_a_room_that_an_alias_names_is_not_used_by_its_id_that_is_declared_later(town: Town) -> None:
+    place, alias = await town.ann.create_room(alias=f"twice{town.number}"), town.alias("twice")
+    async with matrix_side(town.homeserver, town.bot_id, [alias], token=town.token) as side:
+        await side.until(lambda: alias in side.inbox.channels)
+        await side.adapter.watch(frozenset({address(alias), address(place)}))
+        await side.until(lambda: "declare the room in one pair only" in side.inbox.problems.get(place, ""))
+        await town.ann.text(place, "hello")
+        await side.until_said("hello")
+        await side.adapter.watch(frozenset({address(place)}))
+        await side.until(lambda: place in side.inbox.channels)
+
+
 @pytest.mark.parametrize("pair_by_alias", [True, False])
 async def test_an_address_of_no_pair_gives_way_to_the_pair_s(town: Town, pair_by_alias: bool) -> None:
     place = await town.ann.create_room(alias=f"twice{town.number}")

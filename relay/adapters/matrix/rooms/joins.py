@@ -46,6 +46,7 @@ _UNANSWERED_TRIES = 3  # After so many a join without an answer is reported.
 _UNREADABLE_TRIES = 6  # After so many a room is left behind whose last messages the homeserver cannot tell.
 _LOOKUP_ANSWERED_WITHIN = 5.0  # A look-up that takes longer is still waited for, but other rooms go on without it.
 _LOOK_UP_EVERY = 600.0
+_ONE_PAIR = "declare the room in one pair only."
 _DEFAULT_RETRY = 5.0  # Seconds, where the homeserver limits joins and does not say for how long.
 
 
@@ -120,7 +121,19 @@ class RoomJoiner:
             # it. Whether the alias names another one by now is asked next.
             await self._point(room, known, inbox)
             room.looked_up.set()
+            if not room.is_alias:
+                await self._settle_claims(room, inbox)
         await self._keep_joined(room, inbox)
+
+    async def _settle_claims(self, room: DeclaredRoom, inbox: RetryingInbox) -> None:
+        """An address that was declared before may name the room of an ID. An alias is looked up, which tells that."""
+        other = None if room.room_id is None else self.rooms.find(room.room_id)
+        if other is None or other is room:
+            return
+        if other.secondary and not room.secondary:
+            await self._give_way(other, room, inbox)
+        else:
+            await self._give_way(room, other, inbox)
 
     async def _keep_joined(self, room: DeclaredRoom, inbox: RetryingInbox) -> None:
         """Do what can be done now, and see to it that somebody looks again when there may be more."""
@@ -198,7 +211,7 @@ class RoomJoiner:
             if room.secondary and not other.secondary:
                 await self._give_way(room, other, inbox)
                 return False
-            problem = f"{room.name} names the same room as {other.name}: declare the room in one pair only."
+            problem = f"{room.name} names the same room as {other.name}: {_ONE_PAIR}"
             if room.room_id is not None:
                 # The alias does not name its old room any more, and the other alias may be about to name that one.
                 self.rooms.point(room, None)
@@ -221,9 +234,10 @@ class RoomJoiner:
         return True
 
     async def _give_way(self, room: DeclaredRoom, to: DeclaredRoom, inbox: RetryingInbox) -> None:
-        """The room of an address of no pair is a pair's, which must not be hit by that."""
+        """Another address keeps the room: a pair's must not be hit by that of no pair."""
         self.rooms.give_way(room)
-        problem = f"{room.name} names the same room as {to.name}, which is in a pair: write {to.name} here, too."
+        of_pair = f", which is in a pair: write {to.name} here, too." if room.secondary else f": {_ONE_PAIR}"
+        problem = f"{room.name} names the same room as {to.name}{of_pair}"
         await self.rooms.report_problem(room, problem, inbox)
 
     async def _replacement(self, room_id: str) -> str | None:
