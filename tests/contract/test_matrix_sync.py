@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -268,6 +269,35 @@ async def test_json_that_cannot_be_parsed_stops_nothing(town: Town, odd: bytes) 
         await town.ann.text(town.room, "behind it")
         # The one that has become empty is left out later by the core, which tells its author.
         await side.until_said("with something odd", "", "behind it")
+
+
+async def test_an_answer_that_is_too_long_is_asked_for_with_less_of_each_room(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.sync.loop._MOST_BYTES", 60_000)
+    saved, asked = SavedState(), list[int]()
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            if request.path.endswith("/filter"):
+                asked.append((await request.json())["room"]["timeline"]["limit"])
+            return None
+
+        proxy.answer = answer
+        start = partial(
+            matrix_side, town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, url=proxy.url
+        )
+        async with start() as side:
+            await town.ann.text(town.room, "before")
+            await side.until_said("before")
+        missed = [f"{number} {'x' * 2_000}" for number in range(40)]
+        for line in missed:
+            await town.ann.text(town.room, line)
+        asked.clear()
+        async with start() as side:
+            await town.ann.text(town.room, "after")
+            await side.until_said("before", *missed, "after")
+            await side.until(lambda: asked == [100, 10, 100])
 
 
 async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_others(town: Town) -> None:

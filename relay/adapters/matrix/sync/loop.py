@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from relay.adapters.matrix.api.address import correction
-from relay.adapters.matrix.api.client import Api, Refused, Unreachable
+from relay.adapters.matrix.api.client import Api, Refused, TooLong, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
 from relay.adapters.matrix.cursors import RESTORED, SYNC, SyncPosition, cursor, moment, went_back
 from relay.adapters.matrix.register import REGISTER_TYPES, AccountRegister
@@ -44,6 +44,9 @@ _ADDRESS_PATIENCE, _ADDRESS_AGAIN = 5.0, 60.0
 # For so long the status says that the homeserver was restored from a backup.
 _RESTORE_NOTED = timedelta(days=1)
 _TIMELINE = 100  # Synapse sends no more events of a room than that, whatever is asked for.
+# An event may have 64 KiB, and all rooms are in one answer. Beyond so many bytes a tenth is asked for of each room, and
+# then one event: the rest is read room by room, as any gap.
+_MOST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -107,6 +110,8 @@ class SyncLoop:
     _filter: str = field(init=False, default="")
     _filtered: frozenset[str] | None = field(init=False, default=None)
     _backoff: Backoff = field(init=False)
+    # How many events of each room are asked for.
+    _timeline: int = field(init=False, default=_TIMELINE)
     # The position in the last request, and when it was first asked from there. For two minutes Synapse gives the answer
     # of a request that was lost to the next one, unless that answer stays at that position.
     _asked: tuple[str | None, float] | None = field(init=False, default=None)
@@ -257,7 +262,8 @@ class SyncLoop:
         query |= {"since": since} if since else {}
         query |= {"full_state": "true"} if full and since else {}
         timeout = _CATCH_UP_TIMEOUT if at_once else _LONG_POLL + _GRACE
-        asking = self.api.call("GET", "sync", query=query, timeout=timeout, unread=("rooms", "join"))
+        most = _MOST_BYTES if self._timeline > 1 else None
+        asking = self.api.call("GET", "sync", query=query, timeout=timeout, unread=("rooms", "join"), most=most)
         asked = asyncio.create_task(asking, name="matrix sync")
         if self._changed is None or self._changed.done():
             self._changed = asyncio.create_task(self.rooms.changed.wait(), name="matrix rooms changed")
@@ -270,6 +276,9 @@ class SyncLoop:
             # Taken here, so that asyncio does not warn of an exception that nobody looked at.
             failed = None if asked.cancelled() else asked.exception()
         if asked.cancelled():
+            return None
+        if isinstance(failed, TooLong):
+            self._ask_for(self._timeline // 10)
             return None
         if isinstance(failed, Refused) and failed.status == 400 and failed.code and since:
             self._count_refusal(failed)
@@ -284,10 +293,17 @@ class SyncLoop:
         if since and went_back(since, token):
             restored = await self.responses.was_restored(request, inbox, counts_anew=True)
             raise _CountedAnew(f"after {since} it says {token}", restored=restored)
+        self._ask_for(_TIMELINE)
         self.register.synced(response, self._asked[1])
         if token == since:
             self._asked = None
         return response
+
+    def _ask_for(self, events: int) -> None:
+        """The next request asks for so many events of each room."""
+        if self._timeline != events:
+            _log.info("asking for another number of events of each room", events=events)
+            self._timeline, self._filtered = events, None
 
     def _count_refusal(self, refused: Refused) -> None:
         """Raise `_PositionRefused` if the homeserver has long refused every request with this position."""
@@ -303,7 +319,7 @@ class SyncLoop:
     async def _filter_id(self, rooms: frozenset[str]) -> str:
         """Store the filter on the homeserver, and return its ID: with many rooms it is too long for a URL."""
         if self._filtered != rooms:
-            body = _filter(rooms)
+            body = _filter(rooms, self._timeline)
             answer = await self.api.call("POST", "user", self.api.user_id, "filter", body=body)
             self._filter, self._filtered = str(answer.get("filter_id", "")), rooms
         return self._filter
@@ -356,7 +372,7 @@ class SyncLoop:
         await self.logged_in()
 
 
-def _filter(rooms: frozenset[str]) -> Json:
+def _filter(rooms: frozenset[str], timeline: int) -> Json:
     """What sync sends: everything in `rooms`, with the members who write there, the register, and nothing else.
 
     Event types are not restricted, because kicks and bans have to be seen. `include_redundant_members`: each response
@@ -366,7 +382,7 @@ def _filter(rooms: frozenset[str]) -> Json:
     lazy = {"lazy_load_members": True, "include_redundant_members": True}
     room = {
         "rooms": sorted(rooms),
-        "timeline": {"limit": _TIMELINE, **lazy},
+        "timeline": {"limit": timeline, **lazy},
         "state": lazy,
         "ephemeral": {"types": ["m.typing", "m.receipt"]},
         "account_data": nothing,
