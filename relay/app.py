@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from relay.config.settings import Settings, Stamp, stamp
 from relay.core.bootstrap import Core
 from relay.core.claims.agreement import Claims
 from relay.core.claims.register import NoRegister
-from relay.core.clock import Backoff, SystemClock
+from relay.core.clock import Backoff, SystemClock, wait_at_most
 from relay.core.operations.findings import Finding
 from relay.core.ports import Adapter, Clock
 from relay.core.status.counters import Status
@@ -357,9 +357,7 @@ class Daemon:
                 _log.warning("found by check", subject=finding.subject, reason=finding.words, remedy=finding.remedy)
             told = wanting
             declared.changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_AGAIN_SECONDS if skew is not None else _LOOK_SOON_SECONDS):
-                    await declared.changed.wait()
+            await wait_at_most(declared.changed, _LOOK_AGAIN_SECONDS if skew is not None else _LOOK_SOON_SECONDS)
 
 
 async def run(make: Callable[[], Daemon], on_stop: Callable[[], None] = lambda: None) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from relay.config.settings import PairSettings, Settings, Stamp, changed_values,
 from relay.core.bootstrap import Core
 from relay.core.claims.agreement import Claims
 from relay.core.claims.handover import Handover, claim_keys
+from relay.core.clock import wait_at_most
 from relay.core.operations.channel_lookups import ChannelLookups
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, StoreUnavailable
@@ -64,9 +64,7 @@ class Reloader:
         known = seen = self.saved
         refused = False
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS if seen == known else SETTLE_SECONDS):
-                    await self.read_now.wait()
+            await wait_at_most(self.read_now, _LOOK_SECONDS if seen == known else SETTLE_SECONDS)
             # Wait until the file stops changing. Half of a file would remove half of the pairs.
             before, seen = seen, stamp(self.config)
             if not self.read_now.is_set() and (seen == known or seen != before):

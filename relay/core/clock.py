@@ -8,6 +8,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -107,6 +108,13 @@ class Flag:
             await self._waiter
         finally:
             self._waiter = None
+
+
+async def wait_at_most(event: asyncio.Event | Flag, seconds: float) -> None:
+    """Until it is set, or until so many seconds have passed."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 class ServerTime:

@@ -7,7 +7,6 @@ changed.
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from relay.adapters.discord.api.client import RestClient, Route
@@ -26,7 +25,7 @@ from relay.adapters.discord.identifiers import (
 )
 from relay.adapters.discord.permissions import COPY_CHANNEL_ID, DIRECT_KINDS, DIRECT_MESSAGE
 from relay.adapters.discord.webhooks import Webhooks
-from relay.core.clock import Backoff
+from relay.core.clock import Backoff, wait_at_most
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import DeliveryError, StoreError, StoreUnavailable
@@ -151,9 +150,7 @@ class Channels:
                 self._changed.set()
                 continue
             backoff.reset()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CHECK_EVERY if certain else _CHECK_SOON):
-                    await self._changed.wait()
+            await wait_at_most(self._changed, _CHECK_EVERY if certain else _CHECK_SOON)
 
     async def _check_all(self, inbox: Inbox, group: asyncio.TaskGroup) -> bool:
         """Check every channel once. Returns whether the state of all is certain."""

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -41,7 +41,7 @@ from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
 from relay.adapters.matrix.sync.response import ResponseHandler
 from relay.config.settings import MatrixSettings
-from relay.core.clock import Backoff
+from relay.core.clock import Backoff, wait_at_most
 from relay.core.files import Files, MediaStream
 from relay.core.moderation.ports import Decision
 from relay.core.offload import Conversions
@@ -500,9 +500,7 @@ class MatrixAdapter:
                 group.create_task(self._lists.run(inbox), name="matrix policy lists")
                 if self._lists.follows:
                     # What waits must not cross before it is known whose it is; but no list may hold up all rooms.
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_LISTS_READ_WITHIN):
-                            await self._lists.read_once.wait()
+                    await wait_at_most(self._lists.read_once, _LISTS_READ_WITHIN)
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._reopen(inbox), name="matrix ghosts returned")
                 group.create_task(self._media.keep_max_file_size(), name="matrix upload limit")

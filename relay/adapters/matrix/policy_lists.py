@@ -9,13 +9,12 @@ import asyncio
 import random
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.state import TOMBSTONE
-from relay.core.clock import Backoff
+from relay.core.clock import Backoff, wait_at_most
 from relay.core.ports import Clock, EventBatch
 from relay.domain.events import PolicyListRead, PolicyRule
 from relay.domain.ids import ChannelAddress
@@ -158,12 +157,7 @@ class PolicyListFollower:
                 _log.exception("bug while reading policy lists", tries=backoff.tries + 1)
                 self._since, self._synced = None, frozenset()
             self.read_once.set()
-            await self._pause(backoff.next())
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._redeclared.wait()
+            await wait_at_most(self._redeclared, backoff.next())
 
     async def _step(self, inbox: RetryingInbox) -> None:
         """Join what is not joined yet, then one sync."""
@@ -178,7 +172,7 @@ class PolicyListFollower:
             await self._hand_over(one, inbox)
         self.read_once.set()
         if not rooms:
-            await self._pause(_TRY_AGAIN)
+            await wait_at_most(self._redeclared, _TRY_AGAIN)
 
     async def _join(self, one: _List) -> None:
         name = one.address.value

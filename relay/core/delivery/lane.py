@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from relay.core.clock import Backoff, Flag
+from relay.core.clock import Backoff, Flag, wait_at_most
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery.entries import Entries
 from relay.core.delivery.execute import Executor
@@ -419,12 +419,8 @@ class Lane:
     async def _wait(self, seconds: float, *, at_least: float = 0.0) -> None:
         """Wait `seconds`, or until `retry_event` is set, but always `at_least` that long. `stop` ends it at once."""
         if at_least:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(at_least):
-                    await self._stopped.wait()
+            await wait_at_most(self._stopped, at_least)
         if self._stopped.is_set():
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds - at_least):
-                await self.retry_event.wait()
+        await wait_at_most(self.retry_event, seconds - at_least)
         self.retry_event.clear()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
+from relay.core.clock import wait_at_most
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, ChannelLookup, Clock
 from relay.core.status.reading import read_channels, read_info
@@ -67,9 +68,7 @@ class ChannelLookups:
                 _log.warning("what is known of the rooms was not saved", reason=error.reason)
             except Exception:  # noqa: BLE001 - the top of a worker: it is logged, and the daemon goes on
                 _log.exception("the directory of rooms stays as it is for now")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(pause, _AGAIN)):
-                    await self.changed.wait()
+            await wait_at_most(self.changed, min(pause, _AGAIN))
 
     async def look(self) -> None:
         """Ask for what has not been asked for lately, and forget what is not wanted any more."""

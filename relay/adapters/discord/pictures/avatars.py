@@ -14,7 +14,6 @@ import asyncio
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -35,6 +34,7 @@ from relay.adapters.discord.pictures.shelf import (
     letters_of,
     shows_several,
 )
+from relay.core.clock import wait_at_most
 from relay.core.files import Files, PictureLinks
 from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Clock
@@ -449,9 +449,7 @@ class Avatars:
                 self._pause_for(error)
             except Exception:  # noqa: BLE001 - the top of a worker
                 _log.exception("pictures are not looked after for now")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_SAVE_SECONDS):
-                    await self._delete_now.wait()
+            await wait_at_most(self._delete_now, _SAVE_SECONDS)
             self._delete_now.clear()
 
     async def _list_now_and_then(self) -> None:

@@ -5,7 +5,6 @@ events. So however the process ends, the next one asks again for what was not wr
 """
 
 import asyncio
-import contextlib
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +22,7 @@ from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.response import ResponseHandler, RoomsChanged
 from relay.adapters.matrix.sync.update import SyncRequest
-from relay.core.clock import Backoff
+from relay.core.clock import Backoff, wait_at_most
 from relay.core.ports import Clock, SideState
 from relay.domain.jsontext import Json
 from relay.errors import FatalError, StoreError, StoreUnavailable
@@ -135,9 +134,7 @@ class SyncLoop:
 
     async def _look_at_address(self) -> None:
         """Find out whether a homeserver answers at the configured address at all, and say what to write instead."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ADDRESS_PATIENCE):
-                await self._failed.wait()
+        await wait_at_most(self._failed, _ADDRESS_PATIENCE)
         told = ""
         while True:
             self._advice = await correction(self.api.homeserver_url, self.api.user_id) or ""
