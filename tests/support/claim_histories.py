@@ -16,7 +16,8 @@ from relay.core.claims.board import said_in
 from relay.core.claims.register import Claim, Positions
 from relay.core.clock import Backoff
 from relay.errors import StoreHeld, StoreUnavailable, Transient
-from tests.support.relays import Account, Clock, Line, Watched, play, until
+from tests.support.clocks import LoopClock
+from tests.support.relays import Account, Line, Watched, play, until
 
 KEYS = ("100", "200")
 _MOST_VOLUMES = 5
@@ -293,7 +294,7 @@ class Process:
 
 
 @dataclass(slots=True)
-class StoppableClock(Clock):
+class StoppableClock(LoopClock):
     """A process that is stopped does not notice that its time has come."""
 
     line: Line

@@ -23,27 +23,12 @@ from relay.errors import TargetGone
 from relay.media.links import ROOT, SignedLinks
 from relay.media.proxy import Limits, MediaProxy
 from relay.web.server import WebServer
+from tests.support.clocks import FakeClock
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 PUBLIC = "https://relay.example.org"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = NOW
-
-    def now(self) -> datetime:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time.timestamp()
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
 
 
 class Files:
@@ -98,9 +83,11 @@ def attachment(media: MediaRef, name: str = "cat.png", size: int | None = None) 
     return Attachment(media.locator, name, "file", media, size=size)
 
 
-def signed(key: int = 1, lifetime: float | None = 86400.0, clock: Clock | None = None) -> SignedLinks:
+def signed(key: int = 1, lifetime: float | None = 86400.0, clock: FakeClock | None = None) -> SignedLinks:
     """What makes links, with a key of its own for each number."""
-    return SignedLinks(public_url=PUBLIC, key=bytes([key]) * 64, lifetime=lifetime, clock=clock or Clock())
+    return SignedLinks(
+        public_url=PUBLIC, key=bytes([key]) * 64, lifetime=lifetime, clock=clock or FakeClock(NOW.timestamp())
+    )
 
 
 def path_of(url: str | None) -> str:

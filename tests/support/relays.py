@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from relay.core.claims.agreement import Claims
@@ -14,22 +13,10 @@ from relay.core.clock import Backoff
 from relay.domain.jsontext import Json
 from relay.errors import StoreUnavailable, Transient
 from tests.simulation.loop import VirtualLoop
+from tests.support.clocks import LoopClock
 
 PAIRS = frozenset({"100", "200"})
 _POLL = 30.0
-
-
-class Clock:
-    """The virtual loop's."""
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.monotonic(), UTC)
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @dataclass(slots=True)
@@ -226,7 +213,7 @@ class Relay:
         self.claims = Claims(
             register=self.line,
             switch=self.switch,
-            clock=Clock(),
+            clock=LoopClock(),
             backoff=Backoff(self.rng, first=0.5, longest=10),
             me=Claim(self.name[0], self.name, host, self.boot, self.life, f"{self.name} {self.life}", ""),
             has_ended=lambda claim: claim.started in self.dead,

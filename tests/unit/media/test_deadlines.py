@@ -8,7 +8,6 @@ from typing import cast
 
 import pytest
 
-from relay.core.clock import SystemClock
 from relay.core.files import MediaStream, Sender
 from relay.core.storage import Store
 from relay.domain.content import Attachment
@@ -16,6 +15,7 @@ from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, TargetGone
 from relay.media.deadlines import Deadline, WaitBudgets
 from relay.media.library import Library
+from tests.support.clocks import LoopClock
 
 pytestmark = pytest.mark.virtual_time
 
@@ -56,13 +56,6 @@ async def _chunks() -> AsyncIterator[bytes]:
     yield GOOD
 
 
-class Clock(SystemClock):
-    """The loop's, which is virtual."""
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-
 @pytest.fixture
 def servers() -> Servers:
     return Servers()
@@ -70,7 +63,7 @@ def servers() -> Servers:
 
 @pytest.fixture
 async def library(servers: Servers) -> AsyncIterator[Library]:
-    library = Library(store=cast(Store, None), clock=Clock())  # no picture is asked for here
+    library = Library(store=cast(Store, None), clock=LoopClock())  # no picture is asked for here
     library.serve(Platform.MATRIX, servers)
     yield library
     await library.close()
@@ -210,7 +203,7 @@ async def test_a_late_file_is_read_by_two_rooms_at_once(library: Library) -> Non
 
 
 async def test_of_those_who_found_a_server_slow_only_as_many_are_kept_as_count() -> None:
-    budgets, picture = WaitBudgets(Clock()), MediaRef(Platform.MATRIX, "mxc://slow/1")
+    budgets, picture = WaitBudgets(LoopClock()), MediaRef(Platform.MATRIX, "mxc://slow/1")
     errors = {picture: FileUnavailable("it takes too long to arrive", about_server=True)}
     for number in range(100):
         budgets.late(Sender(HALL, UserRef(Platform.MATRIX, f"@{number}:a")), errors, Deadline(1.0))

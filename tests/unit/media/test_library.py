@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
 from relay.errors import FileRejected, FileUnavailable, Permanent, TargetGone, Transient
 from relay.media.library import Library
 from relay.store.unit_of_work import open_store
+from tests.support.clocks import FakeClock
 from tests.support.store import new_store
 
 SOURCE = MediaRef(Platform.DISCORD, "https://cdn.example/1.bin")
@@ -48,29 +48,13 @@ class Source:
                 await self.pause.wait()
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC)
-
-    def monotonic(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += seconds
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(0.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def library(tmp_path: Path, clock: Clock) -> AsyncIterator[Library]:
+async def library(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Library]:
     store = await open_store(new_store(tmp_path))
     library = Library(store=store, clock=clock)
     yield library
@@ -126,13 +110,13 @@ async def test_what_is_gone_is_not_carried(library: Library) -> None:
     assert caught.value.gone
 
 
-async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: Clock) -> None:
+async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: FakeClock) -> None:
     library.serve(Platform.DISCORD, Source(error=FileUnavailable("502")))
     for moment in (0.0, 10.0, 29.0):
-        clock.time = moment
+        clock.seconds = moment
         with pytest.raises(FileUnavailable):
             await read(library)
-    clock.time = 30.0
+    clock.seconds = 30.0
     with pytest.raises(FileRejected, match="out of reach so far") as caught:
         await read(library)
     assert caught.value.late
@@ -163,21 +147,21 @@ async def test_what_the_other_side_takes_is_not_the_files_fault(
             await asyncio.sleep(0.01)
 
 
-async def test_a_platform_that_is_away_is_waited_for(library: Library, clock: Clock) -> None:
+async def test_a_platform_that_is_away_is_waited_for(library: Library, clock: FakeClock) -> None:
     library.serve(Platform.DISCORD, Source(error=Transient("no connection")))
     for moment in (0.0, 10_000.0):
-        clock.time = moment
+        clock.seconds = moment
         with pytest.raises(Transient):
             await read(library)
 
 
-async def test_a_file_that_recovers_is_forgiven(library: Library, clock: Clock) -> None:
+async def test_a_file_that_recovers_is_forgiven(library: Library, clock: FakeClock) -> None:
     library.serve(Platform.DISCORD, Source(error=FileUnavailable("502")))
     with pytest.raises(FileUnavailable):
         await read(library)
     library.serve(Platform.DISCORD, Source(b"x", 1))
     assert await read(library) == (1, b"x")
-    clock.time = 10_000.0
+    clock.seconds = 10_000.0
     library.serve(Platform.DISCORD, Source(error=FileUnavailable("502")))
     with pytest.raises(FileUnavailable):
         await read(library)
@@ -249,7 +233,7 @@ async def test_a_late_file_that_is_too_large_for_one_channel_is_not_for_another(
 
 async def picture(tmp_path: Path, source: Source, **limits: float) -> bytes:
     store = await open_store(new_store(tmp_path))
-    library = Library(store=store, clock=Clock())
+    library = Library(store=store, clock=FakeClock())
     library.serve(Platform.DISCORD, source)
     try:
         wanted = {"side": 256, "max_bytes": 100, "wait": 5.0} | limits
@@ -282,5 +266,5 @@ async def test_a_picture_that_does_not_come_is_not_waited_for(tmp_path: Path) ->
 async def test_a_picture_of_nowhere(tmp_path: Path) -> None:
     store = await open_store(new_store(tmp_path))
     with pytest.raises(TargetGone):
-        await Library(store=store, clock=Clock()).picture(SOURCE, side=1, max_bytes=1, wait=1.0)
+        await Library(store=store, clock=FakeClock()).picture(SOURCE, side=1, max_bytes=1, wait=1.0)
     await store.close()

@@ -12,7 +12,8 @@ from relay.domain.ids import MediaRef, Platform
 from relay.domain.names import file_name
 from relay.media.links import Linked, link_key
 from relay.store.unit_of_work import open_store
-from tests.support.links import MESSAGE, NOW, PUBLIC, Clock, bad_paths, path_of, signed
+from tests.support.clocks import FakeClock
+from tests.support.links import MESSAGE, NOW, PUBLIC, bad_paths, path_of, signed
 from tests.support.store import new_store
 
 CAT = MediaRef(Platform.MATRIX, "mxc://example.org/cat")
@@ -48,14 +49,14 @@ def test_the_same_file_always_has_the_same_link_and_nothing_of_it_shows() -> Non
 
 
 def test_a_link_ends_with_its_last_day_or_never() -> None:
-    clock = Clock()
+    clock = FakeClock(NOW.timestamp())
     links, lasting = signed(lifetime=86400.0, clock=clock), signed(lifetime=None, clock=clock)
     path, for_ever = (path_of(each.link(CAT, "c.png", MESSAGE, since=NOW)) for each in (links, lasting))
-    clock.time = NOW + timedelta(hours=35)
+    clock.seconds = (NOW + timedelta(hours=35)).timestamp()
     assert links.read(path) == Linked(CAT, "c.png", MESSAGE)
-    clock.time = NOW + timedelta(hours=37)
+    clock.seconds = (NOW + timedelta(hours=37)).timestamp()
     assert links.read(path) == Linked(CAT, "c.png", MESSAGE, expired=True)
-    clock.time = NOW + timedelta(days=9_000)
+    clock.seconds = (NOW + timedelta(days=9_000)).timestamp()
     assert links.read(for_ever) == Linked(CAT, "c.png", MESSAGE)
 
 

@@ -1,7 +1,6 @@
 """Who of a server goes by a name, and how often Discord is asked."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -11,24 +10,9 @@ from relay.adapters.discord.api.errors import ApiError, Limited, Refused, Unansw
 from relay.adapters.discord.members import Members
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json
+from tests.support.clocks import FakeClock
 
 GUILD = "100"
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC)
-
-    def monotonic(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        self.time += seconds
 
 
 class Server:
@@ -59,8 +43,8 @@ ADA = member("1", "ada", "Ada Lovelace", "The Countess")
 BEN, OTHER_BEN = member("2", "ben", "Ben"), member("3", "benny", "Ben")
 
 
-def people(members: Server, clock: Clock | None = None) -> Members:
-    return Members(cast(RestClient, members), clock or Clock())
+def people(members: Server, clock: FakeClock | None = None) -> Members:
+    return Members(cast(RestClient, members), clock or FakeClock())
 
 
 def user(number: str) -> UserRef:
@@ -95,12 +79,12 @@ async def test_where_not_everybody_was_listed_nobody_is_the_only_one() -> None:
 
 
 async def test_answers_are_remembered_for_a_while() -> None:
-    members, clock = Server(ADA), Clock()
+    members, clock = Server(ADA), FakeClock()
     known = people(members, clock)
     for _ in range(3):
         assert await known.find(GUILD, ["ada"]) == {"ada": user("1")}
     assert members.queries == ["ada"]
-    clock.time += 301
+    clock.seconds += 301
     await known.find(GUILD, ["ada"])
     assert members.queries == ["ada", "ada"]
 
@@ -158,7 +142,7 @@ def nowhere(_: str) -> bool:
 async def test_a_member_has_a_nickname_and_who_has_left_a_name_of_their_own() -> None:
     gone = {"id": "3", "username": "ben", "global_name": None}
     discord = Objects({f"/guilds/{GUILD}/members/1": ADA, f"/guilds/{GUILD}/members/2": BEN, "/users/3": gone})
-    known = Members(cast(RestClient, discord), Clock())
+    known = Members(cast(RestClient, discord), FakeClock())
     found = await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")], nowhere)
     assert found == {user("1"): "The Countess", user("2"): "Ben", user("3"): "ben"}
     asked = len(discord.asked)
@@ -175,7 +159,7 @@ async def test_a_channel_s_name_is_told_only_where_everybody_may_know_it() -> No
         "5": {"name": "not told by the gateway", "guild_id": GUILD, "type": 0, "parent_id": "20"},
     }
     discord = Objects({f"/channels/{number}": thread for number, thread in threads.items()})
-    known = Members(cast(RestClient, discord), Clock())
+    known = Members(cast(RestClient, discord), FakeClock())
     wanted = [channel(number) for number in threads]
     assert await known.names(GUILD, wanted, lambda parent: parent == "20") == {channel("1"): "asleep"}
     # Another pair's room may know another one.
@@ -185,7 +169,7 @@ async def test_a_channel_s_name_is_told_only_where_everybody_may_know_it() -> No
 @pytest.mark.parametrize("error", [Limited(5.0), Unanswered("nothing", sent=True)])
 async def test_nothing_more_is_asked_of_a_discord_that_does_not_answer(error: ApiError) -> None:
     discord = Objects({f"/guilds/{GUILD}/members/1": ADA}, error=error)
-    known = Members(cast(RestClient, discord), Clock())
+    known = Members(cast(RestClient, discord), FakeClock())
     assert await known.names(GUILD, [user("1"), user("2")], nowhere) == {}
     assert len(discord.asked) == 1
     discord.error = None

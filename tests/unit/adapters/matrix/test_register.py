@@ -8,22 +8,9 @@ import pytest
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.register import AccountRegister
 from relay.core.claims.register import NoRegister
-from relay.core.clock import SystemClock
 from relay.domain.jsontext import Json
 from relay.errors import RateLimited, Transient
-
-
-class FakeClock(SystemClock):
-    """Stands still until it is advanced."""
-
-    def __init__(self) -> None:
-        self.time = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def advance(self, seconds: float) -> None:
-        self.time += seconds
+from tests.support.clocks import FakeClock
 
 
 class Homeserver:
@@ -104,7 +91,7 @@ async def test_no_relay_waits_for_ever_for_a_homeserver_that_cannot_write_it() -
         # That it can be read says nothing.
         homeserver.answer = {}
         await made.read()
-        clock.advance(40)
+        clock.seconds += 40
 
 
 async def test_a_response_without_a_change_confirms_what_was_read() -> None:
@@ -126,7 +113,7 @@ async def test_nothing_is_confirmed_while_a_change_is_not_acted_on() -> None:
     made.synced({}, now)
     assert made.confirmed == now - 1
     await made.changed()
-    clock.advance(1)
+    clock.seconds += 1
     made.settle(now + 1)
     made.synced({}, now + 2)
     assert made.confirmed == now + 2

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.clock import SystemClock
 from relay.core.operations.channel_lookups import ChannelLookups, known_channels, read_known_channels
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo
@@ -14,6 +13,7 @@ from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import Pair
 from relay.errors import Transient
 from relay.store.unit_of_work import open_store
+from tests.support.clocks import FakeClock
 from tests.support.store import new_store
 
 GENERAL = ChannelAddress(Platform.MATRIX, "#general:example.org")
@@ -42,33 +42,24 @@ class Rooms:
         return self.rooms[address.value]
 
 
-class StandingClock(SystemClock):
-    """Time passes when a test says so."""
-
-    passed = 1.0
-
-    def monotonic(self) -> float:
-        return self.passed
-
-
-def lookups(store: Store, rooms: Rooms, clock: StandingClock) -> ChannelLookups:
+def lookups(store: Store, rooms: Rooms, clock: FakeClock) -> ChannelLookups:
     return ChannelLookups(store=store, clock=clock, adapters={Platform.MATRIX: rooms}, wanted=lambda: [GENERAL, OTHER])
 
 
 async def test_each_room_is_asked_for_once_an_hour_and_soon_again_after_a_failure(store: Store) -> None:
-    rooms, clock = Rooms({GENERAL.value: INFO}), StandingClock()
+    rooms, clock = Rooms({GENERAL.value: INFO}), FakeClock()
     looking = lookups(store, rooms, clock)
     await looking.look()
     assert looking.known == {GENERAL: INFO}
-    clock.passed += 60
+    clock.seconds += 60
     await looking.look()
-    clock.passed += 3600
+    clock.seconds += 3600
     await looking.look()
     assert sorted(rooms.asked) == [GENERAL.value] * 2 + [OTHER.value] * 3
 
 
 async def test_what_nobody_tells_any_more_stays_known_and_what_is_not_listed_is_forgotten(store: Store) -> None:
-    looking = lookups(store, Rooms({GENERAL.value: None, OTHER.value: None}), StandingClock())
+    looking = lookups(store, Rooms({GENERAL.value: None, OTHER.value: None}), FakeClock())
     gone = ChannelAddress(Platform.MATRIX, "#gone:example.org")
     looking.known = {GENERAL: INFO, gone: INFO}
     await looking.look()

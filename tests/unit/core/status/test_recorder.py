@@ -15,6 +15,7 @@ from relay.core.status.recorder import Progress, Readiness, StatusRecorder
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
+from tests.support.clocks import FakeClock
 from tests.support.logs import captured_logs
 from tests.support.world import World, until
 
@@ -195,26 +196,12 @@ async def written(bridge: World) -> str | None:
         return await uow.key_values.get(STATUS_KEY)
 
 
-class QuickClock(SystemClock):
-    """Time passes only while somebody sleeps, and no time is waited for."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-        await asyncio.sleep(0)
-
-
 async def test_nobody_looks_through_the_pairs_while_nothing_happens(bridge: World) -> None:
     discord, room = bridge.channels()
     lane = LaneKey(discord, room)
     looks: list[float] = []
     async with bridge.relay() as core:
-        clock = QuickClock()
+        clock = FakeClock()
         core.status.describe = {Platform.DISCORD: lambda _: looks.append(clock.seconds)}
         recorder = StatusRecorder(store=bridge.store, status=core.status, clock=clock)
 

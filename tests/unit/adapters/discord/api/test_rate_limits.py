@@ -1,28 +1,11 @@
 """Discord's rate limits on a clock of our own."""
 
-from datetime import UTC, datetime
-
 import pytest
 
 from relay.adapters.discord.api.rate_limits import _MOST_BUCKETS, INVALID_ANSWERS, Bucket, RateLimits, WaitTooLong
+from tests.support.clocks import FakeClock
 
 POST = Bucket("POST /channels/{channel}/messages", "1")
-
-
-class FakeClock:
-    """Time that passes when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.seconds, UTC)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 def headers(remaining: int, reset_after: float, bucket: str = "b", limit: int = 5) -> dict[str, str]:

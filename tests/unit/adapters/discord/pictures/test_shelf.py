@@ -1,8 +1,6 @@
 """Which avatars stand, are wanted and give way, and what is written on those of people without a picture."""
 
 import asyncio
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -26,22 +24,7 @@ from relay.adapters.discord.pictures.shelf import (
 )
 from relay.domain.content import Author
 from relay.domain.ids import MediaRef, Platform, UserRef
-
-
-@dataclass
-class StoodClock:
-    """Goes on when a test says so."""
-
-    passed: float = 0.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.passed, UTC)
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    async def sleep(self, seconds: float) -> None:
-        self.passed += seconds
+from tests.support.clocks import FakeClock
 
 
 def user(name: str) -> UserRef:
@@ -122,7 +105,7 @@ def test_who_is_remembered_is_bounded() -> None:
 
 
 async def test_accounts_take_turns_and_letters_come_last() -> None:
-    wishes = Wishes(StoodClock())
+    wishes = Wishes(FakeClock())
     wishes.add(letters("zoe"))
     for number in range(3):
         wishes.add(picture("flood", number))
@@ -134,7 +117,7 @@ async def test_accounts_take_turns_and_letters_come_last() -> None:
 
 
 async def test_what_is_being_made_is_not_wanted_twice() -> None:
-    wishes = Wishes(StoodClock())
+    wishes = Wishes(FakeClock())
     wishes.add(picture("ann"))
     wanted = await wishes.take()
     wishes.add(picture("ann"))
@@ -147,7 +130,7 @@ async def test_what_is_being_made_is_not_wanted_twice() -> None:
 
 
 async def test_it_waits_until_something_is_wanted() -> None:
-    wishes = Wishes(StoodClock())
+    wishes = Wishes(FakeClock())
     task = asyncio.create_task(wishes.take())
     await asyncio.sleep(0)
     assert not task.done()
@@ -156,7 +139,7 @@ async def test_it_waits_until_something_is_wanted() -> None:
 
 
 def test_one_account_cannot_want_without_end() -> None:
-    clock = StoodClock()
+    clock = FakeClock()
     wishes = Wishes(clock)
     for number in range(1000):
         wishes.add(picture("flood", number))
@@ -165,13 +148,13 @@ def test_one_account_cannot_want_without_end() -> None:
     assert not len(wishes)
     wishes.add(picture("flood", 2000))
     assert not len(wishes)
-    clock.passed += SECONDS_EACH + 1
+    clock.seconds += SECONDS_EACH + 1
     wishes.add(picture("flood", 2001))
     assert len(wishes) == 1
 
 
 def test_all_together_are_bounded() -> None:
-    wishes = Wishes(StoodClock())
+    wishes = Wishes(FakeClock())
     for number in range(5000):
         wishes.add(picture(f"p{number}"))
     assert len(wishes) == 1000

@@ -19,12 +19,13 @@ from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.mistakes import validated
 from relay.config.settings import AppserviceSettings
-from relay.core.clock import Backoff, SystemClock
+from relay.core.clock import Backoff
 from relay.domain.content import Author
 from relay.domain.ids import ChannelAddress, MediaRef, Platform, UserRef
 from relay.domain.jsontext import Json
 from relay.errors import Permanent, Transient, Unsupported
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.clocks import FakeClock
 from tests.support.store import new_store
 
 ME, ROOM = "@relay:example.org", "!room:example.org"
@@ -32,20 +33,6 @@ ADA = Author(UserRef(Platform.DISCORD, "42"), "Ada")
 GHOST = "@_discord_42:example.org"
 BEN = Author(UserRef(Platform.DISCORD, "7"), "Ben")
 DONE: tuple[int, Json] = (200, {"event_id": "$done"})
-
-
-class Clock(SystemClock):
-    """One that a test turns."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        """Seconds."""
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        """It is later."""
-        self.seconds += seconds
 
 
 @dataclass
@@ -77,7 +64,7 @@ class Bench:
 
     server: Server
     ghosts: Ghosts
-    clock: Clock
+    clock: FakeClock
     store: SqlStore
     again: Callable[[], Ghosts]
 
@@ -95,7 +82,7 @@ class Bench:
 
 @asynccontextmanager
 async def made(folder: Path) -> AsyncIterator[Bench]:
-    server, clock = Server(), Clock()
+    server, clock = Server(), FakeClock()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(application)
