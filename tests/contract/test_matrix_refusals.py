@@ -30,6 +30,7 @@ from tests.support.matrix import (
     words,
 )
 from tests.support.patience import PATIENCE
+from tests.support.unsynced import Unsynced
 
 
 @dataclass
@@ -215,23 +216,17 @@ async def test_a_message_that_a_spam_checker_refuses_does_not_hold_up_the_others
 
 async def test_without_permission_to_write_messages_wait(meeting: Meeting) -> None:
     """Also when the last sync has not told it yet."""
-    syncs = asyncio.Event()
-
-    async def no_sync(request: web.Request) -> web.Response | None:
-        if request.path.endswith("/sync"):
-            await syncs.wait()
-        return None
-
-    meeting.proxy.answer = no_sync
+    unsynced = Unsynced(meeting.proxy)
     await meeting.ann.text(meeting.room, "ends the request that is under way")
     await meeting.side.until_said("ends the request that is under way")
+    unsynced.tells.clear()
     await meeting.ann.set_power(meeting.room, events_default=50)
     with pytest.raises(ActionNeeded, match="allow it to write"):
         await meeting.send("k1")
     await meeting.ann.kick(meeting.room, meeting.bot_id)
     with pytest.raises(ActionNeeded, match="into the room"):
         await meeting.send("k2")
-    syncs.set()
+    unsynced.tells.set()
 
 
 async def test_an_edit_in_a_room_of_before_is_refused_without_advice_that_would_be_wrong(meeting: Meeting) -> None:
