@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
     from relay.config.settings import Settings
+    from relay.core.ports import ChannelInfo
+    from relay.domain.ids import ChannelAddress
     from relay.logs import ChannelNames
     from relay.store.unit_of_work import SqlStore
 
@@ -269,6 +271,17 @@ async def existing_store(url: str) -> "AsyncIterator[SqlStore]":
         yield store
     finally:
         await store.close()
+
+
+async def known_channels(settings: "Settings") -> "Mapping[ChannelAddress, ChannelInfo]":
+    """What people know the channels by, as the daemon has told last; of new ones nothing. Raises `StoreError`."""
+    from relay.core.operations.channel_lookups import read_known_channels
+    from relay.core.pairs import PairDirectory
+
+    if settings.store.is_missing:
+        return {}
+    async with existing_store(settings.store.url) as store:
+        return await read_known_channels(store, PairDirectory(settings.declared_pairs()))
 
 
 def is_terminal() -> bool:

@@ -1,17 +1,13 @@
 """`relay directory`: the community's page of rooms. It works whether the daemon runs or not."""
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, print_problem, run_async
-
-if TYPE_CHECKING:
-    from relay.config.settings import Settings
-    from relay.web.directory import Known
-
+from relay.cli.common import known_channels, print_json, print_problem, run_async
+from relay.errors import StoreError
 
 # How many of the rooms that are left out are named.
 _NAMED = 3
@@ -47,7 +43,12 @@ def directory(
     from relay.web.directory import directory_of
 
     settings = invocation_of(context).load(config)
-    found = directory_of(settings, run_async(_known(settings)), private=private)
+    try:
+        known = run_async(known_channels(settings))
+    except StoreError as error:
+        print_problem(f"names and topics of the rooms are not known: {error}", "note")
+        known = {}
+    found = directory_of(settings, known, private=private)
     match chosen.pop() if chosen else Format.MARKDOWN:
         case Format.MARKDOWN:
             typer.echo(directory_pages.markdown(found), nl=False)
@@ -60,19 +61,3 @@ def directory(
         which = f"{listed} is" if len(left_out) == 1 else f"{len(left_out)} rooms ({listed}) are"
         words = f"{which} left out: only invited people may enter; give each a purpose that anybody may read"
         print_problem(f"{words}, or print the page for your own people with --private", "note")
-
-
-async def _known(settings: "Settings") -> "Known":
-    """What the daemon knows of the rooms, or knew when it ran last."""
-    from relay.core.operations.channel_lookups import read_known_channels
-    from relay.core.pairs import PairDirectory
-    from relay.errors import StoreError
-
-    if settings.store.is_missing:
-        return {}
-    try:
-        async with existing_store(settings.store.url) as store:
-            return await read_known_channels(store, PairDirectory(settings.declared_pairs()))
-    except StoreError as error:
-        print_problem(f"names and topics of the rooms are not known: {error}", "note")
-        return {}

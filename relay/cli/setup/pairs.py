@@ -16,6 +16,7 @@ from relay.cli.commands import ConfigOption, JsonOption, invocation_of
 from relay.cli.common import (
     Invocation,
     existing_store,
+    known_channels,
     no_such_pair,
     print_json,
     print_line,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from relay.config.editing import Scalar
     from relay.config.mistakes import Location
     from relay.config.settings import PairSettings, Settings
-    from relay.core.ports import ChannelInfo
-    from relay.domain.ids import ChannelAddress
 
 commands = typer.Typer(help="List and change the pairs of relay.toml; a running daemon follows.", no_args_is_help=True)
 
@@ -218,7 +217,10 @@ def _called(settings: "Settings", numbers: Sequence[int]) -> list[str]:
     """Each pair by its channels too, because names move from pair to pair: the channels' names, and their IDs."""
     from relay.domain.ids import ChannelAddress, Platform
 
-    known = run_async(_known_channels(settings))
+    try:
+        known = run_async(known_channels(settings))
+    except StoreError:
+        known = {}
     found = []
     for pair in (settings.pairs[number] for number in numbers):
         sides = ((Platform.DISCORD, pair.discord_channel), (Platform.MATRIX, pair.matrix_room))
@@ -314,20 +316,6 @@ def _followed(settings: "Settings") -> str:
     if run_async(_daemon_runs(settings)):
         return "The running daemon follows within a few seconds."
     return "It takes effect when the daemon is started."
-
-
-async def _known_channels(settings: "Settings") -> "Mapping[ChannelAddress, ChannelInfo]":
-    """What people know the channels by, as the daemon has told last; of new ones nothing."""
-    from relay.core.operations.channel_lookups import read_known_channels
-    from relay.core.pairs import PairDirectory
-
-    if settings.store.is_missing:
-        return {}
-    try:
-        async with existing_store(settings.store.url) as store:
-            return await read_known_channels(store, PairDirectory(settings.declared_pairs()))
-    except StoreError:
-        return {}
 
 
 async def _daemon_runs(settings: "Settings") -> bool:
