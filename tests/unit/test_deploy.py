@@ -4,14 +4,12 @@ import re
 import shutil
 import subprocess
 import tomllib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import typer
 import yaml  # type: ignore[import-untyped]
-from prometheus_client import Metric
 from typer.core import TyperGroup
 
 import relay
@@ -19,11 +17,8 @@ from relay.cli.commands import application
 from relay.config.loading import load
 from relay.config.settings import Section, Settings, keys_of
 from relay.config.sources import LISTS
-from relay.core.ports import SideHealth
-from relay.core.status.counters import Histogram, LimitStatus
-from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, Report
 from relay.errors import ConfigurationError
-from relay.web.metrics import registry, tenants_registry
+from tests.support.metrics import families
 from tests.support.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -204,20 +199,6 @@ def test_the_guide_has_every_metric_with_its_labels() -> None:
     assert shown.keys() == labels.keys()
     for name, there in labels.items():
         assert there - {"le", "python"} <= shown[name], name
-
-
-def families() -> list[Metric]:
-    """What `/metrics` has, with a sample of each."""
-    direction = DirectionStatus(1, None, 1, 1.0, 1, {"reaction": 1}, 1)
-    report = Report(
-        (PairStatus("help", (), {"to_matrix": direction}),),
-        {"matrix": SideHealth("ready")},
-        datetime.now(UTC),
-        DaemonStatus(running=True, since=datetime.now(UTC)),
-    )
-    limits = {"matrix": LimitStatus({"messages": 1.0}, 0.0)}
-    of_one = registry(report, {"to_matrix": Histogram()}, limits).collect()
-    return [*of_one, *tenants_registry({"one": None}).collect()]
 
 
 def test_the_guide_has_every_page_of_the_web_server() -> None:

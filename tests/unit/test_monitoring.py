@@ -5,16 +5,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relay.core.ports import SideHealth
-from relay.core.status.counters import Histogram, LimitStatus
-from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, Report
-from relay.web.metrics import registry, tenants_registry
+from tests.support.metrics import families
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "monitoring"
 # What Prometheus adds to each sample, or makes itself;
@@ -30,17 +26,9 @@ VALUE = re.compile(r"\{\{ ?(?:\$value|with \$labels\.tenant|\.|end)[^}]*\}\}")
 
 def samples() -> dict[str, set[str]]:
     """The labels of every sample that the relay may have, by its name."""
-    direction = DirectionStatus(1, None, 1, 1.0, 1, {"reaction": 1}, 1)
-    report = Report(
-        (PairStatus("help", (), {"to_matrix": direction}),),
-        {"matrix": SideHealth("ready")},
-        datetime.now(UTC),
-        DaemonStatus(running=True, since=datetime.now(UTC)),
-    )
-    families = registry(report, {"to_matrix": Histogram()}, {"matrix": LimitStatus({"messages": 1.0}, 0.0)}).collect()
     # The families that have no sample now: what is not declared.
     found = {"relay_undeclared_depth": {"pair", "direction"}, "up": set[str]()}
-    for family in (*families, *tenants_registry({"one": None}).collect()):
+    for family in families():
         for sample in family.samples:
             found[sample.name] = set(sample.labels)
     return found
