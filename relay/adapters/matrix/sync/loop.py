@@ -110,7 +110,7 @@ class SyncLoop:
     _filtered: frozenset[str] | None = field(init=False, default=None)
     _backoff: Backoff = field(init=False)
     # How many events of each room are asked for.
-    _timeline: int = field(init=False, default=_TIMELINE)
+    _timeline: int = field(init=False)
     # The position in the last request, and when it was first asked from there. For two minutes Synapse gives the answer
     # of a request that was lost to the next one, unless that answer stays at that position.
     _asked: tuple[str | None, float] | None = field(init=False, default=None)
@@ -122,6 +122,7 @@ class SyncLoop:
 
     def __post_init__(self) -> None:
         self._backoff = Backoff(self.rng, first=0.5, longest=20.0)
+        self._timeline = _TIMELINE
 
     async def connect(self) -> None:
         """Log in, however long the homeserver takes to answer. Raises `FatalError` if it refuses us."""
