@@ -265,6 +265,29 @@ async def test_a_kill_while_what_was_stranded_is_posted_again_doubles_nothing(
         await eventually(lambda: relay_words(place, old), lambda words: "stranded" not in words, what=place.daemon.log)
 
 
+async def test_what_was_stranded_and_is_deleted_around_a_kill_stays_in_neither_room(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    """Posted in the new room, and not on record there: once it is gone from the old one, nothing leads to it."""
+    async with upgradable(homeserver, tmp_path) as (place, unsynced):
+        await started(place)
+        unsynced.tells.clear()
+        old, new = await upgrade(place)
+        said = place.say("help", "stranded")
+        await eventually(lambda: relay_words(place, old), lambda words: "stranded" in words, what=place.daemon.log)
+        unsynced.lost_in = new
+        unsynced.tells.set()
+        await asyncio.wait_for(unsynced.lost.wait(), PATIENCE)
+        place.control.delete(place.channels["help"], said)
+        await place.until_status(lambda pairs: pairs["help"]["to_matrix"]["backlog"] == 1)
+        await place.daemon.kill()
+        unsynced.lost_in = ""
+        await place.daemon.start()
+        place.say("help", "behind it")
+        await place.until_matrix("help", partial(eq, ["behind it"]))
+        await eventually(lambda: relay_words(place, old), lambda words: "stranded" not in words, what=place.daemon.log)
+
+
 async def test_a_reload_in_the_middle_of_an_upgrade_loses_nothing(homeserver: Homeserver, tmp_path: Path) -> None:
     async with stack(tmp_path, homeserver) as place:
         place.rooms["help"] = await place.mia.create_room("help", invite=[place.relay_user], version="11")
