@@ -1,10 +1,12 @@
 """Communities on one sandbox and one homeserver, each a tenant, and the processes that serve them."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -82,13 +84,17 @@ class World:
 
 
 async def serves(process: Daemon) -> int:
-    """How many tenants a process serves, whose two sides are ready."""
+    """How many tenants a process serves, whose two sides are ready; -1 if it does not answer.
+
+    `/metrics` would say so too, but describes each pair, which takes a look into the store of each tenant.
+    """
     try:
-        _, text = await process.get("/metrics")
+        _, text = await process.get("/readyz")
     except (aiohttp.ClientError, TimeoutError, KeyError):  # it has not begun to answer, or ends
         return -1
-    connected = [line for line in text.splitlines() if line.startswith("relay_connected{") and line.endswith(" 1.0")]
-    return min(sum(f'platform="{side}"' in line for line in connected) for side in ("discord", "matrix"))
+    sides: dict[str, Any] = json.loads(text)
+    connected = [name for name, side in sides.items() if ": " in name and side["connected"]]
+    return min(sum(name.endswith(f": {side}") for name in connected) for side in ("discord", "matrix"))
 
 
 @asynccontextmanager
