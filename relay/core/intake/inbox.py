@@ -246,11 +246,13 @@ class CoreInbox:
         async with self.lanes.moving(lane for move in moves for lane in move), self.store.write() as uow:
             moved = await self._bind(uow, address, channel, pair, moves, known_lanes)
             await self.age_marks.look(uow, channel)
+            retried = set()
             for lane in self.pairs.lanes(pair, towards=channel.platform):
                 for letter in await uow.outbox.dead_in(lane):
                     # Perhaps a permission was missing to remove messages, and is back.
                     if isinstance(letter.entry.command, DeleteMessage) or letter.postponed:
                         await uow.outbox.retry(letter.entry.id)
+                        retried.add(lane)
         self._bound.add(address)
         self._opened.add(address)
         self._names |= dict.fromkeys(known_lanes, pair.name)
@@ -258,9 +260,10 @@ class CoreInbox:
             self._awaited.discard(address)
             _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         lanes = self.pairs.lanes(pair)
-        for lane in lanes:
+        # No others: what waits there is known, and a lane in which nothing does would be opened for nothing.
+        for lane in sorted(moved | retried):
             # What was queued for another channel may have been sent there already.
-            self.lanes.wake(lane, suspect=moved)
+            self.lanes.wake(lane, suspect=lane in moved)
         self.lanes.retry_now(lanes)
 
     def _moves(
@@ -292,10 +295,10 @@ class CoreInbox:
         pair: Pair,
         moves: Sequence[tuple[LaneKey, LaneKey]],
         known_lanes: Iterable[LaneKey],
-    ) -> bool:
-        """Move the lanes of an address to its channel, in the store; whether something waited in them."""
+    ) -> frozenset[LaneKey]:
+        """Move the lanes of an address to its channel, in the store; into which something came that waited."""
         known = await uow.channels.get(address)
-        moved = [await uow.outbox.move(lane, to) for lane, to in moves]
+        moved = frozenset([to for lane, to in moves if await uow.outbox.move(lane, to)])
         for lane, to in moves:
             self.status.move(lane, to)
             self._names.pop(lane, None)
@@ -304,7 +307,7 @@ class CoreInbox:
         for lane in known_lanes:
             if self._names.get(lane) != pair.name:
                 await uow.outbox.name(lane, pair.name)
-        return any(moved)
+        return moved
 
     def _known_lanes(self, pair: Pair, channel: ChannelRef) -> tuple[LaneKey, ...]:
         """The lanes of a pair whose channels are known: all of them, or if the other side was never open, only one."""

@@ -62,6 +62,11 @@ async def test_an_idle_pair_takes_few_bytes(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             async with bridge.relay() as core:
+                lanes = [one for it in core.pairs.pairs for one in core.pairs.lanes(it)]
+                await until(lambda: all(map(core.pairs.is_open, lanes)))
+                assert not core.dispatcher._lanes, "nothing was said in any"
+                for one in lanes:
+                    core.dispatcher.wake(one)
                 await until(lambda: len(core.dispatcher._lanes) >= 2 * number)
                 await until(lambda: all(one._complete for one in core.dispatcher._lanes.values()))
                 await core.dispatcher.check_outbox()
