@@ -477,6 +477,10 @@ class KeyValues(Protocol):
         """The value, None if there is none."""
         ...
 
+    async def several(self, *names: str) -> Sequence[str | None]:
+        """The values of these (one at least), in this order, by one statement."""
+        ...
+
     async def put(self, name: str, value: str) -> None:
         """Remember a value under a name."""
         ...

@@ -95,9 +95,8 @@ async def restored_gap(store: SqlStore, clock: Clock) -> RestoredGap | None:
     Call it before anything else is written. Raises `StoreUnavailable`.
     """
     place = place_of(store)
-    async with store.read() as uow:
-        taken, known = await uow.key_values.get(TAKEN), await uow.key_values.get(_GAP)
-        used_in, status = await uow.key_values.get(_PLACE), await uow.key_values.get(STATUS_KEY)
+    async with store.look() as uow:
+        taken, known, used_in, status = await uow.key_values.several(TAKEN, _GAP, _PLACE, STATUS_KEY)
     by_itself = bool(taken)
     if not taken and used_in and place and used_in != place:
         last_saved = read_record(status, PairDirectory()).daemon.updated_at

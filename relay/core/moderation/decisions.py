@@ -70,13 +70,11 @@ class Moderation:
         self._wanted = frozenset(wanted)
         for platform, reader in self.readers.items():
             await reader.watch_lists(frozenset(address for address in wanted if address.platform is platform))
-        async with self.store.read() as uow:
-            saved = frozenset(_addresses(await uow.key_values.get(_LISTS)))
-            kept = {
-                address: from_text(text)
-                for address in wanted - self._lists.keys()
-                if (text := await uow.key_values.get(_key(address)))
-            }
+        unknown = tuple(wanted - self._lists.keys())
+        async with self.store.look() as uow:
+            known, *texts = await uow.key_values.several(_LISTS, *map(_key, unknown))
+        saved = frozenset(_addresses(known))
+        kept = {address: from_text(text) for address, text in zip(unknown, texts, strict=True) if text}
         for address, rules in kept.items():
             if address not in self._lists:  # else it has been read meanwhile
                 await self._compile(address, rules)

@@ -138,9 +138,8 @@ class StatusRecorder:
 
     async def restore(self, seen: datetime | None = None) -> None:
         """Go on counting where the last process stopped, which was `seen` alive then. Raises `StoreUnavailable`."""
-        async with self.store.read() as uow:
-            saved = await uow.key_values.get(STATUS_KEY)
-            channels = await uow.key_values.get(CHANNELS_KEY)
+        async with self.store.look() as uow:
+            saved, channels = await uow.key_values.several(STATUS_KEY, CHANNELS_KEY)
         self.status.restore(saved, channels, seen=seen)
         self._channels = read_channels(channels)
 

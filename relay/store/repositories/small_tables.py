@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from sqlalchemy import and_, bindparam, delete, exists, func, literal_column, or_, select, update
+from sqlalchemy import BindParameter, Select, and_, bindparam, delete, exists, func, literal_column, or_, select, update
 
 from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Cursor
@@ -394,6 +395,14 @@ _CLAIM_KEY = (
     .returning(once_key.c.key)
 )
 _GET_VALUE = select(key_value.c.value).where(key_value.c.name == bindparam("of_name"))
+
+
+@lru_cache(16)
+def _get_values(number: int) -> Select[tuple[str, str]]:
+    names: list[BindParameter[str]] = [bindparam(f"name{place}") for place in range(number)]
+    return select(key_value.c.name, key_value.c.value).where(key_value.c.name.in_(names))
+
+
 _value_insert = insert(key_value).values({name: bindparam(name) for name in ("name", "value")})
 _PUT_VALUE = _value_insert.or_replace()
 
@@ -421,6 +430,12 @@ class SqlKeyValues:
         """See `KeyValues.get`."""
         row = await self.transaction.first(_GET_VALUE, {"of_name": name})
         return None if row is None else str(row.value)
+
+    async def several(self, *names: str) -> Sequence[str | None]:
+        """See `KeyValues.several`."""
+        values = {f"name{number}": name for number, name in enumerate(names)}
+        found = {row.name: str(row.value) for row in await self.transaction.all(_get_values(len(names)), values)}
+        return [found.get(name) for name in names]
 
     async def put(self, name: str, value: str) -> None:
         """See `KeyValues.put`."""

@@ -95,6 +95,7 @@ class TestSmallTables:
         async with store.read() as unit:
             assert await unit.key_values.get("a") == "☃" * 100_000
             assert await unit.key_values.get("b") is None
+            assert await unit.key_values.several("b", "a") == [None, "☃" * 100_000]
 
     async def test_avatars(self, store: Store) -> None:
         ann, bob = UserRef(Platform.MATRIX, "@ann:b"), UserRef(Platform.MATRIX, "@bob:b")
