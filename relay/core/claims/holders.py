@@ -79,14 +79,14 @@ class Holders:
 
         Where ours has read nothing yet, it does not matter what a silent one has read: it has told nobody.
         """
-        known = await self.switch.positions(wanted)
         lefts = [(claim, key, told) for claim in claims for key, told in claim.left.items()]
         left = {key: told for claim, key, told in lefts if self._has_read_more(claim, told)}
-        told = {key for key in wanted & left.keys() if left[key] != known.get(key)}
         others = [claim for claim in claims if not self.me.is_same_place(claim) and self._is_elsewhere(claim)]
-        sure = {key for claim in others for key in claim.channels - claim.pending}
-        untold = {key for key in sure & set(taken) if known.get(key)}
-        return frozenset(told | untold)
+        sure = {key for claim in others for key in claim.channels - claim.pending} & set(taken)
+        # Mostly nobody has left anything, and to read a thousand positions takes a second.
+        known = await self.switch.positions(in_doubt) if (in_doubt := wanted & (left.keys() | sure)) else {}
+        told = {key for key in wanted & left.keys() if left[key] != known.get(key)}
+        return frozenset(told | {key for key in sure if known.get(key)})
 
     def read_as_far(self, ours: frozenset[str], reading: Reading) -> frozenset[str]:
         """Those of `ours` that another store has had since, and left where we are: it may have sent what waits here."""
