@@ -171,7 +171,9 @@ class Claims:
         await ours.leave_alone(rivals)
         if doubtful := self._holders.read_as_far(ours.held, reading) | self._holders.awaited:
             await self.switch.stand_down(doubtful)
-        ours.look_now.set()
+        if new or rivals or later or ours.left or ours.held != ours.wanted:
+            # Else all is as it was when we were here last, and sync tells of what changes.
+            ours.look_now.set()
         if not ours.unanswered(reading, ours.held):
             self.register.settle(reading.asked)
 
