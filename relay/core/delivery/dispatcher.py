@@ -135,12 +135,13 @@ class Dispatcher:
 
     async def watch(self) -> None:
         """Wake lanes when a platform is back, or when another process has queued something. Works until cancelled."""
-        for second in itertools.count():
+        # What waited at the start is known by then.
+        for second in itertools.count(1):
             # Adapters tell of what matters at once. How far they are, say, is seen here.
             self.look_at_sides()
+            await self.clock.sleep(_CHECK_SECONDS)
             if second % self.outbox_every == 0:
                 await self.check_outbox()
-            await self.clock.sleep(_CHECK_SECONDS)
 
     def look_at_sides(self) -> None:
         """A platform may be back, or gone."""
