@@ -133,6 +133,8 @@ class StatusRecorder:
     _readiness: Readiness = field(init=False, default_factory=Readiness)
     # The digest of what was saved last, except for times: what is saved is 3 KiB a pair.
     _saved: bytes | None = field(init=False, default=None)
+    # The conditions and the version of the status at the last look.
+    _seen: tuple[object, object] = field(init=False, default=(None, None))
     # What was saved last of the channels: they change seldom, and the status each second.
     _channels: Mapping[ChannelRef, ChannelInfo] | None = field(init=False, default=None)
 
@@ -145,15 +147,14 @@ class StatusRecorder:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        conditions = version = None
-        ended = took = 0.0
+        ended, took = self.clock.monotonic(), 0.0
         while True:
             began = self.clock.monotonic()
             now, idle = self.status.conditions(), False
-            if now != conditions:
+            if now != self._seen[0]:
                 pause = min(_URGENT_LIMIT, _URGENT_SHARE * took)
             elif (
-                self.status.version() != version
+                self.status.version() != self._seen[1]
                 or self.status.has_backlog
                 or self.status.store_problem
                 or self._readiness.is_waiting
@@ -169,7 +170,6 @@ class StatusRecorder:
             elif left > 0.0:
                 await self.clock.sleep(min(left, _GLANCE_SECONDS))
             else:
-                conditions, version = now, self.status.version()
                 await self.look()
                 ended = self.clock.monotonic()
                 took = ended - began
@@ -183,6 +183,7 @@ class StatusRecorder:
 
     async def look(self) -> None:
         """Save what has changed."""
+        self._seen = self.status.conditions(), self.status.version()
         try:
             record = self.status.record()
             await self.status.read_outbox()
