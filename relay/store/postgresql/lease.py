@@ -310,7 +310,7 @@ class PostgresqlLease:
             await self.session.show(self.holder.token)
             seen = await self.session.seen()
             if seen is None or seen.state == "free":
-                if seen is not None:
+                if seen is not None and process_of(seen.holder) != "ended":
                     await self.session.end_sessions(seen.holder.token)
                 async with self.store.write() as unit:
                     seen = await _seen(unit.transaction)
