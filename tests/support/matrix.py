@@ -158,7 +158,7 @@ class Side:
     async def until_said(self, *lines: str) -> None:
         """Returns once exactly these lines have been said."""
         await self.until(lambda: len(self.said) >= len(lines))
-        assert self.said == list(lines)
+        assert self.said == list(lines), self.said
 
 
 def _line(event: Event) -> str | None:

@@ -260,10 +260,9 @@ class MatrixAdapter:
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`."""
-        room = self._rooms.find(target.channel.id)
-        if room is not None and self._rooms.state(target.channel.id).upgraded:
+        if self._rooms.is_moving(target.channel.id):
             # It may stand in the new room already, not on record yet: gone from here, it would not be found any more.
-            raise ActionNeeded(f"the replacement of {room.name} is not entered yet")
+            raise ActionNeeded(f"the replacement of {target.channel.id} is not entered yet")
         await self._sender.delete(target, key)
 
     async def quote(self, target: MessageRef) -> Quotation | None:

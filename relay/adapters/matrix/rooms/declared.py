@@ -400,6 +400,14 @@ class DeclaredRooms:
     def _check_all_tried(self) -> None:
         self._all_tried = self._all_tried or all(room.reported for room in self._declared.values())
 
+    def is_moving(self, room_id: str) -> bool:
+        """Whether a declared room is about to be left for the one that replaces it. Not where that lets nobody in."""
+        room, state = self.find(room_id), self.state(room_id)
+        if room is None or not state.upgraded or room.upgrade_problem is not None:
+            return False
+        leads_on = state.successor is not None and state.successor not in room.rejected_successors
+        return leads_on and (not state.creator_known or state.may_upgrade(state.upgrader))
+
     def send_blocker(self, room_id: str) -> str | None:
         """Why we cannot send into a room now, as a sentence with the remedy; None if we can."""
         room = self.find(room_id)

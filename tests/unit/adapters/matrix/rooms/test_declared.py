@@ -3,6 +3,8 @@
 import random
 import time
 
+import pytest
+
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.core.clock import Backoff
@@ -45,6 +47,28 @@ def test_which_rooms_to_sync_follows_what_is_declared_and_awaited() -> None:
     assert asked() == ({"!old:a"}, set())
     rooms.point_to_successor(by_id, "!newer:a")
     assert set(rooms.to_sync) == {"!newer:a"}
+
+
+@pytest.mark.parametrize(
+    ("sender", "successor", "moving"), [("@ann:a", "!new:a", True), ("@ben:a", "!new:a", False), ("@ann:a", 1, False)]
+)
+def test_what_waits_for_a_replacement_waits_only_while_that_can_be_entered(
+    sender: str, successor: object, moving: bool
+) -> None:
+    rng = random.Random(1)
+    rooms = DeclaredRooms(OwnAccounts(me="@relay:a"), backoff=lambda: Backoff(rng), now=lambda: 0.0)
+    rooms.declare([ChannelAddress(Platform.MATRIX, "!old:a")])
+    [room] = rooms.declared
+    assert not rooms.is_moving("!old:a")
+    for kind, who, content in (
+        ("m.room.create", "@ann:a", {"room_version": "10", "creator": "@ann:a"}),
+        ("m.room.power_levels", "@ann:a", {"users": {"@ann:a": 100}}),
+        ("m.room.tombstone", sender, {"replacement_room": successor}),
+    ):
+        rooms.state("!old:a").apply({"type": kind, "state_key": "", "sender": who, "content": content})
+    assert rooms.is_moving("!old:a") is moving
+    rooms.await_invitation(room, "!new:a", "invite me")
+    assert not rooms.is_moving("!old:a")
 
 
 def test_a_text_full_of_aliases_costs_the_same_however_many_rooms_there_are() -> None:
