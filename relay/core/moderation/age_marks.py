@@ -87,12 +87,13 @@ class AgeMarks:
         now = None if reader is None else reader.age_restricted(channel)
         if reader is None or now is None:
             return
-        before = self._known.get(channel) or await _read(uow, channel)
+        stored = await _read(uow, channel)
+        before = self._known.get(channel) or stored
         until = None if before is None else before.restricted_until
         if before is not None and before.restricted and not now:
             until = reader.now()
         mark = self._known[channel] = AgeMark(now, until)
-        if mark != await _read(uow, channel):
+        if mark != stored:
             await uow.key_values.put(_key(channel), _text(mark))
         if mark != before:
             self.pairs.count_change()
