@@ -22,7 +22,7 @@ from typing import Protocol
 from relay import app
 from relay.config.settings import Settings, Stamp, WebSettings, stamp
 from relay.config.store_url import names_postgresql
-from relay.core.clock import Backoff, SystemClock
+from relay.core.clock import Backoff, SystemClock, wait_at_most
 from relay.core.operations.findings import Finding
 from relay.core.ports import Clock
 from relay.core.status.counters import Histogram, LimitStatus
@@ -202,6 +202,9 @@ class Tenants:
     _lost: int = field(init=False, default=0)
     # Those that are starting.
     _starts: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+    # Whether others wait for their turn; and set where one of them may have it, as another one has started.
+    _others_wait: bool = field(init=False, default=False)
+    _next: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP reads all files again."""
@@ -262,7 +265,10 @@ class Tenants:
     async def _look_on(self) -> None:
         while True:
             await self._look()
-            await self.clock.sleep(_LOOK_SECONDS)
+            await wait_at_most(self._next, _LOOK_SECONDS)
+            if self._next.is_set():
+                await self.clock.sleep(_LOOK_SOON_SECONDS)  # Mostly several start at a time.
+            self._next.clear()
 
     async def _look(self) -> None:
         """Look who serves what, begin with what is ours to serve, and give what others have too little of."""
@@ -275,7 +281,9 @@ class Tenants:
             now = self.clock.monotonic()
             free = {name: long for name, holder in holders.items() if (long := self._free(name, holder, now)) >= 0}
             decision = decide(self.workers.id, workers, mine, free)
-            if take := decision.take[: _STARTS_AT_ONCE - len(self._starts)]:
+            take = decision.take[: _STARTS_AT_ONCE - len(self._starts)]
+            self._others_wait = len(take) < len(decision.take)
+            if take:
                 # Before the leases say so: who still sees the old number would give up one more of its own.
                 await self.workers.beat(len(mine) + len(take))
         except StoreError as error:
@@ -327,7 +335,12 @@ class Tenants:
         tenant.task.add_done_callback(lambda _: ended.set())  # also where it was stopped before it had begun
         starting = asyncio.create_task(self._until_started(tenant, ended), name=f"start of tenant {tenant.name}")
         self._starts.add(starting)
-        starting.add_done_callback(self._starts.discard)
+        starting.add_done_callback(self._started)
+
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        self._starts.discard(starting)
+        if self._others_wait:
+            self._next.set()
 
     async def _serve(self, tenant: Tenant) -> None:
         """Serve a tenant until it is stopped. Whatever is wrong with it stays with it."""

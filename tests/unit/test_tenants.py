@@ -131,6 +131,25 @@ async def test_so_many_start_at_a_time_and_one_that_has_ended_lets_the_next_one_
     assert sorted(begun) == sorted(names)
 
 
+async def test_the_next_ones_start_as_soon_as_others_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.tenants._LOOK_SECONDS", 10 * PATIENCE)
+    begun: list[str] = []
+
+    def load(name: str) -> Settings:
+        begun.append(name)
+        raise ConfigurationError((Mistake("here", "enough seen", "nothing"),))
+
+    async def started() -> int:
+        return len(begun)
+
+    names = [str(number) for number in range(2 * _STARTS_AT_ONCE + 1)]
+    for name in names:
+        (tmp_path / f"{name}.toml").touch()
+    looks = asyncio.create_task(made(tmp_path, load, names, Register())._look_on())
+    await eventually(started, lambda number: number == len(names))
+    looks.cancel()
+
+
 async def test_one_that_is_stopped_before_its_task_has_begun_is_not_counted_as_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
