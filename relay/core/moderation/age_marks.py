@@ -87,13 +87,12 @@ class AgeMarks:
         now = None if reader is None else reader.age_restricted(channel)
         if reader is None or now is None:
             return
-        stored = await _read(uow, channel)
-        before = self._known.get(channel) or stored
+        before = self._known.get(channel) or await _read(uow, channel)
         until = None if before is None else before.restricted_until
         if before is not None and before.restricted and not now:
             until = reader.now()
         mark = self._known[channel] = AgeMark(now, until)
-        if mark != stored:
+        if mark != await _read(uow, channel):
             await uow.key_values.put(_key(channel), _text(mark))
         if mark != before:
             self.pairs.count_change()
