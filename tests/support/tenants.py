@@ -93,8 +93,8 @@ async def serves(process: Daemon) -> int:
     except (aiohttp.ClientError, TimeoutError, KeyError):  # it has not begun to answer, or ends
         return -1
     sides: dict[str, Any] = json.loads(text)
-    connected = [name for name, side in sides.items() if ": " in name and side["connected"]]
-    return min(sum(name.endswith(f": {side}") for name in connected) for side in ("discord", "matrix"))
+    ready = [name for name, side in sides.items() if ": " in name and side["state"] == "ready"]
+    return min(sum(name.endswith(f": {side}") for name in ready) for side in ("discord", "matrix"))
 
 
 @asynccontextmanager
