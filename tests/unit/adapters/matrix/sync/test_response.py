@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -137,6 +138,22 @@ async def test_rooms_with_long_texts_take_turns() -> None:
     assert len(first) < 20
 
 
+@asynccontextmanager
+async def homeserver(answer: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[Api]:
+    """One that answers each GET by `answer`."""
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", ME)
+    try:
+        yield api
+    finally:
+        await api.close()
+        await runner.cleanup()
+
+
 async def test_rooms_whose_gaps_take_too_much_memory_together_come_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -148,21 +165,12 @@ async def test_rooms_whose_gaps_take_too_much_memory_together_come_one_after_the
         chunk = [message(base - 10 * end - n, LONG * 10) for n in range(10)]
         return web.json_response({"chunk": chunk} | ({"end": str(end + 1)} if end < 2 else {}))
 
-    application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", ME)
-    handler, rooms, inbox = handler_of(api)
-    recorded = inbox.inbox
-    assert isinstance(recorded, RecordingInbox)
-    updates = [RoomUpdate(room, rooms.state(room), [], [], "newest", "since") for room in ("!a:a", "!b:a")]
-    try:
+    async with homeserver(answer) as api:
+        handler, rooms, inbox = handler_of(api)
+        recorded = inbox.inbox
+        assert isinstance(recorded, RecordingInbox)
+        updates = [RoomUpdate(room, rooms.state(room), [], [], "newest", "since") for room in ("!a:a", "!b:a")]
         await handler._hand_over(updates, (), SyncRequest("since", frozenset(), False, rooms.declarations), inbox)
-    finally:
-        await api.close()
-        await runner.cleanup()
     found = [one for batch in recorded.batches for one in told(batch)]
     assert found == [f"${base - 29 + n}" for base in (100, 200) for n in range(30)]
 
@@ -187,24 +195,18 @@ async def test_a_room_whose_history_cannot_be_read_holds_up_the_others_for_a_whi
             await asyncio.Event().wait()
         return web.json_response({}, status=502 if is_away else 200)
 
-    application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", ME)
-    handler, rooms, inbox = handler_of(api)
-    recorded = inbox.inbox
-    assert isinstance(recorded, RecordingInbox)
+    async with homeserver(answer) as api:
+        handler, rooms, inbox = handler_of(api)
+        recorded = inbox.inbox
+        assert isinstance(recorded, RecordingInbox)
 
-    async def hand_over() -> RoomUpdate:
-        broken = RoomUpdate("!broken:a", rooms.state("!broken:a"), [message(2, "late")], [], "t1", "t0")
-        other = RoomUpdate("!other:a", rooms.state("!other:a"), [message(1, "hello")], [])
-        request = SyncRequest("t0", frozenset(), False, rooms.declarations)
-        await handler._hand_over([broken, other], (cursor(SYNC, "t2"),), request, inbox)
-        return broken
+        async def hand_over() -> RoomUpdate:
+            broken = RoomUpdate("!broken:a", rooms.state("!broken:a"), [message(2, "late")], [], "t1", "t0")
+            other = RoomUpdate("!other:a", rooms.state("!other:a"), [message(1, "hello")], [])
+            request = SyncRequest("t0", frozenset(), False, rooms.declarations)
+            await handler._hand_over([broken, other], (cursor(SYNC, "t2"),), request, inbox)
+            return broken
 
-    try:
         for _ in range(2):
             with pytest.raises(Unreachable):
                 await hand_over()
@@ -222,6 +224,3 @@ async def test_a_room_whose_history_cannot_be_read_holds_up_the_others_for_a_whi
             assert SystemClock().monotonic() < deadline
             await asyncio.sleep(0.05)
         assert not handler.tries_again()
-    finally:
-        await api.close()
-        await runner.cleanup()
