@@ -28,7 +28,7 @@ from relay.core.operations.findings import Finding, Survey
 from relay.core.status.reading import read_report
 from relay.domain.ids import Platform
 from relay.domain.pair import Pair
-from relay.errors import StoreError
+from relay.errors import StoreError, how_many
 from relay.store.lease import Holder, claim_of, has_ended, is_held
 from relay.store.migrate import check as check_schema
 from relay.store.unit_of_work import store_at
@@ -228,7 +228,7 @@ def pairs_finding(settings: Settings, config: Path) -> Finding:
     if not settings.pairs:
         remedy = "add one with `relay pairs add`, or a [[pairs]] table with discord_channel and matrix_room"
         return Finding(str(config), "wrong", "no pairs are declared, so that nothing is mirrored", remedy)
-    return Finding(str(config), "ok", "one pair" if len(settings.pairs) == 1 else f"{len(settings.pairs)} pairs")
+    return Finding(str(config), "ok", how_many(len(settings.pairs), "pair"))
 
 
 def local_findings(settings: Settings, config: Path) -> list[Finding]:

@@ -253,6 +253,11 @@ def sentence(text: str) -> str:
     return plain if not plain or plain.endswith((".", "!", "?", "…")) else f"{plain}."
 
 
+def how_many(number: int, noun: str) -> str:
+    """`1 pair`, `2 pairs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def ungrouped(*kinds: type[RelayError]) -> Iterator[None]:
     """Raises the first of `kinds` instead of a group that holds nothing else.

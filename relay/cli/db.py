@@ -11,7 +11,7 @@ import typer
 from relay.cli.commands import ConfigOption, invocation_of
 from relay.cli.common import run_async
 from relay.config.store_url import names_postgresql, problem_with_database
-from relay.errors import ConfigurationError, RelayError, StoreError, StoreUnavailable
+from relay.errors import ConfigurationError, RelayError, StoreError, StoreUnavailable, how_many
 
 if TYPE_CHECKING:
     from relay.config.settings import StoreSettings
@@ -129,7 +129,8 @@ def copy(
         _need(Path(new.removeprefix("sqlite:///")).parent)
     with _about(Path(new.removeprefix("sqlite:///"))), prepared(old, new) as made:
         counts = run_async(copy_store(old, made, SystemClock()))
-    typer.echo(f"copied {sum(counts.values())} rows, {counts['message']} messages among them; both hold the same.")
+    rows, messages = how_many(sum(counts.values()), "row"), how_many(counts["message"], "message")
+    typer.echo(f"copied {rows}, {messages} among them; both hold the same.")
     typer.echo("The relay uses the new store once [store] url names it.")
 
 

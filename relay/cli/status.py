@@ -22,7 +22,7 @@ from relay.cli.common import (
     run_async,
 )
 from relay.cli.status_text import Screen
-from relay.errors import ConfigurationError, StoreError
+from relay.errors import ConfigurationError, StoreError, how_many
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +111,7 @@ def _in_words(report: "Report | str") -> str:
     daemon, troubled = report.daemon, sum(bool(pair.problems) for pair in report.pairs)
     served = f"process {daemon.pid} on {daemon.host} serves it" if daemon.running else "nobody serves it"
     away = [f"{name.capitalize()}: {side.problem}" for name, side in report.sides.items() if side.problem]
-    pairs = f"{len(report.pairs)} pairs" + (f", {troubled} in trouble" if troubled else "")
+    pairs = how_many(len(report.pairs), "pair") + (f", {troubled} in trouble" if troubled else "")
     return "; ".join([served, pairs, *(away if daemon.running else [])])
 
 

@@ -14,6 +14,7 @@ from rich.cells import cell_len, set_cell_size
 
 from relay.cli.common import is_terminal, printable, wrapped
 from relay.cli.common import way as in_words
+from relay.errors import how_many
 
 if TYPE_CHECKING:
     from relay.core.ports import ChannelInfo, SideHealth
@@ -129,7 +130,7 @@ def _head(report: "Report", width: int, *, counted: bool = False) -> Iterator[Li
         mark, color = ("✗", "red") if finding.state == "wrong" else ("–", "yellow")
         yield from _wrapped(f"{mark} {printable(str(finding))}", width, color, hanging=_INDENT)
     if better:
-        yield Line(f"– {_count(len(better), 'thing')} could be better: `relay check` names them.", "yellow")
+        yield Line(f"– {how_many(len(better), 'thing')} could be better: `relay check` names them.", "yellow")
 
 
 def _daemon(report: "Report", width: int) -> Iterator[Line]:
@@ -168,7 +169,7 @@ def _sides(report: "Report", width: int) -> Iterator[Line]:
     """The sides that are well share a line with how many pairs are not."""
     troubled = sum(bool(pair.problems) for pair in report.pairs)
     words = [f"✓ {name.capitalize()}" for name, side in report.sides.items() if side.problem is None]
-    words += [f"✗ {_count(troubled, 'pair')} in trouble"] if troubled else []
+    words += [f"✗ {how_many(troubled, 'pair')} in trouble"] if troubled else []
     if words:
         yield Line("   ".join(words), "red" if troubled else "green")
     for name, side in report.sides.items() if report.daemon.running else ():
@@ -243,10 +244,10 @@ def _all_connected(report: "Report") -> bool:
 def _count_others(report: "Report", number: int) -> str:
     """Nothing is well while no daemon runs, or a side is out of reach."""
     if _all_connected(report):
-        return f"{_count(number, 'pair')} well"
+        return f"{how_many(number, 'pair')} well"
     if report.daemon.running:
-        return f"{_count(number, 'pair')} with no trouble of {'its' if number == 1 else 'their'} own"
-    return f"{_count(number, 'pair')}{' as it left them' if report.daemon.ended else ''}"
+        return f"{how_many(number, 'pair')} with no trouble of {'its' if number == 1 else 'their'} own"
+    return f"{how_many(number, 'pair')}{' as it left them' if report.daemon.ended else ''}"
 
 
 def _row(pair: "PairStatus", mark: str, now: datetime, column: int, width: int) -> str:
@@ -360,7 +361,7 @@ def _notes(pairs: Iterable["PairStatus"], width: int, most: int | None) -> Itera
         for note in pair.notes:
             about.setdefault(note, []).append(shortened(printable(pair.name), _LONGEST_NAME))
     if most is not None and len(about) > most:
-        yield from _wrapped(f"{_count(len(about), 'note')}: `relay status PAIR` shows them.", width, "yellow")
+        yield from _wrapped(f"{how_many(len(about), 'note')}: `relay status PAIR` shows them.", width, "yellow")
         return
     for note, names in about.items():
         listed = ", ".join(names) if len(names) <= _FEW else f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"
@@ -375,7 +376,7 @@ def _sums(pairs: Iterable["PairStatus"], width: int) -> Iterator[Line]:
             dropped.update(way.dropped)
             dead += way.dead_letters
     if dead:
-        yield Line(f"{_count(dead, 'dead letter')}: `relay dead list` shows why, and what to do.", "yellow")
+        yield Line(f"{how_many(dead, 'dead letter')}: `relay dead list` shows why, and what to do.", "yellow")
     if dropped:
         yield from _wrapped(f"Dropped so far, because it cannot cross: {_features(dropped)}.", width)
 
@@ -385,10 +386,6 @@ def _sums(pairs: Iterable["PairStatus"], width: int) -> Iterator[Line]:
 
 def _features(dropped: Counter[str]) -> str:
     return ", ".join(f"{printable(feature)} {count:,}" for feature, count in dropped.most_common())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _moment(moment: datetime) -> str:

@@ -16,6 +16,7 @@ from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.report import ChannelStatus, DirectionStatus, PairStatus, Report
 from relay.core.storage import DeadLetter
 from relay.domain.ids import ChannelRef
+from relay.errors import how_many
 from relay.web.access import FORM_TOKEN
 
 REFRESH_SECONDS = 5
@@ -161,7 +162,7 @@ def _others(pairs: Sequence[PairStatus], troubled: int, report: Report) -> str:
         return "<p>No pairs are declared.</p>"
     if not pairs:
         return ""
-    count = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+    count = how_many(len(pairs), "pair")
     title = f"{count} well" if not troubled else f"The other {count}"
     if not (connected := all(side.connected for side in report.sides.values())):
         # As in `relay status`: nothing crosses now.
@@ -180,7 +181,7 @@ def _pair(pair: PairStatus, now: datetime, *, connected: bool = True) -> str:
     badges = (
         _badge(waiting, "waiting", "busy"),
         _badge(_dead_of(pair), "dead", "bad"),
-        f'<span class="badge faint">{_count(len(pair.notes), "note")}</span>' if pair.notes else "",
+        f'<span class="badge faint">{how_many(len(pair.notes), "note")}</span>' if pair.notes else "",
     )
     problems = "".join(f'<p class="why">{_escape(problem)}</p>' for problem in pair.problems)
     channels = " ⇄ ".join(_escape(channel.label) for channel in pair.channels.values())
@@ -215,10 +216,6 @@ def _dead_of(pair: PairStatus) -> int:
 
 def _badge(count: int, what: str, tone: str) -> str:
     return f'<span class="badge {tone}">{count:,} {what}</span>' if count else ""
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _last(name: str, direction: DirectionStatus, now: datetime) -> str:

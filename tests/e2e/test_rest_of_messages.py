@@ -54,7 +54,7 @@ async def test_polls_and_their_results(own_pair: FullStack) -> None:
     own_pair.control.end_poll(channel, poll)
     words = await own_pair.until_matrix("help", lambda seen: len(seen) == 2 and "(1)" in seen[0])
     assert words[0] == "📊 **Lunch?**\n- Soup (1)\n- Salad (0)"
-    assert words[1] == "The poll has ended: **Lunch?**\n\nSoup (1 of 1 votes)"
+    assert words[1] == "The poll has ended: **Lunch?**\n\nSoup (1 of 1 vote)"
     start = {
         "org.matrix.msc3381.poll.start": {
             "question": {"org.matrix.msc1767.text": "Tea?"},

@@ -219,7 +219,7 @@ async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
         return place.daemon.log(10_000)
 
     # It is ready before it has said how many pairs are.
-    await eventually(log, lambda text: "ready: 1 of 1 pairs" in text)
+    await eventually(log, lambda text: "ready: 1 of 1 pair" in text)
     place.control.add_fault("delay", method="POST", path="^/webhooks/", seconds=3.0)
     await place.tell("help", "one")
     await place.until_struck()
@@ -229,7 +229,7 @@ async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
     assert "The daemon is not running; it ended" in printed
     assert "It was told to stop." in printed
     logged = [json.loads(line) for line in place.daemon.log(10_000).splitlines()]
-    assert [line["event"] for line in logged if line["event"].startswith("ready")] == ["ready: 1 of 1 pairs"]
+    assert [line["event"] for line in logged if line["event"].startswith("ready")] == ["ready: 1 of 1 pair"]
     [stopped] = [line for line in logged if line["event"] == "stopped"]
     assert (stopped["finished"], stopped["waiting"]) == (1, 0)
     # A line for each channel would hide what matters: sixty pairs have 120.

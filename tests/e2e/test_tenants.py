@@ -29,6 +29,7 @@ async def test_processes_share_the_tenants_and_go_on_where_another_one_ends(
             assert 'relay_messages_total{direction="to_matrix",pair="help",tenant=' in text
             _, out = await eventually(partial(first.relay, "status"), lambda told: told[0] == 0, what=first.log)
             assert {line.partition(":")[0] for line in out.splitlines()} == {"one", "two", "three"}
+            assert "1 pairs" not in out, out
             status, out = await first.relay("status", "--tenant", "two", "--json")
             assert status == 0, out
             assert [pair["name"] for pair in json.loads(out)["pairs"]] == ["help"]

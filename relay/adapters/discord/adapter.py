@@ -52,7 +52,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
-from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, ungrouped
+from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, how_many, ungrouped
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -255,7 +255,8 @@ class DiscordAdapter:
         if self._health.state != "ready":
             return self._health
         if waiting := self._channels.catching_up():
-            return SideHealth("catching_up", f"{waiting} channels are being caught up")
+            are = "is" if waiting == 1 else "are"
+            return SideHealth("catching_up", f"{how_many(waiting, 'channel')} {are} being caught up")
         return self._health
 
     def _set_health(self, health: SideHealth) -> None:

@@ -24,7 +24,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.errors import DeliveryError, RateLimited, StoreUnavailable, Transient, sentence
+from relay.errors import DeliveryError, RateLimited, StoreUnavailable, Transient, how_many, sentence
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -85,9 +85,8 @@ def troubles(report: Report) -> Mapping[str, Trouble]:
             what = f"{pair.name} cannot keep up: messages have waited there for {waits // 60:.0f} minutes."
             found[f"{_PAIR}{pair.name}"] = Trouble(what, f"{pair.name} works again.", pair.name)
         if dead := sum(direction.dead_letters for direction in pair.directions.values()):
-            messages = "1 message" if dead == 1 else f"{dead} messages"
             remedy = "the relay does not try again by itself: see relay dead list."
-            what = f"{messages} of {pair.name} did not cross, and {remedy}"
+            what = f"{how_many(dead, 'message')} of {pair.name} did not cross, and {remedy}"
             over = f"{pair.name} has no messages left that did not cross."
             found[f"{_DEAD}{pair.name}"] = Trouble(what, over, pair.name, dead, lasts=0.0)
     return found

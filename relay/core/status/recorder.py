@@ -13,7 +13,7 @@ from relay.core.status.reading import read_channels
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DaemonEnd, DirectionStatus, Report, StatusRecord
 from relay.core.storage import Store
 from relay.domain.ids import ChannelRef
-from relay.errors import StoreUnavailable
+from relay.errors import StoreUnavailable, how_many
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -63,7 +63,7 @@ class Readiness:
         if troubled and report.taken_at - self._troubled_at < _SETTLED_WITHIN:
             return
         self._logged, self.is_over = True, not troubled
-        words = f"ready: {len(mirrored) - len(troubled)} of {len(mirrored)} pairs"
+        words = f"ready: {len(mirrored) - len(troubled)} of {how_many(len(mirrored), 'pair')}"
         if troubled:
             more = [f"{len(troubled) - _NAMED} more"] if len(troubled) > _NAMED else []
             named = ", ".join([*troubled[:_NAMED], *more])

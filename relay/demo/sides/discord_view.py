@@ -180,7 +180,8 @@ def _poll(raw: Json) -> Json:
 def _poll_result(raw: Json) -> str:
     values = {field["name"]: field["value"] for embed in raw["embeds"] for field in embed.get("fields", ())}
     question, winner = values.get("poll_question_text", ""), values.get("victor_answer_text")
-    votes = f"{values.get('victor_answer_votes', 0)} of {values.get('total_votes', 0)} votes"
+    total = values.get("total_votes", 0)
+    votes = f"{values.get('victor_answer_votes', 0)} of {total} vote{'' if str(total) == '1' else 's'}"
     return f"The poll has ended: **{question}**\n{f'{winner} ({votes})' if winner else 'Nobody won.'}"
 
 

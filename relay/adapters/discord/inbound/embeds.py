@@ -157,7 +157,8 @@ def _poll_result(item: Json, reader: TextReader) -> Iterator[n.Block]:
     emoji = {key: values.get(f"victor_answer_emoji_{key}") for key in ("id", "name")}
     moves = values.get("victor_answer_emoji_animated") == "true"
     if winner := _answer(reader.emoji(emoji | {"animated": moves}), reader.words(values.get("victor_answer_text"))):
-        votes = f"{values.get('victor_answer_votes', '0')} of {values.get('total_votes', '0')} votes"
+        total = values.get("total_votes", "0")
+        votes = f"{values.get('victor_answer_votes', '0')} of {total} vote{'' if total == '1' else 's'}"
         yield n.Paragraph((*winner, n.Text(f" ({votes})")))
     else:
         yield n.Paragraph((n.Text("No answer won."),))

@@ -94,7 +94,7 @@ def test_how_many_pairs_work_is_said_once_and_once_more_when_all_do(lines: list[
         readiness.look(Report(pairs, ready, NOON))  # what breaks later is told elsewhere
     assert [line["event"] for line in lines[1:]] == ["ready: 53 of 53 pairs"]
     Readiness().look(Report(pairs[7:8], ready, NOON))
-    assert lines[-1] == {"event": "ready: 1 of 1 pairs", "level": "info"}
+    assert lines[-1] == {"event": "ready: 1 of 1 pair", "level": "info"}
 
 
 async def test_a_glance_says_what_the_report_says_but_for_the_pairs(bridge: World) -> None:
