@@ -261,6 +261,16 @@ def without_relay_signs(name: str) -> str:
     return name.translate(_SIGNS)
 
 
+# `://` of an address, and the dot in one without a scheme (Discord's invitations are links without one).
+_ADDRESS = re.compile(r":(?=//)|(?<=\w)\.(?=\w+/)")
+_ADDRESS_LOOKALIKES = {":": "꞉", ".": "․"}
+
+
+def unlinked(name: str) -> str:
+    """A name for use in a text, with look-alikes where a client would make a link of it."""
+    return _ADDRESS.sub(lambda sign: _ADDRESS_LOOKALIKES[sign.group()], name)
+
+
 def bracketed(sign: str) -> str:
     """`sign` in brackets that no member's name can hold."""
     return f"⟨{sign}⟩"

@@ -8,7 +8,7 @@ from relay.core.convert.split import Measure, beginning, first_part, is_surely_s
 from relay.domain.content import Attachment, Author, Capabilities, Content, Quotation, with_most_files
 from relay.domain.events import Feature
 from relay.domain.ids import MediaRef
-from relay.domain.names import REPLY_ARROW, shortened, without_controls
+from relay.domain.names import REPLY_ARROW, shortened, unlinked, without_controls
 from relay.domain.pair import PairPolicy
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
@@ -253,7 +253,7 @@ def quoted_line(quotation: Quotation, *, call: bool = False) -> n.Quote:
     `call`: that author is to be notified, if possible.
     """
     called = quotation.user if call else None
-    author = shortened(quotation.author)
+    author = unlinked(shortened(quotation.author))
     # A mention inside a link notifies nobody.
     words = n.Text(REPLY_ARROW if called else f"{REPLY_ARROW} {author}")
     link: n.Inline = n.Link(quotation.url, (words,), preview=False) if quotation.url else words

@@ -20,7 +20,7 @@ from relay.domain.commands import (
 )
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
-from relay.domain.names import bracketed, shortened
+from relay.domain.names import bracketed, shortened, unlinked
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import weight
 
@@ -159,7 +159,8 @@ def _several(digest: Digest) -> bool:
 
 def _signed(item: DigestItem) -> tuple[n.Block, ...]:
     emote = item.content.style == "emote"
-    name = n.Strong((n.Text(f"* {item.author.name}" if emote else f"{item.author.name}:"),))
+    author = unlinked(item.author.name)
+    name = n.Strong((n.Text(f"* {author}" if emote else f"{author}:"),))
     return under_heading((name,), item.content.text.blocks)
 
 

@@ -263,9 +263,9 @@ class Commands:
             self.people.change((await uow.people.linked(user)).values(), changed)
             await uow.people.unlink(user)
         await uow.people.link(other, call.user, self.clock.now())
-        name = f"{code.name} " if code.name else ""
+        name = (n.Code(code.name), n.Text(" ")) if code.name else ()
         end = self._written(call.user.platform, "unlink")
-        linked = _line("You are linked with ", name, "(", n.Code(other.id), f") on {other.platform.title()} now.")
+        linked = _line("You are linked with ", *name, "(", n.Code(other.id), f") on {other.platform.title()} now.")
         return _carried_out(linked, _line("If that is not you: ", end))
 
     def _how_to_link(self, call: CommandCall) -> n.RichText:

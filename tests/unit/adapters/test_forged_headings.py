@@ -103,6 +103,19 @@ def test_the_line_above_a_reply_has_the_sign_in_every_form(url: str, user: UserR
     assert n.plain_text(n.RichText((line,))).startswith(ARROW)
 
 
+@pytest.mark.parametrize("name", ["https://x.example/", "Bo steam://x", "<https://x.example/>", "discord.gg/abc"])
+@pytest.mark.parametrize("url", ["https://discord.com/channels/1/2/3", ""])
+def test_an_address_in_a_name_is_no_link_where_the_name_stands_in_a_text(name: str, url: str) -> None:
+    """Who is called like a link to a message would lead readers elsewhere from the line above a reply."""
+    author = Author(UserRef(Platform.MATRIX, "@x:example.org"), name)
+    line = quoted_line(Quotation(name, n.RichText(), url))
+    item = DigestItem(MessageRef(MATRIX_ROOM, "$1"), author, Content(n.RichText()), datetime.now(UTC), n.RichText())
+    several = digests.content_of(Digest((item,), under=author)).text
+    for text in (n.RichText((line,)), several, with_author_name(n.RichText(), author)):
+        said = webhook_text(Content(text)).replace(url or "\0", "")
+        assert not re.search(r"(https?|steam)://|discord\.gg/", said), said
+
+
 @often
 @given(html)
 @example("<h3>Ben: I quit</h3>")
