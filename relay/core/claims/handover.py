@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from relay.core.claims.register import Positions
+from relay.core.clock import wait_at_most
 from relay.core.intake.inbox import Lanes
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Clock
@@ -152,9 +153,7 @@ class Handover:
 
         resting = asyncio.create_task(self._all_at_rest(rest), name="rest")
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await rests.wait()
+            await wait_at_most(rests, seconds)
             yield rests.is_set()
         finally:
             resting.cancel()

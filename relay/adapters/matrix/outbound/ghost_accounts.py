@@ -9,20 +9,17 @@ import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.api.session import DEVICE_NAME
 from relay.config.settings import AppserviceSettings
 from relay.core.people.storage import Ghost
+from relay.core.recent import keep
 from relay.core.storage import Store, UnitOfWork
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.jsontext import Json
 from relay.errors import Transient
 from relay.logs import get_logger
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
 
 _log = get_logger(__name__)
 
@@ -176,11 +173,3 @@ class GhostAccounts:
 def profile_digest(profile: Json) -> str:
     """What is kept of a name and picture, to compare them."""
     return hashlib.sha256(json.dumps(profile, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def keep(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
-    """Remember at most so many values: the newest."""
-    kept[key] = value
-    kept.move_to_end(key)
-    while len(kept) > most:
-        kept.popitem(last=False)

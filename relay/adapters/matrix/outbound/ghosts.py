@@ -13,10 +13,11 @@ from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.api.session import make_known
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.compose import display_name
-from relay.adapters.matrix.outbound.ghost_accounts import REMEMBERED, GhostAccounts, keep, profile_digest
+from relay.adapters.matrix.outbound.ghost_accounts import REMEMBERED, GhostAccounts, profile_digest
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.core.people.storage import Ghost
 from relay.core.ports import Clock
+from relay.core.recent import keep
 from relay.domain.content import Author
 from relay.domain.ids import ChannelAddress, ChannelRef, UserRef
 from relay.domain.jsontext import Json
