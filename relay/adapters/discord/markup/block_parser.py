@@ -20,11 +20,13 @@ _QUOTE_START = re.compile(r" *+> ")
 _QUOTE_REST = re.compile(r" *+>>> ")
 _HEADING = re.compile(r" *+(#{1,3})[^\S\n]++(?=[^\s#])")
 _SUBTEXT = re.compile(r"-#[^\S\n]++(?=\S)(?!-#)")
-_BULLET = re.compile(r"( *+)(?:[*-]|(\d{1,9})\.) +(?=\S)")
+_BULLET = re.compile(r"( *+)(?:[*-]|(\d++)\.) +(?=\S)", re.ASCII)
 # A line that may begin a block, also inside markup.
-_BLOCK_LINE = re.compile(r"^ *+[*_~|]*(?:[>*-]|#{1,3}|-#|>>>|\d{1,9}\.) ", re.MULTILINE)
+_BLOCK_LINE = re.compile(r"^ *+[*_~|]*(?:[>*-]|#{1,3}|-#|>>>|\d++\.) ", re.MULTILINE | re.ASCII)
 _CONTINUED = re.compile(r" +[^ \n]")
 _MAX_LIST_DEPTH = 10
+# What a list is numbered from.
+_LEAST_NUMBER, _GREATEST_NUMBER = 1, 1_000_000_000
 
 
 def parse(content: str, *, names: NameLookup, headings: bool = True) -> n.RichText:
@@ -185,7 +187,7 @@ class _Blocks:
                 break
             end = _line_end(self.source, position)
             if match:
-                number = None if match[2] is None else int(match[2])
+                number = None if match[2] is None else _number(match[2])
                 tree.add(len(match[1]), match.end() - match.start(), number, self.source[match.end() : end])
             else:
                 tree.continue_item(self.source[position:end])
@@ -218,7 +220,7 @@ class _ListTree:
 
     def __init__(self, blocks: _Blocks) -> None:
         self._blocks = blocks
-        self._roots: list[_List] = []
+        self._root: _List | None = None
         self._open: list[_List] = []
         self.in_fence = False
 
@@ -231,12 +233,12 @@ class _ListTree:
         if current is not None and indent > current.indent and len(self._open) < _MAX_LIST_DEPTH:
             self._open.append(_List(indent, number, [item]))
             current.items[-1].nested.append(self._open[-1])
-        elif current is not None and (current.start is None) == (number is None):
+        elif current is not None:
+            # Whether it has numbers is decided by its first item, whatever stands before the others.
             current.items.append(item)
         else:
-            siblings = self._open[-2].items[-1].nested if len(self._open) > 1 else self._roots
-            self._open[-1:] = [_List(indent, number, [item])]
-            siblings.append(self._open[-1])
+            self._root = _List(indent, number, [item])
+            self._open.append(self._root)
         self._append(item, text)
 
     def continue_item(self, line: str) -> None:
@@ -254,8 +256,8 @@ class _ListTree:
             self.in_fence = text.count("```") == 1
 
     def finish(self) -> list[n.Block]:
-        """The lists."""
-        return [self._build(root) for root in self._roots]
+        """The list."""
+        return [] if self._root is None else [self._build(self._root)]
 
     def _build(self, found: _List) -> n.BulletList:
         items = (
@@ -263,6 +265,11 @@ class _ListTree:
             for item in found.items
         )
         return n.BulletList(tuple(items), found.start)
+
+
+def _number(digits: str) -> int:
+    # Not all of them: `int` refuses thousands.
+    return min(int(digits.lstrip("0")[:11] or _LEAST_NUMBER), _GREATEST_NUMBER)
 
 
 def _line_end(source: str, position: int) -> int:

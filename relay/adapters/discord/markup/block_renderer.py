@@ -62,7 +62,9 @@ class _BlockWriter:
     def _gap(self, above: n.Block, below: n.Block, written: str) -> str:
         """The line breaks between two blocks: a blank line where clients would otherwise join them."""
         if self.listed:
-            return "\n"
+            # A blank line would end the list that contains both.
+            lists = isinstance(above, n.BulletList) and isinstance(below, n.BulletList)
+            return f"\n{ZERO_WIDTH}\n" if lists else "\n"
         apart = type(above) is type(below) and isinstance(above, n.Paragraph | n.Quote | n.BulletList)
         # An indented line below a list would belong to its last item, and line breaks of a paragraph need a blank line.
         return "\n\n" if apart or (isinstance(below, n.Paragraph) and written[0] in " \n") else "\n"
@@ -108,7 +110,7 @@ class _BlockWriter:
     def _list(self, items: tuple[n.ListItem, ...], start: int | None) -> str:
         writer = _BlockWriter(self.codes, self.context, self.depth + 1, listed=True)
         done: list[str] = []
-        for number, item in enumerate(items, start=max(start or 0, 0)):
+        for number, item in enumerate(items, start=max(start or 0, 1)):
             mark = "- " if start is None else f"{number}. "
             body = writer.blocks(item.blocks).lstrip(" ")
             if item.blocks and isinstance(item.blocks[0], n.BulletList):

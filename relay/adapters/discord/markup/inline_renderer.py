@@ -25,7 +25,7 @@ _SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)
 # Clients also see a heading, a quote or a list item at the start of what is bold, say, if that begins a line
 # (https://github.com/LyricLy/parse-discord).
 _LINE_MARK = re.compile(r"^( *(?:[*_~|]*(?=#{1,3}\s|-#?\s|>(?:\s|$|>>\s))|(?=\*\s)))", re.MULTILINE)
-_LINE_NUMBER = re.compile(r"^( *[*_~|]*\d{1,9})(?=\.\s)", re.MULTILINE)
+_LINE_NUMBER = re.compile(r"^( *[*_~|]*\d++)(?=\.\s)", re.MULTILINE | re.ASCII)
 
 _RUN = re.compile(r"`++")
 # How far to look for the end of a bare URL.

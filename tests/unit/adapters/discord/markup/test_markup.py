@@ -138,6 +138,10 @@ BLOCKS: list[tuple[str, tuple[n.Block, ...]]] = [
         ),
     ),
     ("3. a\n4. b", (n.BulletList((item(p(t("a"))), item(p(t("b")))), start=3),)),
+    ("0. a\n0. b", (n.BulletList((item(p(t("a"))), item(p(t("b")))), start=1),)),
+    ("5551234567. a", (n.BulletList((item(p(t("a"))),), start=1_000_000_000),)),
+    ("- a\n1. b", (n.BulletList((item(p(t("a"))), item(p(t("b"))))),)),
+    ("2. a\n- b\n\n- c", (n.BulletList((item(p(t("a"))), item(p(t("b")))), start=2), n.BulletList((item(p(t("c"))),)))),
     (
         "1. a\n   - b\n2. c",
         (n.BulletList((item(p(t("a")), n.BulletList((item(p(t("b"))),))), item(p(t("c")))), start=1),),
@@ -224,6 +228,12 @@ RENDERED: list[tuple[tuple[n.Block, ...], str]] = [
         (n.BulletList((item(p(t("a")), p(t("b"))), item(p(t("c")), n.BulletList((item(p(t("d"))),)))), 9),),
         "9. a\n   b\n10. c\n    - d",
     ),
+    ((n.BulletList((item(p(t("a"))),)), n.BulletList((item(p(t("b"))),), 0)), "- a\n\n1. b"),
+    (
+        (n.BulletList((item(p(t("a")), n.BulletList((item(p(t("b"))),)), n.BulletList((item(p(t("c"))),), 1)),)),),
+        "- a\n  - b\n  \u200b\n  1. c",
+    ),
+    ((p(t("5551234567. a")),), "5551234567\\. a"),
     ((n.CodeBlock("a```b", "c++"),), "```c++\na`\u200b``b\n```"),
     ((n.CodeBlock("a", "two words"),), "```\na\n```"),
     ((n.Details((t("more"),), (p(t("a")),)), n.Rule()), "**more**\n\na\n\n⎯⎯⎯⎯⎯⎯⎯⎯⎯⎯⎯⎯"),
