@@ -27,6 +27,7 @@ from tests.support.matrix import (
     room,
     words,
 )
+from tests.support.patience import PATIENCE
 from tests.support.unsynced import Unsynced
 
 
@@ -158,23 +159,57 @@ async def test_who_made_a_room_is_asked_only_where_sync_does_not_tell(town: Town
     assert len(requests) == asked
 
 
+async def test_an_alias_that_names_the_replacement_before_sync_tells_of_it_does_not_take_it(town: Town) -> None:
+    old = await town.ann.create_room(alias=f"twice{town.number}", version="11")
+    alias, looked_up = town.alias("twice"), asyncio.Event()
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        unsynced = Unsynced(proxy)
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            if "/directory/" not in request.path:
+                return await unsynced.answer(request)
+            told = await proxy.carry_out(request)
+            looked_up.set()
+            return told
+
+        async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, url=proxy.url) as side:
+            await town.ann.text(old, "before")
+            await side.until_said("before")
+            proxy.answer = answer
+            unsynced.tells.clear()
+            new = await upgrade(town.ann, old)
+            await town.ann.text(new, "after")
+            await side.adapter.watch(frozenset({address(old), address(alias)}))
+            await asyncio.wait_for(looked_up.wait(), PATIENCE)
+            unsynced.tells.set()
+            await side.until_said("before", "after")
+            assert side.inbox.channels[old].id == new
+            await side.until(lambda: "same room" in side.inbox.problems.get(alias, ""))
+
+
 async def test_an_alias_that_names_the_replacement_while_that_is_entered_does_not_open_it_twice(town: Town) -> None:
     old = await town.ann.create_room(alias=f"twice{town.number}", version="11")
-    alias, opened = town.alias("twice"), asyncio.Event()
+    alias, entering, looked_up = town.alias("twice"), asyncio.Event(), asyncio.Event()
     async with HomeserverProxy(town.homeserver.url) as proxy:
 
         async def answer(request: web.Request) -> web.StreamResponse | None:
             if request.path.endswith("/state/m.room.create") and "format" not in request.query:
-                await opened.wait()
+                entering.set()
+                await looked_up.wait()
+            if "/join/" in request.path and entering.is_set():
+                looked_up.set()
             return None
 
         proxy.answer = answer
-        async with matrix_side(town.homeserver, town.bot_id, [old, alias], token=town.token, url=proxy.url) as side:
+        async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, url=proxy.url) as side:
+            await side.until(lambda: old in side.inbox.channels)
             new = await upgrade(town.ann, old)
-            await side.until(lambda: alias in side.inbox.channels and side.inbox.channels[alias].id == new)
-            opened.set()
-            await side.until(lambda: "remove one of the pairs" in side.inbox.problems.get(old, ""))
-            assert side.inbox.channels[old].id == old
+            await asyncio.wait_for(entering.wait(), PATIENCE)
+            await side.adapter.watch(frozenset({address(old), address(alias)}))
+            await side.until(lambda: side.inbox.channels[old].id == new)
+            await side.until(lambda: "same room" in side.inbox.problems.get(alias, ""))
+            await town.ann.text(new, "after")
+            await side.until_said("after")
 
 
 async def test_rooms_can_be_added_and_taken_away_while_it_runs(town: Town) -> None:

@@ -408,6 +408,11 @@ class DeclaredRooms:
         leads_on = state.successor is not None and state.successor not in room.rejected_successors
         return leads_on and (not state.creator_known or state.may_upgrade(state.upgrader))
 
+    def is_replacement(self, room_id: str) -> bool:
+        """Whether a declared room is about to be left for this one: both say that this one replaces it."""
+        before = self.state(room_id).predecessor
+        return self.find(before) is not None and self.state(before).successor == room_id and self.is_moving(before)
+
     def send_blocker(self, room_id: str) -> str | None:
         """Why we cannot send into a room now, as a sentence with the remedy; None if we can."""
         room = self.find(room_id)

@@ -119,8 +119,8 @@ class RoomJoiner:
         if known and is_room_id(known):
             # The room that the alias named last time. It is synced from the very start, so that the first sync covers
             # it. Whether the alias names another one by now is asked next.
-            await self._point(room, known, inbox)
-            room.looked_up.set()
+            if await self._point(room, known, inbox):
+                room.looked_up.set()
             if not room.is_alias:
                 await self._settle_claims(room, inbox)
         await self._keep_joined(room, inbox)
@@ -229,7 +229,8 @@ class RoomJoiner:
                 return True
             if room.room_id is not None:
                 _log.info("alias names another room now", alias=room.name, room=current)
-            await self._point(room, room_id, inbox)
+            if not await self._point(room, room_id, inbox):
+                return False
             await inbox.receive(EventBatch(cursors=(cursor(alias_stream(room.name), room_id),)))
         return True
 
@@ -248,10 +249,12 @@ class RoomJoiner:
             return None
         return tombstone.get("replacement_room")
 
-    async def _point(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> None:
-        """The address names `room_id`, or what has replaced that room since."""
+    async def _point(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> bool:
+        """The address names `room_id`, or what has replaced that room since. False: another address has that."""
         first, *successors = await upgrade_chain(room_id, inbox)
         predecessors = await predecessors_of(first, inbox)
+        if room.is_alias and self.rooms.find((first, *successors)[-1]) not in {None, room}:
+            return False
         if room.room_id != first or successors:
             self.rooms.point(room, first, predecessors)
         room.predecessors = predecessors
@@ -259,6 +262,7 @@ class RoomJoiner:
             self.rooms.point_to_successor(room, successor)
         if successors and not room.is_alias:
             _warn_of_new_room(room, successors[-1])
+        return True
 
     async def _look_up(self, room: DeclaredRoom, inbox: RetryingInbox) -> Json:
         """What the room directory says of the alias. Its server may be away, and ours waits long for the answer."""
@@ -294,7 +298,7 @@ class RoomJoiner:
         other = self.rooms.find(successor)
         if other is not None and other.secondary and not room.secondary:
             await self._give_way(other, room, inbox)
-        elif other is not None:
+        elif other is not None and await inbox.position(room_stream(successor)):
             problem = (
                 f"{room.name} has been upgraded to {successor}, which {other.name} names: remove one of the pairs."
             )
@@ -332,8 +336,8 @@ class RoomJoiner:
             return await self._reject_successor(room, room_id, successor, inbox, "which does not say so", leave=leave)
         if (again := await self._post_again(room, room_id, successor, inbox)) is not None:
             return again
-        if self.rooms.find(successor) is not None:
-            return 0.0  # An alias was looked up meanwhile, and names it.
+        if self.rooms.find(successor) is not None and await inbox.position(room_stream(successor)):
+            return 0.0  # An alias was looked up meanwhile, and the room is read for it.
         await self._move_to_successor(room, room_id, successor, inbox)
         return None
 
@@ -381,7 +385,14 @@ class RoomJoiner:
             _warn_of_new_room(room, successor)
         room.backoff.reset()
         room.start_upgrade_pause(self.clock.monotonic())
+        alias = self.rooms.find(successor)
+        if alias is not None:
+            self.rooms.point(alias, None)
         self.rooms.point_to_successor(room, successor)
+        if alias is not None:
+            # It came to name the room before sync told of the upgrade. Looked up again, it is said to be taken.
+            alias.resolved = False
+            self.rooms.wake(alias)
 
     async def _reject_successor(
         self, room: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox, why: str, *, leave: bool

@@ -110,6 +110,8 @@ class RoomState:
     creator_known: bool = field(init=False, default=False)
     # The room's version, "" until that is known.
     version: str = field(init=False, default="")
+    # The room that this one says it replaces, "" for none.
+    predecessor: str = field(init=False, default="")
     _creators: tuple[str, ...] = field(init=False, default=())
     _creators_are_privileged: bool = field(init=False, default=False)
     _power: PowerLevels | None = field(init=False, default=None)
@@ -238,6 +240,7 @@ class RoomState:
     def _apply_create(self, sender: str, content: Json) -> None:
         self.creator_known = True
         self.is_space = content.get("type") == SPACE
+        self.predecessor = as_string(as_dict(content.get("predecessor")).get("room_id"))
         version = self.version = str(content.get("room_version", "1"))
         self._creators_are_privileged = (
             version.isdecimal() and int(version) >= _FIRST_VERSION_WITH_PRIVILEGED_CREATORS

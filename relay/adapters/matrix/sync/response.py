@@ -150,6 +150,10 @@ class ResponseHandler:
             if update.since is None:
                 update.members = []  # The state of all rooms at once would be too much.
         await learn_creators(self._api, map(self._rooms.state, joined))
+        for update in [one for one in updates if one.first_join]:
+            if await self._is_read_on(update.room_id, inbox):
+                updates.remove(update)
+                del joined[update.room_id]
         position = SyncPosition(token, told.last)
         updates += [await self._left(room_id, section, request.since, inbox) for room_id, section in left.items()]
         for update in updates:
@@ -237,6 +241,15 @@ class ResponseHandler:
         else:
             update.timeline = []  # We were in the room long before it was declared.
         return update
+
+    async def _is_read_on(self, room_id: str, inbox: RetryingInbox) -> bool:
+        """Whether this room is about to replace one that we read, or just has: what is said in it is not new to us.
+
+        An alias names the replacement at once, and may be declared beside the old room. Whoever follows the upgrade
+        stores from where the room is read, and asks for it again.
+        """
+        self.forget_position(room_id)
+        return self._rooms.is_replacement(room_id) or await self._position(room_id, inbox) != ""
 
     async def _tombstone_cursor(self, update: RoomUpdate, since: str, inbox: RetryingInbox) -> tuple[Cursor, ...]:
         """If the room was upgraded in this response: from where the new room is read."""
