@@ -74,7 +74,7 @@ class Lane:
     budget: Budget
     backoff: Backoff
     may_send: Callable[[], bool]  # whether this process still holds the store
-    suspect: bool  # what is at the head now may have been sent
+    suspect: bool  # what is at the head now may have been sent, as long as it is `_suspected`
     most_ahead: Callable[[], int]  # bytes of what may be read ahead of the store now
     sending: asyncio.Lock  # held during each try; whoever moves what waits here holds it meanwhile
     # Set when there is no point in waiting for the next try any longer.
@@ -85,6 +85,9 @@ class Lane:
     _waiting: list[Entry] = field(default_factory=list, init=False)  # read ahead of the store
     _complete: bool = field(default=False, init=False)  # nothing waits in the store that is not in `_waiting`
     _newest: int = field(default=0, init=False)  # the highest ID that was ever in `_waiting`
+    # The entry that may have been sent. None: the one that the store names first. It may have come to the head since
+    # a start, if all that was left over then has gone in these milliseconds; nothing tells that one apart.
+    _suspected: int | None = field(default=None, init=False)
     _moved: bool = field(default=False, init=False)  # what was read may be in another lane by now
     _trying: bool = field(default=False, init=False)
     _again: bool = field(default=False, init=False)  # the head was taken apart: what is in its place is tried next
@@ -130,7 +133,8 @@ class Lane:
 
     def wake(self, *, suspect: bool = False) -> None:
         """Something was queued in the lane, or changed in it: ask the store. `suspect`: it may have been sent."""
-        self.suspect = self.suspect or suspect
+        if suspect:
+            self.suspect, self._suspected = True, None
         self._complete = False
         self._work.set()
 
@@ -189,9 +193,11 @@ class Lane:
         self._waiting.extend(entries)
         self._newest = max(self._newest, *(entry.id for entry in entries), 0)
         self._complete = whole and not self._work.is_set()
-        if not entries:
-            # Nothing was left over, so nothing can have been sent.
+        head = entries[0].id if entries else None
+        if head is None or self._suspected not in (None, head):
+            # It has gone (discarded, say, or to another lane), and what is in its place has not been tried.
             self.suspect = False
+        self._suspected = head if self.suspect else None
 
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
@@ -229,7 +235,8 @@ class Lane:
             else:
                 self._count_retry()  # the budget knows when to come back
         except Transient as error:
-            self.suspect = self.suspect or error.ambiguous
+            if error.ambiguous:
+                self._suspect(entry)
             if self._is_hopeless(entry, error):
                 return await self._abandon(entry, f"it fails every time, while other messages get through ({error})")
             complaint = self.backoff.tries >= _TRIES_BEFORE_COMPLAINT
@@ -237,7 +244,7 @@ class Lane:
             await self._pause(error, problem=problem)
         except StoreUnavailable as error:
             # Perhaps the receipt could not be written, or was written although the answer got lost.
-            self.suspect = True
+            self._suspect(entry)
             self._complete = False
             await self._store_failed(error)
         return False
@@ -339,7 +346,8 @@ class Lane:
         if failing.passed_by < _HOPELESS_TRIES or now - failing.since < seconds:
             return False
         if not failing.last_try:
-            failing.last_try = self.suspect = True
+            failing.last_try = True
+            self._suspect(entry)
             return False
         return True
 
@@ -379,6 +387,9 @@ class Lane:
         self._again = True
         self._complete = False
         return True
+
+    def _suspect(self, entry: Entry) -> None:
+        self.suspect, self._suspected = True, entry.id
 
     def _recovered(self) -> None:
         self.suspect = False

@@ -16,6 +16,7 @@ from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, RateLimited, TargetGone, Transient
 from tests.support.logs import captured_logs
+from tests.support.patience import PATIENCE
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
@@ -388,3 +389,30 @@ async def test_a_channel_that_is_not_open_is_not_told_by_what_waits_for_it(
             await until(lambda: fails.tries > 0)
             # What only this lane knows is told.
             await until(lambda: {"info"} <= {line["level"] for line in lines if line["event"] == "will try again"})
+
+
+async def test_what_takes_the_place_of_what_may_have_been_sent_has_not_been_sent(bridge: World) -> None:
+    """Else the copy of the one that is gone would be taken for its own: a webhook's are found by the author's name."""
+    discord, room = bridge.channels()
+    there = lane(Platform.DISCORD)
+
+    async def after(call: str) -> None:
+        if call == "send" and bridge.words(discord) == ["old"]:
+            raise Transient("the answer got lost", ambiguous=True)
+
+    async with bridge.relay(lambda discord, _: setattr(discord, "after", after)) as core:
+        bridge.matrix.say(room, "mira", "old")
+        await bridge.shows(discord, "old")
+        # As where another relay takes the pair over, and gives it back before the next try.
+        async with core.dispatcher.moving([there]), bridge.store.write() as uow:
+            (old,) = await uow.outbox.waiting(there, 2)
+            await uow.outbox.dead_letter(old.id, "another relay may have sent it", bridge.clock.now())
+        bridge.matrix.say(room, "mira", "new")
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                async with bridge.store.read() as uow:
+                    if await uow.outbox.waiting(there, 1):
+                        break
+                await asyncio.sleep(0)
+        core.dispatcher.retry_now()
+        await bridge.shows(discord, "old", "new")
