@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from aiohttp import web
 
+from relay.adapters.matrix.outbound import stranded
 from relay.adapters.matrix.rooms.declared import DeclaredRoom
 from relay.core.clock import Backoff
 from relay.core.ports import Delivery
@@ -481,6 +482,31 @@ async def test_what_only_looks_like_a_tombstone_keeps_nothing_in_the_old_room(to
             await side.adapter.send(Delivery(room(old), "k", BOB, words("stranded")))
             content = {"body": "moved", "replacement_room": new}
             await town.ann.call("PUT", f"client/v3/rooms/{old}/state/m.room.tombstone/other", content)
+            unsynced.tells.set()
+            await side.until(lambda: side.inbox.channels[old].id == new)
+            assert [line.body for line in await town.ann.messages(new) if line.name] == ["Bob: stranded"]
+
+
+async def test_what_was_stranded_is_found_whatever_others_go_on_to_say_there(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the upgrade leaves everybody the power to write, one member may hide it behind any number of words."""
+    monkeypatch.setattr(stranded, "_PAGES", 1)
+    monkeypatch.setattr(stranded, "_PAGE", 4)
+    old = await town.ann.create_room(invite=[town.bot_id], version="11")
+    async with (
+        person(town.homeserver, f"talker{town.number}") as talker,
+        HomeserverProxy(town.homeserver.url) as proxy,
+    ):
+        await talker.join(old)
+        await town.ann.set_power(old, users={town.ann.user_id: 100, town.bot_id: 50, talker.user_id: 50})
+        unsynced = Unsynced(proxy)
+        async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, url=proxy.url) as side:
+            unsynced.tells.clear()
+            new = await upgrade(town.ann, old)
+            await side.adapter.send(Delivery(room(old), "k", BOB, words("stranded")))
+            for number in range(4):
+                await talker.text(old, f"more {number}")
             unsynced.tells.set()
             await side.until(lambda: side.inbox.channels[old].id == new)
             assert [line.body for line in await town.ann.messages(new) if line.name] == ["Bob: stranded"]

@@ -20,7 +20,9 @@ from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-_PAGES = 20
+_PAGES, _PAGE = 100, 100
+# Of accounts that are asked for by name: a homeserver, or what stands before it, takes no address of any length.
+_MOST_SENDERS = 50
 # Trying again later would change nothing.
 _REFUSED = (ActionNeeded, Permanent, TargetGone, Unsupported)
 
@@ -90,13 +92,22 @@ async def _stranded(sender: MessageSender, room_id: str, successor: str) -> list
     else:
         reason = "its tombstone is not among the last events"
     # Without it, all that is in the room might be taken for stranded.
-    _log.warning("what was said behind a tombstone is not known", room=room_id, new=successor, reason=reason)
+    remedy = "look there for the last messages that crossed"
+    _log.warning(
+        "what crossed behind a tombstone stays there", room=room_id, new=successor, reason=reason, remedy=remedy
+    )
     return []
 
 
 async def _newest_first(sender: MessageSender, room_id: str) -> AsyncIterator[Json]:
-    own = json.dumps({"types": ["m.room.message", TOMBSTONE]})
-    query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": own}
+    wanted: dict[str, list[str]] = {"types": ["m.room.message", TOMBSTONE]}
+    # Not what others go on to say there, where nobody keeps them from it: there may be any number of that.
+    senders = {sender.api.user_id, sender.rooms.state(room_id).upgrader}
+    if sender.ghosts.made is not None:
+        senders.update(await sender.ghosts.made.inside(ChannelRef(Platform.MATRIX, room_id)))
+    if len(senders) <= _MOST_SENDERS:
+        wanted["senders"] = sorted(senders)
+    query: dict[str, str | list[str]] = {"dir": "b", "limit": str(_PAGE), "filter": json.dumps(wanted)}
     for _ in range(_PAGES):
         try:
             page = await sender.api.call("GET", "rooms", room_id, "messages", query=query)
