@@ -17,6 +17,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling, Scheduling
 
 from relay.demo.homeserver import Homeserver
+from tests.support.homeserver import ForkedHomeserver
 from tests.support.postgresql import IN_MEMORY, announce_folder
 
 FOLDERS = {
@@ -127,7 +128,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session")
 def homeserver() -> Iterator[Homeserver]:
     """One real Synapse for all tests of a worker; each makes accounts and rooms of its own, and leaves it running."""
-    server = Homeserver()
+    server = ForkedHomeserver()
     asyncio.run(server.start())
     yield server
     asyncio.run(server.close())

@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Protocol, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -61,6 +61,27 @@ _RAISED: Json = {
 _REQUEST = aiohttp.ClientTimeout(total=30)
 
 
+class Process(Protocol):
+    """What is needed of its process; `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process ID, and that of its group."""
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """What it ends with, if anything."""
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, at its end. Raises `subprocess.TimeoutExpired`."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Nothing if it has ended."""
+
+
 class Homeserver:
     """A Synapse that lives as long as the `async with` block, and never longer than this process.
 
@@ -89,7 +110,7 @@ class Homeserver:
         self._settings = settings or {}
         self._start_timeout = start_timeout
         self._secret = secrets.token_urlsafe(24)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._admin_token = ""
 
     @property
@@ -250,14 +271,18 @@ class Homeserver:
 
     def _launch(self) -> None:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program and arguments
-                [sys.executable, "-c", _SUPERVISED, "-c", str(self.directory / "homeserver.yaml")],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=self.directory,
-                start_new_session=True,
-            )
+            self._process = self._spawn(self.directory / "homeserver.yaml", log)
+
+    def _spawn(self, configuration: Path, log: IO[bytes]) -> Process:
+        """Start Synapse in a process group of its own, in its directory."""
+        return subprocess.Popen(  # noqa: S603 - our own program and arguments
+            [sys.executable, "-c", _SUPERVISED, "-c", str(configuration)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=self.directory,
+            start_new_session=True,
+        )
 
     async def _answering(self) -> None:
         deadline = time.monotonic() + self._start_timeout

@@ -15,6 +15,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text import nodes as n
 from relay.errors import ActionNeeded, CopyNotEditable, Permanent, RateLimited, TargetGone
+from tests.support.homeserver import ForkedHomeserver
 from tests.support.matrix import BOB, SavedState, Side, matrix_side, numbers, person, room, words
 
 
@@ -269,7 +270,7 @@ async def test_a_file_is_quoted_by_its_name(meeting: Meeting) -> None:
 
 async def test_rate_limits_say_how_long_to_wait(tmp_path: Path) -> None:
     async with (
-        Homeserver(tmp_path, default_limits=True) as strict,
+        ForkedHomeserver(tmp_path, default_limits=True) as strict,
         person(strict, "ann") as ann,
     ):
         await strict.lift_limits("ann")

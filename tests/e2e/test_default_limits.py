@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from relay.adapters.matrix.allowance import RATE_LIMIT
-from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Shown
+from tests.support.homeserver import ForkedHomeserver
 from tests.support.rush import rush
 from tests.support.stack import FullStack, eventually, stack
 
@@ -19,7 +19,7 @@ PAIRS = ["one", "two", "three", "four", "five", "six"]
 async def test_a_rush_crosses_in_order_and_stays_editable(tmp_path: Path) -> None:
     """`python -m tests.benchmarks.default_limits` plays the long one: 240 messages in a minute."""
     async with (
-        Homeserver(default_limits=True) as homeserver,
+        ForkedHomeserver(default_limits=True) as homeserver,
         stack(tmp_path, homeserver, PAIRS, lift_limits=False) as place,
     ):
         await place.daemon.start()

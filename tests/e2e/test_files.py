@@ -10,6 +10,7 @@ import pytest
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.messages.media import GREY_JPEG, flat_png
 from tests.support.chat import file, stored
+from tests.support.homeserver import ForkedHomeserver
 from tests.support.patience import PATIENCE
 from tests.support.stack import FullStack, eventually, stack
 
@@ -338,7 +339,7 @@ async def test_a_bot_that_speaks_for_all_attaches_files_where_it_may(own_pair: F
 
 
 async def test_the_homeserver_s_limit_is_asked_for(tmp_path: Path) -> None:
-    async with Homeserver(settings={"max_upload_size": "100K"}) as small, stack(tmp_path, small) as place:
+    async with ForkedHomeserver(settings={"max_upload_size": "100K"}) as small, stack(tmp_path, small) as place:
         await place.daemon.start()
         place.say("help", "look", attachments=[{"filename": "film.mp4", "zeros": 200_000}, file("cat.png", PNG)])
         await place.until_matrix("help", lambda words: len(words) == 1)

@@ -28,6 +28,7 @@ from relay.domain.names import skeleton, visible
 from relay.sandbox.messages.media import flat_png
 from relay.sandbox.rate_limits import Limits
 from tests.support.chat import file
+from tests.support.homeserver import ForkedHomeserver
 from tests.support.lottie import declared_png, drawing, embedded, laborious
 from tests.support.matrix import HomeserverProxy
 from tests.support.patience import PATIENCE
@@ -202,7 +203,7 @@ async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homese
 
 async def test_what_the_relay_says_to_one_keeps_nobody_waiting(tmp_path: Path) -> None:
     async with (
-        Homeserver(default_limits=True) as homeserver,
+        ForkedHomeserver(default_limits=True) as homeserver,
         stack(tmp_path, homeserver, (LOUD, QUIET), lift_limits=False) as place,
     ):
         await homeserver.lift_limits(place.mia.user_id.removeprefix("@").partition(":")[0])

@@ -8,6 +8,7 @@ import pytest
 
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
+from tests.support.homeserver import ForkedHomeserver
 from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -39,7 +40,7 @@ async def test_nothing_is_skipped_or_doubled_and_lost_copies_block_nothing(tmp_p
     backup = tmp_path / "backup.db"
     limits = Limits(factor=0)
     async with (
-        Homeserver(tmp_path / "homeserver") as homeserver,
+        ForkedHomeserver(tmp_path / "homeserver") as homeserver,
         stack(tmp_path, homeserver, limits=limits) as place,
     ):
         await place.daemon.start()

@@ -10,6 +10,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.demo.homeserver import Homeserver, free_port
 from relay.domain.jsontext import Json
+from tests.support.homeserver import ForkedHomeserver
 
 
 def federating(directory: Path, settings: Json | None = None, *, host: str = "localhost") -> Homeserver:
@@ -39,7 +40,7 @@ def federating(directory: Path, settings: Json | None = None, *, host: str = "lo
             "max_long_retry_delay": "1s",
         },
     }
-    return Homeserver(directory, port=clients, server_name=f"{host}:{servers}", settings=settings)
+    return ForkedHomeserver(directory, port=clients, server_name=f"{host}:{servers}", settings=settings)
 
 
 def _listener(port: int, resource: str) -> Json:

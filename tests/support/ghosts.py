@@ -5,8 +5,8 @@ from pathlib import Path
 from relay.cli.setup.registration import registration_file
 from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
-from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Shown
+from tests.support.homeserver import ForkedHomeserver
 from tests.support.stack import FullStack
 
 AS_TOKEN = "as_token_of_the_tests"
@@ -18,7 +18,7 @@ SECOND_APPSERVICE = f'[matrix.appservice]\nas_token = "second_token"\nid = "seco
 """Of another relay on the same homeserver."""
 
 
-class GhostHomeserver(Homeserver):
+class GhostHomeserver(ForkedHomeserver):
     """A homeserver with two registrations. The first can be taken away and given back while it is stopped."""
 
     def __init__(self, folder: Path) -> None:

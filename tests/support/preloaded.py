@@ -5,6 +5,8 @@ In every other way it is a process of its own: it has its own environment, files
 so do the demo, the chaos of one process and the benchmarks. What an interpreter reads only when it starts gets a real
 one, too.
 
+Synapse starts the same way (`tests/support/homeserver.py`): three quarters of its start are imports, too.
+
 The forks do not outlive the process that asked for them, in whatever way it ends.
 """
 
@@ -13,11 +15,13 @@ import contextlib
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,13 +113,14 @@ class Forks:
 
     of_this_process: "Forks | None" = None
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "main") -> None:
+        """`program`: the function of this module that the process runs."""
         self.environment = _at_the_start(os.environ)
-        self._forks: list[_Fork] = []
+        self._forks: list[Fork] = []
         self._asked, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from tests.support.preloaded import main; main()"],
+                [sys.executable, "-c", f"from tests.support.preloaded import {program}; {program}()"],
                 cwd=Path(__file__).parents[2],
                 stdin=theirs.fileno(),
             )
@@ -127,13 +132,13 @@ class Forks:
         errors: IO[bytes],
         folder: Path,
         environment: Mapping[str, str],
-    ) -> "_Fork":
+    ) -> "Fork":
         told, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         wanted = {"arguments": list(arguments), "environment": environment, "folder": str(folder)}
         with theirs:
             files = [output.fileno(), errors.fileno(), theirs.fileno()]
             socket.send_fds(self._asked, [json.dumps(wanted).encode()], files)
-        fork = _Fork(told)
+        fork = Fork(told)
         self._forks.append(fork)
         return fork
 
@@ -148,22 +153,25 @@ class Forks:
         self._process.wait()
 
 
-class _Fork:
+class Fork:
     """A fork, seen from who asked for it."""
 
     def __init__(self, told: socket.socket) -> None:
         self._told = told
         self.pid = int(told.recv(64))
         self._returncode: int | None = None
+        # One thread may look while another one waits.
+        self._reading = threading.Lock()
         told.setblocking(False)
 
     @property
     def returncode(self) -> int | None:
-        if self._returncode is None:
-            with contextlib.suppress(BlockingIOError):
-                self._returncode = int(self._told.recv(64))
-                self._told.close()
-        return self._returncode
+        with self._reading:
+            if self._returncode is None:
+                with contextlib.suppress(BlockingIOError):
+                    self._returncode = int(self._told.recv(64))
+                    self._told.close()
+            return self._returncode
 
     def send_signal(self, signal: int) -> None:
         if self.returncode is None:
@@ -183,22 +191,52 @@ class _Fork:
                 os.close(watched)
         return status
 
+    def wait_in_thread(self, timeout: float | None) -> int:
+        """The same without a loop. Raises `subprocess.TimeoutExpired`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (status := self.returncode) is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise subprocess.TimeoutExpired("fork", timeout or 0)
+            with contextlib.suppress(ValueError):  # it was closed in between: the status is there
+                select.select([self._told], [], [], left)
+        return status
+
 
 # --- The process that forks ---------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Load the modules, and fork whenever it is asked for, until nobody can ask any more."""
+    """Load the relay's modules, and be the relay in each fork."""
     for name in (*LOADED, *READING):
         __import__(name)
+    wanted = _fork_on_demand()
+    if wanted is not None:
+        _take_on("relay", wanted)
+        runpy.run_module("relay", run_name="__main__", alter_sys=True)
+
+
+def synapse() -> None:
+    """Load Synapse's modules, and be Synapse in each fork."""
+    from synapse.app import homeserver
+    from twisted.internet import reactor
+
+    wanted = _fork_on_demand()
+    if wanted is not None:
+        # Made anew: it was made when it was imported, and all forks would share what it waits with.
+        reactor.__init__()  # type: ignore[misc]
+        _take_on("synapse", wanted)
+        homeserver.main()
+
+
+def _fork_on_demand() -> dict[str, Any] | None:
+    """Fork whenever it is asked for, until nobody can ask any more. In a fork: what it is to do. None at the end."""
     # What is loaded stays. Else the collector of each fork looks through all of it, most of it when the fork ends, and
     # copies the memory that it looks at: 0.4 s of a processor, three times what a short command takes.
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends who asks
-    wanted = _serve(socket.socket(fileno=os.dup(0)))
-    if wanted is not None:
-        _become(wanted)
+    return _serve(socket.socket(fileno=os.dup(0)))
 
 
 def _serve(asked: socket.socket) -> dict[str, Any] | None:
@@ -219,6 +257,9 @@ def _serve(asked: socket.socket) -> dict[str, Any] | None:
             return None
         output, errors, report = files
         process = os.fork()
+        # By both, so that whoever is told of it finds its group.
+        with contextlib.suppress(OSError):
+            os.setpgid(process, process)
         if process == 0:
             for descriptor in (*running, report):
                 os.close(descriptor)
@@ -247,10 +288,8 @@ def _tell(process: int, told: socket.socket) -> None:
     os.waitpid(process, 0)
 
 
-def _become(wanted: dict[str, Any]) -> None:
-    """Be the process that was asked for."""
-    import runpy
-
+def _take_on(name: str, wanted: dict[str, Any]) -> None:
+    """Have the arguments, the environment and the folder of the process that was asked for."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(wanted["folder"])
@@ -258,5 +297,4 @@ def _become(wanted: dict[str, Any]) -> None:
     os.environ.update(wanted["environment"])
     time.tzset()
     sys.path[0] = wanted["folder"]  # as `-m` has it
-    sys.argv = ["relay", *wanted["arguments"]]
-    runpy.run_module("relay", run_name="__main__", alter_sys=True)
+    sys.argv = [name, *wanted["arguments"]]
