@@ -11,7 +11,9 @@ from tests.support.payloads import Case, cases
 
 SECTIONS = sections()
 CASES: dict[tuple[str, str], Case] = {
-    (section.platform, case.name): case for section in SECTIONS for case in cases(section.platform)
+    (platform, case.name): case
+    for platform in dict.fromkeys(section.platform for section in SECTIONS)
+    for case in cases(platform)
 }
 
 # The structures of https://docs.discord.com/developers/resources/message (commit 02da118a of discord-api-docs) and of
