@@ -267,13 +267,20 @@ class Person:
 
     async def events(self, room: str) -> list[Json]:
         """Every event of the room's timeline that this person may see, oldest first."""
+        return (await self.timeline(room))[0]
+
+    async def timeline(self, room: str) -> tuple[list[Json], str]:
+        """The same, and the position behind it, from which to read on."""
         found: list[Json] = []
         position: dict[str, str] = {}
+        newest = ""
         while True:
             page = await self._client("GET", "rooms", room, "messages", query={"dir": "b", "limit": "500"} | position)
+            newest = newest or page["start"]
             found += page["chunk"]
-            if not page.get("end") or not page["chunk"]:
-                return found[::-1]
+            # Nothing is before the room's creation.
+            if not page.get("end") or not page["chunk"] or found[-1]["type"] == "m.room.create":
+                return found[::-1], newest
             position = {"from": page["end"]}
 
     async def listen(self, heard: str, *, seconds: float) -> str:

@@ -6,6 +6,8 @@ from urllib.parse import quote
 from relay.demo.matrix_client import Person, Shown, shown
 from relay.domain.jsontext import Json
 
+_PAGE = 500
+
 
 @dataclass(slots=True)
 class Timeline:
@@ -22,9 +24,7 @@ class Timeline:
         new = await self._new() if self._read_to else []
         # What is redacted has changed further back.
         if not self._read_to or any(event["type"] == "m.room.redaction" for event in new):
-            page = await self._page({"dir": "b", "limit": "1"})
-            self._read_to = page["start"]
-            self._events, new = await self.person.events(self.room), []
+            (self._events, self._read_to), new = await self.person.timeline(self.room), []
         known = {event["event_id"] for event in self._events}
         self._events += [event for event in new if event["event_id"] not in known]
         return shown(self._events)
@@ -32,11 +32,12 @@ class Timeline:
     async def _new(self) -> list[Json]:
         found: list[Json] = []
         while True:
-            page = await self._page({"dir": "f", "limit": "500", "from": self._read_to})
+            page = await self._page({"dir": "f", "limit": str(_PAGE), "from": self._read_to})
             found += page["chunk"]
-            if not page["chunk"] or "end" not in page:
+            self._read_to = page.get("end", self._read_to)
+            # Another request would only tell that a page that is not full was the last one.
+            if len(page["chunk"]) < _PAGE:
                 return found
-            self._read_to = page["end"]
 
     async def _page(self, query: dict[str, str]) -> Json:
         path = f"client/v3/rooms/{quote(self.room, safe='')}/messages"
