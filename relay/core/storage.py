@@ -4,7 +4,7 @@ What concerns people is in `core/people/storage.py`. `relay.store` implements bo
 passes `tests/contract/store`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -367,6 +367,10 @@ class Outbox(Protocol):
 
         For a channel that turns out to be another one (an alias, once it is known which room it names).
         """
+        ...
+
+    async def dead_letters_of(self, lanes: Collection[LaneKey]) -> Mapping[LaneKey, int]:
+        """How many dead letters each of these lanes has; those of which nothing is on record are left out."""
         ...
 
     async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:

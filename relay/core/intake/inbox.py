@@ -83,8 +83,8 @@ class CoreInbox:
     # How old a message may be whose edits and deletions are still looked for in a catch-up.
     reconcile_window: timedelta
     _catch_up: CatchUp = field(init=False)
-    # Declared addresses whose channel is in the store.
-    _bound: set[ChannelAddress] = field(init=False, default_factory=set)
+    # The channel that the store has of each declared address.
+    _bound: dict[ChannelAddress, ChannelRef] = field(init=False, default_factory=dict)
     # Addresses that were opened in this process, even if they have been closed since.
     _opened: set[ChannelAddress] = field(init=False, default_factory=set)
     # Addresses whose opening is worth a line in the log: new in the file, or closed before. Those of a start are many.
@@ -161,7 +161,7 @@ class CoreInbox:
         """Read from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""
         async with self.store.read() as uow:
             known, names = await uow.channels.known(), await uow.outbox.names()
-        self._bound = set(known)
+        self._bound = dict(known)
         self.pairs.remember(known)
         lanes = [lane for pair in self.pairs.pairs for lane in self.pairs.lanes(pair)]
         self._names = {lane: names[lane] for lane in lanes if lane in names}
@@ -187,7 +187,7 @@ class CoreInbox:
 
     async def _write_names(self) -> None:
         """Save only what has changed: a lane gets its first name when one of its channels is opened."""
-        gone = self._bound - {side for pair in self.pairs.pairs for side in pair.sides}
+        gone = self._bound.keys() - {side for pair in self.pairs.pairs for side in pair.sides}
         lanes = {lane: pair.name for pair in self.pairs.pairs for lane in self.pairs.lanes(pair)}
         # What is stored of the others may be forgotten until they are declared again: then it is written anew.
         self._names = {lane: name for lane, name in self._names.items() if lane in lanes}
@@ -199,7 +199,8 @@ class CoreInbox:
                 await uow.channels.forget(address)
             for lane, name in renamed.items():
                 await uow.outbox.name(lane, name)
-        self._bound -= gone
+        for address in gone:
+            self._bound.pop(address, None)
         self._names |= renamed
 
     async def discard_undeclared(self, before: datetime) -> int:
@@ -242,18 +243,16 @@ class CoreInbox:
             return
         known_lanes = self._known_lanes(pair, channel)
         moves = self._moves(address, channel, pair, predecessors)
-        # Both ends: what is received for a lane meanwhile comes after what moves there, and must not be sent before it.
-        async with self.lanes.moving(lane for move in moves for lane in move), self.store.write() as uow:
-            moved = await self._bind(uow, address, channel, pair, moves, known_lanes)
-            await self.age_marks.look(uow, channel)
-            retried = set()
-            for lane in self.pairs.lanes(pair, towards=channel.platform):
-                for letter in await uow.outbox.dead_in(lane):
-                    # Perhaps a permission was missing to remove messages, and is back.
-                    if isinstance(letter.entry.command, DeleteMessage) or letter.postponed:
-                        await uow.outbox.retry(letter.entry.id)
-                        retried.add(lane)
-        self._bound.add(address)
+        moved = retried = frozenset[LaneKey]()
+        if await self._is_as_before(address, channel, pair, moves, known_lanes):
+            self._follow(moves)
+        else:
+            # Both ends: what is received for a lane meanwhile comes after what moves there, and must not be sent first.
+            async with self.lanes.moving(lane for move in moves for lane in move), self.store.write() as uow:
+                moved = await self._bind(uow, address, channel, pair, moves, known_lanes)
+                await self.age_marks.look(uow, channel)
+                retried = await self._retry(uow, self.pairs.lanes(pair, towards=channel.platform))
+        self._bound[address] = channel
         self._opened.add(address)
         self._names |= dict.fromkeys(known_lanes, pair.name)
         if address in self._awaited:
@@ -287,6 +286,31 @@ class CoreInbox:
                 moves.append((LaneKey.within(before), LaneKey.within(channel)))
         return moves
 
+    async def _is_as_before(
+        self,
+        address: ChannelAddress,
+        channel: ChannelRef,
+        pair: Pair,
+        moves: Sequence[tuple[LaneKey, LaneKey]],
+        known_lanes: Iterable[LaneKey],
+    ) -> bool:
+        """Whether an address is opened for the first time as an earlier process left it, so there is nothing to write.
+
+        A look does not wait for who is writing. So this is asked only where no transaction of this process can have
+        queued something in a lane that has to move: both channels were known before it received anything.
+        """
+        is_known = address not in self._opened and self._bound.get(address) == channel
+        if not is_known or self.pairs.across(channel) is None:
+            return False
+        if any(self._names.get(lane) != pair.name for lane in known_lanes):
+            return False
+        moving, towards = {lane for lane, _ in moves}, self.pairs.lanes(pair, towards=channel.platform)
+        async with self.store.look() as uow:
+            there = await uow.outbox.dead_letters_of(moving.union(towards))
+        if not moving.isdisjoint(there) or any(there.get(lane) for lane in towards):
+            return False
+        return await self.age_marks.is_on_record(channel)
+
     async def _bind(
         self,
         uow: UnitOfWork,
@@ -299,15 +323,30 @@ class CoreInbox:
         """Move the lanes of an address to its channel, in the store; into which something came that waited."""
         known = await uow.channels.get(address)
         moved = frozenset([to for lane, to in moves if await uow.outbox.move(lane, to)])
-        for lane, to in moves:
-            self.status.move(lane, to)
-            self._names.pop(lane, None)
+        self._follow(moves)
         if known != channel:
             await uow.channels.bind(address, channel)
         for lane in known_lanes:
             if self._names.get(lane) != pair.name:
                 await uow.outbox.name(lane, pair.name)
         return moved
+
+    def _follow(self, moves: Iterable[tuple[LaneKey, LaneKey]]) -> None:
+        """What is known of these lanes in memory moves, too."""
+        for lane, to in moves:
+            self.status.move(lane, to)
+            self._names.pop(lane, None)
+
+    async def _retry(self, uow: UnitOfWork, lanes: Iterable[LaneKey]) -> frozenset[LaneKey]:
+        """Queue again what may be possible now that its channel is open; in which lanes."""
+        retried = set()
+        for lane in lanes:
+            for letter in await uow.outbox.dead_in(lane):
+                # Perhaps a permission was missing to remove messages, and is back.
+                if isinstance(letter.entry.command, DeleteMessage) or letter.postponed:
+                    await uow.outbox.retry(letter.entry.id)
+                    retried.add(lane)
+        return frozenset(retried)
 
     def _known_lanes(self, pair: Pair, channel: ChannelRef) -> tuple[LaneKey, ...]:
         """The lanes of a pair whose channels are known: all of them, or if the other side was never open, only one."""

@@ -99,6 +99,15 @@ class AgeMarks:
             if before is not None or now:
                 _log.info("age mark", platform=str(channel.platform), channel=channel.id, restricted=now)
 
+    async def is_on_record(self, channel: ChannelRef) -> bool:
+        """Whether a channel is marked as it was at the last `look`, which then has nothing to write."""
+        reader = self.readers.get(channel.platform)
+        now = None if reader is None else reader.age_restricted(channel)
+        if now is None:
+            return True
+        mark = await self._mark(channel)
+        return mark is not None and mark.restricted == now
+
     # --- What is asked ------------------------------------------------------------------------------------
 
     async def refusal(self, pair: Pair) -> str | None:
@@ -159,7 +168,7 @@ class AgeMarks:
         """What is on record of a channel, in this life or an earlier one."""
         if (known := self._known.get(channel)) is not None:
             return known
-        async with self.store.read() as uow:
+        async with self.store.look() as uow:
             found = await _read(uow, channel)
         return found if found is None else self._known.setdefault(channel, found)
 

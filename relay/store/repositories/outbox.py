@@ -11,14 +11,16 @@ lane, with room between them, and triggers count the rows (`tables.py`).
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     Row,
     ScalarSelect,
+    Select,
     and_,
     bindparam,
     delete,
@@ -223,6 +225,14 @@ _CONTENT = (
     .where(_is_lane)
     .group_by(_l.id)
 )
+
+
+@lru_cache(16)
+def _lanes_among(number: int) -> Select[Any]:
+    there = [and_(*(column == bindparam(f"{column.name}{place}") for column in _channels)) for place in range(number)]
+    return select(*_channels, _l.dead).where(or_(*there))
+
+
 _DELETE_LANE = delete(lane_table).where(_l.id == bindparam("of_lane"))
 _SET_LAST = update(lane_table).where(_l.id == bindparam("of_lane")).values(last_copy=bindparam("copy"))
 _MOVE = (
@@ -391,6 +401,17 @@ class SqlOutbox:
             await self.transaction.execute(_SET_LAST, {"of_lane": there.id, "copy": moved.last_copy})
         await self.transaction.execute(_DELETE_LANE, {"of_lane": moved.id})
         return True
+
+    async def dead_letters_of(self, lanes: Collection[LaneKey]) -> Mapping[LaneKey, int]:
+        """See `Outbox.dead_letters_of`."""
+        if not lanes:
+            return {}
+        values: dict[str, str] = {}
+        for place, lane in enumerate(lanes):
+            ends = (lane.source.platform, lane.source.id, lane.destination.platform, lane.destination.id)
+            values |= {f"{column.name}{place}": end for column, end in zip(_channels, ends, strict=True)}
+        rows = await self.transaction.all(_lanes_among(len(lanes)), values)
+        return {found: row.dead for row in rows if (found := lane_of(row)) is not None}
 
     async def dead(self, limit: int | None = None) -> Sequence[DeadLetter]:
         """See `Outbox.dead`."""

@@ -299,6 +299,19 @@ class TestOutbox:
         async with store.look() as unit:
             assert await unit.outbox.names() == {LANE: "help", LANE.back: "staff"}
 
+    async def test_which_of_some_lanes_are_there_and_how_many_dead_letters_each_has(self, store: Store) -> None:
+        [first, second, _] = await queue(store, 1, 2, 3)
+        await queue(store, 1, lane=ELSEWHERE)
+        async with store.write() as unit:
+            await unit.outbox.name(LANE.back, "help")
+            for entry in (first, second):
+                await unit.outbox.dead_letter(entry.id, "forbidden", NOON)
+        unknown = LaneKey(LANE.destination, ELSEWHERE.destination)
+        async with store.look() as unit:
+            assert await unit.outbox.dead_letters_of([LANE, LANE.back, unknown]) == {LANE: 2, LANE.back: 0}
+        async with store.look() as unit:
+            assert await unit.outbox.dead_letters_of([]) == {}
+
     async def test_a_lane_and_an_id_of_a_transaction_that_failed_are_given_again(self, store: Store) -> None:
         async def fail() -> None:
             async with store.write() as unit:

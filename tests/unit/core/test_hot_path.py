@@ -68,3 +68,16 @@ async def test_a_later_start_names_no_lane_again(tmp_path: Path) -> None:
                     await place.quiet()
     # Each of the four lanes had its row made and named again.
     assert counts.statements["UPDATE"] == 0, counts.statements
+
+
+async def test_a_channel_that_opens_as_an_earlier_process_left_it_is_written_down_once(tmp_path: Path) -> None:
+    transactions = []
+    with counting() as counts:
+        async with world(tmp_path, pair()) as place:
+            for _ in range(2):
+                counts.reset()
+                async with place.relay():
+                    await place.quiet()
+                transactions.append(counts.transactions)
+    # Each of its two channels had a transaction again.
+    assert transactions[0] - transactions[1] >= 2, transactions
