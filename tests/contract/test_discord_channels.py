@@ -153,6 +153,16 @@ async def test_a_channel_can_be_declared_later(world: World) -> None:
         await until(lambda: world.inbox.said() == ["hello"])
 
 
+async def test_a_start_as_the_one_before_writes_nothing(world: World) -> None:
+    async with world.running():
+        world.say("hello")
+        await until(lambda: world.inbox.said() == ["hello"])
+    batches = world.inbox.batches
+    async with world.running():
+        pass
+    assert world.inbox.batches == batches
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_what_was_said_while_a_channel_was_not_declared_does_not_cross(world: World, restarted: bool) -> None:
     other = world.state.add_channel(world.guild, "other")

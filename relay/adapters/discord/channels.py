@@ -214,7 +214,8 @@ class Channels:
             threads = await self._read_active_threads(inbox, channel)
             streams = (messages_stream(channel), threads_stream(channel), *map(messages_stream, threads))
             cursors += (Cursor(Platform.DISCORD, name, "") for name in streams)
-        await inbox.receive(EventBatch(cursors=tuple(cursors)))
+        if len(cursors) > 1 or cursors[0].position != position:
+            await inbox.receive(EventBatch(cursors=tuple(cursors)))
         for channel in names:
             await self._restore_webhooks(inbox, channel)
         self._recorded = declared
