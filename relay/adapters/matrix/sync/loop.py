@@ -5,6 +5,7 @@ events. So however the process ends, the next one asks again for what was not wr
 """
 
 import asyncio
+import json
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -42,6 +43,8 @@ _REFUSALS, _REFUSED_SECONDS = 5, 120.0
 _ADDRESS_PATIENCE, _ADDRESS_AGAIN = 5.0, 60.0
 # For so long the status says that the homeserver was restored from a backup.
 _RESTORE_NOTED = timedelta(days=1)
+# Characters, which are a few rooms: to store a filter is one more request at each start.
+_LONGEST_FILTER = 750
 _TIMELINE = 100  # Synapse sends no more events of a room than that, whatever is asked for.
 # An event may have 64 KiB, and all rooms are in one answer. Beyond so many bytes a tenth is asked for of each room, and
 # then one event: the rest is read room by room, as any gap.
@@ -105,7 +108,7 @@ class SyncLoop:
     _unsure: bool = field(init=False, default=True)
     # When it was noticed last that it was restored from a backup.
     _restored: datetime | None = field(init=False, default=None)
-    # The ID of the filter, and the rooms that it names.
+    # The filter or its ID, and the rooms that it names.
     _filter: str = field(init=False, default="")
     _filtered: frozenset[str] | None = field(init=False, default=None)
     _backoff: Backoff = field(init=False)
@@ -252,7 +255,7 @@ class SyncLoop:
             self._asked = (since, self.clock.monotonic())
         at_once = full or not self.status.caught_up.is_set()
         query: dict[str, str | list[str]] = {"set_presence": "offline"}
-        query["filter"] = await self._filter_id(request.rooms)
+        query["filter"] = await self._filter_of(request.rooms)
         # For two minutes Synapse answers the same request from its cache, and a first response must not be that old.
         # So a full sync gets a random time-out, which makes it differ. It is answered at once whatever that is.
         milliseconds = secrets.randbelow(60_000) + 1 if full else 0 if at_once else int(_LONG_POLL * 1000)
@@ -314,12 +317,15 @@ class SyncLoop:
             self._refusals = 0
             raise _PositionRefused(str(refused))
 
-    async def _filter_id(self, rooms: frozenset[str]) -> str:
-        """Store the filter on the homeserver, and return its ID: with many rooms it is too long for a URL."""
+    async def _filter_of(self, rooms: frozenset[str]) -> str:
+        """The filter itself, or with many rooms, where it is too long for a URL, its ID on the homeserver."""
         if self._filtered != rooms:
             body = _filter(rooms, self._timeline)
-            answer = await self.api.call("POST", "user", self.api.user_id, "filter", body=body)
-            self._filter, self._filtered = str(answer.get("filter_id", "")), rooms
+            self._filter = json.dumps(body, separators=(",", ":"))
+            if len(self._filter) > _LONGEST_FILTER:
+                answer = await self.api.call("POST", "user", self.api.user_id, "filter", body=body)
+                self._filter = str(answer.get("filter_id", ""))
+            self._filtered = rooms
         return self._filter
 
     async def _retry(self, call: Callable[[], Awaitable[_T]]) -> _T:

@@ -1,6 +1,7 @@
 """What an answer to a sync says about other relays, and what the log says while there is no homeserver."""
 
 import asyncio
+import json
 import random
 from typing import cast
 
@@ -44,10 +45,12 @@ class Homeserver:
     def __init__(self, clock: Clock, *answers: Json | Exception) -> None:
         self.clock = clock
         self.answers = iter(answers)
+        self.filters: list[str] = []
 
-    async def call(self, method: str, *path: str, **_: object) -> Json:
+    async def call(self, method: str, *path: str, query: dict[str, str] | None = None, **_: object) -> Json:
         if path[-1] == "filter":
             return {"filter_id": "1"}
+        self.filters.append((query or {}).get("filter", ""))
         self.clock.time += 1
         answer = next(self.answers)
         if isinstance(answer, Exception):
@@ -120,3 +123,15 @@ async def test_an_answer_counts_from_the_first_request_with_its_position() -> No
     assert await confirmed("a") == 1
     # None keeps an answer at the same position.
     assert [await confirmed("b"), await confirmed("b")] == [4, 5]
+
+
+async def test_only_a_filter_with_many_rooms_is_stored_on_the_homeserver() -> None:
+    clock = Clock()
+    homeserver = Homeserver(clock, *({"next_batch": "a"},) * 2)
+    loop = sync_loop(cast(Api, homeserver), clock)
+    for number in (2, 60):
+        rooms = frozenset(f"!{room}:example.org" for room in range(number))
+        await loop._sync(SyncRequest(None, rooms, full=True, declarations=0), cast(RetryingInbox, None))
+    few, many = homeserver.filters
+    assert json.loads(few)["room"]["rooms"] == ["!0:example.org", "!1:example.org"]
+    assert many == "1"
