@@ -40,6 +40,12 @@ class AccountRegister:
     # When sync told of a change that is not settled (monotonic).
     _told_at: float | None = field(init=False, default=None)
     _told: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    # How many readings were begun, and when the last two were asked for. What the last one found, and the number of
+    # that which has been acted on: while it is the last one, sync tells nothing new by saying the same.
+    _readings: int = field(init=False, default=0)
+    _asked: tuple[float, float] = field(init=False, default=(float("-inf"), float("-inf")))
+    _found: Values | None = field(init=False, default=None)
+    _settled: int = field(init=False, default=0)
     # Since when the homeserver has answered such requests with nothing but its own errors (monotonic), by method.
     _failing_since: dict[str, float] = field(init=False, default_factory=dict)
 
@@ -49,7 +55,10 @@ class AccountRegister:
         # cache; a random time-out makes it differ.
         timeout = str(secrets.randbelow(60_000) + 1)
         query = {"filter": json.dumps(_READING), "timeout": timeout, "set_presence": "offline"}
-        return _values(await self._call("GET", "sync", query=query))
+        self._readings, self._found = self._readings + 1, None
+        self._asked = (self._asked[1], self.clock.monotonic())
+        self._found = _values(await self._call("GET", "sync", query=query))
+        return self._found
 
     async def write(self, name: str, value: Json) -> None:
         """See `Register.write`."""
@@ -65,6 +74,8 @@ class AccountRegister:
         """See `Register.settle`."""
         if self._told_at is not None and self._told_at <= asked:
             self._told_at = None
+        if self._asked[0] < asked <= self._asked[1]:
+            self._settled = self._readings
         self.confirmed = max(self.confirmed, asked)
 
     def synced(self, response: Json, asked: float) -> None:
@@ -72,11 +83,21 @@ class AccountRegister:
 
         `asked`: when it was asked for with this `since` for the first time. The homeserver may have kept that answer.
         """
-        if _values(response):
+        told = _values(response)
+        if told and not self._is_settled(told):
             self._told_at = self.clock.monotonic()
             self._told.set()
         elif self._told_at is None:
             self.confirmed = max(self.confirmed, asked)
+
+    def _is_settled(self, told: Values) -> bool:
+        """Whether that is what was read last and acted on. Our own words come back so, at the start.
+
+        Not where something is under way: what it will find may be older than this.
+        """
+        if self._told_at is not None or self._found is None or self._settled != self._readings:
+            return False
+        return all(self._found.get(name) == value for name, value in told.items())
 
     async def _call(
         self, method: str, *path: str, query: dict[str, str] | None = None, body: Json | None = None

@@ -117,3 +117,38 @@ async def test_nothing_is_confirmed_while_a_change_is_not_acted_on() -> None:
     made.settle(now + 1)
     made.synced({}, now + 2)
     assert made.confirmed == now + 2
+
+
+async def test_what_was_read_and_acted_on_is_no_change_where_sync_tells_it_once_more() -> None:
+    """At a start, the first response tells what this process has just written: it was read a third time for that."""
+    made, _, clock = register(told(one={"a": 1}, other={}))
+    asked = clock.monotonic()
+    await made.read()
+    made.synced(told(one={"a": 1}), asked)
+    await made.changed()  # nobody has acted on it yet
+    clock.seconds += 1
+    await made.read()
+    made.settle(clock.monotonic())
+    clock.seconds += 1
+    made.synced(told(one={"a": 1}, other={}), clock.monotonic())
+    assert made.confirmed == clock.monotonic()
+    made.synced(told(one={"a": 2}), clock.monotonic() + 1)
+    await made.changed()
+    assert made.confirmed == clock.monotonic()
+
+
+async def test_what_was_acted_on_is_a_change_where_something_later_was_told_or_may_be_read_now() -> None:
+    made, homeserver, clock = register(told(one={"a": 1}))
+    await made.read()
+    made.settle(clock.monotonic())
+    made.synced(told(one={"a": 2}), clock.monotonic())
+    clock.seconds += 1
+    homeserver.answer = told(one={"a": 2})
+    await made.read()
+    asked = clock.monotonic()
+    clock.seconds += 1
+    # It is what it was before, and what was read in between is not acted on.
+    made.synced(told(one={"a": 1}), clock.monotonic())
+    made.settle(asked)
+    await made.changed()
+    assert made.confirmed == asked
