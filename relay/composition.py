@@ -68,6 +68,7 @@ async def build(
     `take_over`: take over what another relay on the same accounts holds now. `outbox_every`: see `Dispatcher`.
     """
     declared = Declared(settings)
+    await store.prepare_start()
     await store.recount()
     began = clock.now()
     gap = await restored_gap(store, clock)

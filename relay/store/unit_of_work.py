@@ -17,6 +17,7 @@ from relay.store.repositories.message_map import SqlMessageMap
 from relay.store.repositories.outbox import SqlOutbox
 from relay.store.repositories.people import SqlPeople
 from relay.store.repositories.small_tables import (
+    KnownValues,
     SqlAvatars,
     SqlChannels,
     SqlCursors,
@@ -62,18 +63,20 @@ _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 class SqlUnitOfWork:
     """`core.storage.UnitOfWork`. `lanes`: the lanes that are known to have a row."""
 
-    def __init__(self, transaction: Transaction, lanes: set[LaneKey], waiting: WaitingCursors) -> None:
+    def __init__(
+        self, transaction: Transaction, lanes: set[LaneKey], waiting: WaitingCursors, known: KnownValues
+    ) -> None:
         self.transaction = transaction
         self.messages = SqlMessageMap(transaction)
         self.outbox = SqlOutbox(transaction, lanes)
         self.avatars = SqlAvatars(transaction)
         self.channels = SqlChannels(transaction)
         self.digests = SqlDigests(transaction)
-        self.cursors = SqlCursors(transaction, waiting)
+        self.cursors = SqlCursors(transaction, waiting, known)
         self.media = SqlMediaCache(transaction)
         self.once_keys = SqlOnceKeys(transaction)
         self.ghosts = SqlGhosts(transaction)
-        self.key_values = SqlKeyValues(transaction)
+        self.key_values = SqlKeyValues(transaction, known)
         self.people = SqlPeople(transaction)
         self.traces = SqlTraces(transaction)
 
@@ -127,6 +130,7 @@ class SqlStore:
         self._writer: Writing = self._file_writer
         self._lanes: set[LaneKey] = set()
         self._waiting_cursors = WaitingCursors()
+        self._known = KnownValues()
 
     @property
     def id(self) -> str:
@@ -148,7 +152,7 @@ class SqlStore:
         try:
             async with self._writer.transaction() as transaction:
                 lanes = self._lanes
-                unit = SqlUnitOfWork(transaction, lanes, self._waiting_cursors)
+                unit = SqlUnitOfWork(transaction, lanes, self._waiting_cursors, self._known)
                 yield unit
                 await unit.cursors.take_waiting()
             committed = True
@@ -161,13 +165,13 @@ class SqlStore:
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """A consistent view that changes nothing."""
         async with self._readers.transaction() as transaction:
-            yield SqlUnitOfWork(transaction, set(), self._waiting_cursors)
+            yield SqlUnitOfWork(transaction, set(), self._waiting_cursors, self._known)
 
     @asynccontextmanager
     async def look(self) -> AsyncIterator[SqlUnitOfWork]:
         """See `Store.look`."""
         async with self._readers.look() as transaction:
-            yield SqlUnitOfWork(transaction, set(), self._waiting_cursors)
+            yield SqlUnitOfWork(transaction, set(), self._waiting_cursors, self._known)
 
     def put_later(self, cursors: Iterable[Cursor]) -> None:
         """See `Store.put_later`."""
@@ -203,6 +207,12 @@ class SqlStore:
                     await transaction.defer(_FORGET_ID, {})
                     await transaction.defer(_PUT_ID, {"id": known})
         self._id = known
+
+    async def prepare_start(self) -> None:
+        """Get ready for a start, which asks for much, bit by bit. Needs the lease: nobody else may write.
+
+        Of a file each bit costs next to nothing.
+        """
 
     async def problem(self) -> str | None:
         """Why nothing can be written now, as far as reading tells: a sentence for the operator."""

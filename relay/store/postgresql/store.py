@@ -1,5 +1,6 @@
 """The store on a PostgreSQL database."""
 
+import asyncio
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ from relay.store.postgresql.pools import Pool
 from relay.store.postgresql.shared import Shared
 from relay.store.postgresql.transactions import READERS, Readers, Writer
 from relay.store.unit_of_work import SqlStore
+
+_KNOWN_SECONDS = 10.0
+"""So long a start may take. What is asked for later is asked for seldom, and memory is for other things."""
 
 _DATABASE = text(
     "SELECT 'database ' || system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -37,6 +41,8 @@ class PostgresqlStore(SqlStore):
         self.token = secrets.token_hex(8)
         self._busy_timeout = busy_timeout
         self._shared: Shared | None = None
+        # Forgets what `prepare_start` has read.
+        self._forgetting: asyncio.TimerHandle | None = None
         name = writer_name(self.token)
         self._own = Pool(url, 1, lock_timeout=busy_timeout, name=name), Pool(url, READERS, lock_timeout=busy_timeout)
         self._readers = Readers(url, self._reading)
@@ -55,8 +61,16 @@ class PostgresqlStore(SqlStore):
     def _reading(self) -> Pool:
         return self._own[1] if self.shared is None else self.shared.readers
 
+    async def prepare_start(self) -> None:
+        """See `SqlStore.prepare_start`. Here each bit would be a trip or two to the server."""
+        async with self.look() as unit:
+            await self._known.read(unit.transaction)
+        self._forgetting = asyncio.get_running_loop().call_later(_KNOWN_SECONDS, self._known.forget)
+
     async def close(self) -> None:
         """See `SqlStore.close`."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         await super().close()
         for pool in self._own:
             await pool.close()

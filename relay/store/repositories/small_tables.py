@@ -17,6 +17,59 @@ from relay.store.tables import address as address_table
 from relay.store.tables import digest as digest_table
 from relay.store.transaction import Transaction
 
+# --- What is known beforehand -------------------------------------------------------------------------------
+
+_NAMES = "names "
+"""So the keys of what `AuthorNames` keeps begin: much, which no start needs."""
+
+MOST_KNOWN = 1000
+_ALL_VALUES = (
+    select(cursor.c.platform.label("platform"), cursor.c.stream.label("name"), cursor.c.position.label("value"))
+    .union_all(
+        select(literal_column("''", AnyText()), key_value.c.name, key_value.c.value).where(
+            ~key_value.c.name.startswith(_NAMES)
+        )
+    )
+    .limit(MOST_KNOWN + 1)
+)
+
+
+@dataclass(slots=True)
+class KnownValues:
+    """All cursors and named values as they were at one moment, for a while: a start asks for them one by one.
+
+    Only who holds the lease may have them, since nobody else writes any then. What this process writes, or tries to, is
+    known no longer.
+    """
+
+    # By platform ("" for a named value) and name; None: nothing is known.
+    _values: dict[tuple[str, str], str] | None = field(init=False, default=None)
+    _changed: set[tuple[str, str]] = field(init=False, default_factory=set)
+
+    async def read(self, transaction: Transaction) -> None:
+        """Read them, unless there are too many. Nothing may be written meanwhile."""
+        rows = await transaction.all(_ALL_VALUES, {})
+        self._changed.clear()
+        self._values = {(row.platform, row.name): str(row.value) for row in rows} if len(rows) <= MOST_KNOWN else None
+
+    def forget(self) -> None:
+        """Know nothing."""
+        self._values = None
+
+    def has(self, platform: str, name: str) -> bool:
+        """Whether it is known what is there, or that nothing is."""
+        return self._values is not None and (platform, name) not in self._changed and not name.startswith(_NAMES)
+
+    def get(self, platform: str, name: str) -> str | None:
+        """What is there."""
+        return None if self._values is None else self._values.get((platform, name))
+
+    def change(self, platform: str, name: str) -> None:
+        """Somebody is about to write it."""
+        if self._values is not None:
+            self._changed.add((platform, name))
+
+
 # --- Cursors ----------------------------------------------------------------------------------------------
 
 _GET_CURSOR = select(cursor.c.position).where(
@@ -65,6 +118,7 @@ class SqlCursors:
 
     transaction: Transaction
     waiting: WaitingCursors
+    known: KnownValues
     # Those that waited, and do not any longer, because this transaction has later ones.
     replaced: list[Cursor] = field(init=False, default_factory=list)
     # Those that waited, and are written with this transaction.
@@ -74,6 +128,8 @@ class SqlCursors:
         """See `Cursors.get`."""
         if (waiting := self.waiting.latest.get((platform, stream))) is not None:
             return waiting.position
+        if self.known.has(platform, stream):
+            return self.known.get(platform, stream)
         row = await self.transaction.first(_GET_CURSOR, {"of_platform": platform, "of_stream": stream})
         return None if row is None else str(row.position)
 
@@ -97,6 +153,7 @@ class SqlCursors:
             self.waiting.failed(self.taken, self.replaced)
 
     async def _write(self, cursor: Cursor) -> None:
+        self.known.change(cursor.platform, cursor.stream)
         values = {"platform": cursor.platform, "stream": cursor.stream, "position": cursor.position}
         await self.transaction.defer(_PUT_CURSOR, values)
 
@@ -425,18 +482,24 @@ class SqlKeyValues:
     """`core.storage.KeyValues`: named values."""
 
     transaction: Transaction
+    known: KnownValues = field(default_factory=KnownValues)
 
     async def get(self, name: str) -> str | None:
         """See `KeyValues.get`."""
+        if self.known.has("", name):
+            return self.known.get("", name)
         row = await self.transaction.first(_GET_VALUE, {"of_name": name})
         return None if row is None else str(row.value)
 
     async def several(self, *names: str) -> Sequence[str | None]:
         """See `KeyValues.several`."""
+        if all(self.known.has("", name) for name in names):
+            return [self.known.get("", name) for name in names]
         values = {f"name{number}": name for number, name in enumerate(names)}
         found = {row.name: str(row.value) for row in await self.transaction.all(_get_values(len(names)), values)}
         return [found.get(name) for name in names]
 
     async def put(self, name: str, value: str) -> None:
         """See `KeyValues.put`."""
+        self.known.change("", name)
         await self.transaction.defer(_PUT_VALUE, {"name": name, "value": value})

@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import pytest
+
 from relay.core.people.storage import AvatarRecord, Ghost
 from relay.core.ports import Cursor
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, MediaRef, Platform, UserRef
+from relay.store.unit_of_work import SqlStore
 from tests.support.store_contract import DISCORD, ELSEWHERE, ROOM, Closable
 
 
@@ -96,6 +99,42 @@ class TestSmallTables:
             assert await unit.key_values.get("a") == "☃" * 100_000
             assert await unit.key_values.get("b") is None
             assert await unit.key_values.several("b", "a") == [None, "☃" * 100_000]
+
+    async def test_values_are_the_latest_also_after_the_start_was_prepared(self, store: SqlStore) -> None:
+        async def put(value: str) -> None:
+            async with store.write() as unit:
+                await unit.cursors.put(Cursor(Platform.DISCORD, "written", value))
+                await unit.key_values.put("written", value)
+                assert await unit.cursors.get(Platform.DISCORD, "written") == value
+                assert await unit.key_values.get("written") == value
+                if value == "undone":
+                    raise KeyError(value)
+
+        async def found(name: str) -> list[str | None]:
+            async with store.read() as unit:
+                [several] = await unit.key_values.several(name)
+                values = await unit.cursors.get(Platform.DISCORD, name), await unit.key_values.get(name)
+                assert await unit.cursors.get(Platform.MATRIX, name) is None
+                return [*values, several]
+
+        async with store.write() as unit:
+            for name in ("written", "left", "names of a channel"):
+                await unit.cursors.put(Cursor(Platform.DISCORD, name, "before"))
+                await unit.key_values.put(name, "before")
+        await store.prepare_start()
+        for name in ("written", "left", "names of a channel"):
+            assert await found(name) == ["before"] * 3
+        assert await found("nothing") == [None] * 3
+        with pytest.raises(KeyError):
+            await put("undone")
+        assert await found("written") == ["before"] * 3
+        await put("after")
+        assert await found("written") == ["after"] * 3
+        assert await found("left") == ["before"] * 3
+        store.put_later([Cursor(Platform.DISCORD, "left", "later")])
+        assert await found("left") == ["later", "before", "before"]
+        await put("afterwards")
+        assert await found("left") == ["later", "before", "before"]
 
     async def test_avatars(self, store: Store) -> None:
         ann, bob = UserRef(Platform.MATRIX, "@ann:b"), UserRef(Platform.MATRIX, "@bob:b")
