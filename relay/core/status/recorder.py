@@ -23,6 +23,8 @@ _SAVE_SECONDS = 1.0
 _GLANCE_SECONDS = 0.2
 # While nothing is known to have changed: what adapters are asked for (notes, names) may have.
 _IDLE_SECONDS = 10.0
+# For how long at the start nobody looks until both sides are ready: all that happens then is that they come up.
+_START_SECONDS = 3.0
 # How many times as long as a look has taken nobody looks again, at least: it takes longer with more pairs.
 _URGENT_SHARE, _SAVE_SHARE, _IDLE_SHARE = 20.0, 50.0, 800.0
 # But no longer than that: on a busy machine a look takes long, too, and operators wait for what it tells.
@@ -148,10 +150,15 @@ class StatusRecorder:
     async def run(self) -> None:
         """Work until cancelled."""
         ended, took = self.clock.monotonic(), 0.0
+        starts_until = ended + _START_SECONDS
         while True:
             began = self.clock.monotonic()
+            if all(side.state == "ready" for side in self.status.sides().values()):
+                starts_until = began
             now, idle = self.status.conditions(), False
-            if now != self._seen[0]:
+            if began < starts_until:
+                pause, idle = starts_until - ended, True
+            elif now != self._seen[0]:
                 pause = min(_URGENT_LIMIT, _URGENT_SHARE * took)
             elif (
                 self.status.version() != self._seen[1]
