@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 
 from relay.composition import Parts, build
@@ -36,7 +35,7 @@ from relay.logs import get_logger
 from relay.memory import give_back, settle
 from relay.reload import SETTLE_SECONDS, Reloader
 from relay.standby import Standby, read_again, serve_when_free
-from relay.store.lease import HeldLease, hold, last_seen
+from relay.store.lease import HeldLease, hold
 from relay.store.migrate import check, in_background, is_current, refuse_newer, upgrade
 from relay.store.unit_of_work import SqlStore, open_store
 
@@ -128,7 +127,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             store = await open_store(self.settings.store.url, busy_timeout=_BUSY_SECONDS)
             stack.push_async_callback(store.close)
-            lease, seen = await self._take(store, stack)
+            lease = await self._take(store, stack)
             if not self.is_tenant:
                 await self._read_saved()
             parts = await build(
@@ -144,7 +143,7 @@ class Daemon:
             self.status = parts.core.status
             if self.name_channels is not None:
                 self.name_channels(parts.core.status.label_of)
-            await parts.recorder.restore(seen)
+            await parts.recorder.restore(lease.before)
             # From now on `relay status` can tell that it was this process that ended without a word.
             await parts.recorder.look()
             try:
@@ -176,18 +175,17 @@ class Daemon:
             else:
                 return
 
-    async def _take(self, store: SqlStore, stack: AsyncExitStack) -> tuple[HeldLease, datetime | None]:
-        """The lease, until `stack` gives it back, and when the holder before was last seen. Raises `StoreHeld`."""
+    async def _take(self, store: SqlStore, stack: AsyncExitStack) -> HeldLease:
+        """The lease, until `stack` gives it back. Raises `StoreHeld`."""
         waited = False
         while True:
             try:
-                seen = await last_seen(store)
                 lease = await stack.enter_async_context(hold(store, self._clock))
                 if waited:
                     # The other one may have been newer.
                     schema = await in_background(check, self.settings.store.url)
                     refuse_newer(store.name, schema)
-                return lease, seen
+                return lease
             except (StoreHeld, StoreUnavailable) as error:
                 if not self.standby or (isinstance(error, StoreUnavailable) and not waited):
                     raise

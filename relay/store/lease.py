@@ -185,6 +185,8 @@ class Lease:
     lock: LockFile
     # This process.
     holder: Holder
+    # See `HeldLease.before`.
+    before: datetime | None
     _renewed: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -227,6 +229,11 @@ class HeldLease(Protocol):
     @property
     def holder(self) -> Holder:
         """This process."""
+        ...
+
+    @property
+    def before(self) -> datetime | None:
+        """When the holder before was last seen; see `last_seen`."""
         ...
 
     def valid(self) -> bool:
@@ -321,7 +328,9 @@ def _standby_lock(store: SqlStore) -> LockFile:
 async def _hold_file(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
     with LockFile(store.path) as lock:
         store.fence(None)
-        lease = Lease(store=store, clock=clock, lock=lock, holder=await _acquire(store, clock, lock))
+        before = await last_seen(store)
+        holder = await _acquire(store, clock, lock)
+        lease = Lease(store=store, clock=clock, lock=lock, holder=holder, before=before)
         store.fence(lease.fence)
         renewal = asyncio.create_task(lease.keep(), name="lease")
         try:

@@ -194,11 +194,11 @@ class SqlStore:
     async def load_id(self) -> None:
         """Read the store's ID, or create it for a new store. Writes nothing else: a daemon may be using the store."""
         async with self._readers.look() as transaction:
-            known = _valid_id(await transaction.first(_GET_ID, {}))
+            known = valid_id(await transaction.first(_GET_ID, {}))
         if not known:
             async with self._writer.transaction() as transaction:
                 row = await transaction.first(_GET_ID, {})
-                known = _valid_id(row)  # another process may have created it just now
+                known = valid_id(row)  # another process may have created it just now
                 if not known:
                     if row is not None:
                         found = str(row.id)[:100]
@@ -220,8 +220,9 @@ class SqlStore:
 
     async def recount(self) -> None:
         """Count the entries of all lanes again, in case a row is damaged. Needs the lease: nobody else may write."""
-        async with self._readers.transaction() as transaction:
+        async with self._readers.look() as transaction:
             counted = await transaction.all(_COUNT, {})
+        async with self._readers.look() as transaction:
             entries = await transaction.first(_ENTRIES, {})
         wrong = [row for row in counted if (row.waiting, row.dead) != (row.true_waiting, row.true_dead)]
         if wrong:
@@ -236,7 +237,7 @@ class SqlStore:
             _log.error("some entries of the outbox belong to no lane: nobody knows where to", entries=without)
 
 
-def _valid_id(row: Row[Any] | None) -> str:
+def valid_id(row: Row[Any] | None) -> str:
     """The ID in a row. Empty if there is no row, or if its value cannot be an ID."""
     known = "" if row is None else str(row.id)
     return known if len(known) == _ID_LENGTH and set(known) <= set(_ID_ALPHABET) else ""

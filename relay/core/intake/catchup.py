@@ -33,12 +33,12 @@ class CatchUp:
     async def channel(self, channel: ChannelRef, position: str) -> None:
         """Receive everything after `position`, then what happened to the messages before it."""
         reader = self.readers[channel.platform]
-        async with self.store.read() as uow:
-            # By the platform's clock, which also dates the messages: ours may be a day off.
-            since = reader.now() - self.window
+        # By the platform's clock, which also dates the messages: ours may be a day off.
+        since = reader.now() - self.window
+        async with self.store.look() as uow:
             known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES)
-            if not reader.knows(position):
-                position = await self._instead(uow, channel, position)
+        if not reader.knows(position):
+            position = await self._instead(channel, position)
         known = tuple(original for original in known if reader.knows(original.ref.id))
         messages = await self._missed(channel, position, known)
         changes = await self._changed(channel.platform, known) if known else 0
@@ -47,10 +47,11 @@ class CatchUp:
                 "caught up", platform=channel.platform.value, channel=channel.id, events=messages, changes=changes
             )
 
-    async def _instead(self, uow: UnitOfWork, channel: ChannelRef, position: str) -> str:
+    async def _instead(self, channel: ChannelRef, position: str) -> str:
         """Where to read on if a position is damaged: behind the last message on record."""
         reader = self.readers[channel.platform]
-        known = await last_originals(uow, channel, 1)
+        async with self.store.look() as uow:
+            known = await last_originals(uow, channel, 1)
         if known and reader.knows(known[0].ref.id):
             after = known[0].ref.id
         else:

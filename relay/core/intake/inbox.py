@@ -159,8 +159,10 @@ class CoreInbox:
 
     async def begin(self) -> None:
         """Read from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""
-        async with self.store.read() as uow:
-            known, names = await uow.channels.known(), await uow.outbox.names()
+        async with self.store.look() as uow:
+            known = await uow.channels.known()
+        async with self.store.look() as uow:
+            names = await uow.outbox.names()
         self._bound = dict(known)
         self.pairs.remember(known)
         lanes = [lane for pair in self.pairs.pairs for lane in self.pairs.lanes(pair)]

@@ -296,6 +296,8 @@ class PostgresqlLease:
     clock: Clock
     # This process.
     holder: Holder
+    # See `HeldLease.before`.
+    before: datetime | None = field(init=False, default=None)
     _renewed: float = field(init=False)
 
     def valid(self) -> bool:
@@ -325,6 +327,7 @@ class PostgresqlLease:
             await self.clock.sleep(WATCH_EVERY)
         self._renewed = asked
         if seen is not None:
+            self.before = seen.holder.renewed_at
             _log.warning("store taken over from a process that has ended", host=seen.holder.host, pid=seen.holder.pid)
 
     async def _put(self, transaction: Transaction) -> None:

@@ -13,14 +13,14 @@ from relay.store.postgresql.connections import READ_ONLY, writer_name
 from relay.store.postgresql.pools import Pool
 from relay.store.postgresql.shared import Shared
 from relay.store.postgresql.transactions import READERS, Readers, Writer
-from relay.store.unit_of_work import SqlStore
+from relay.store.unit_of_work import SqlStore, valid_id
 
 _KNOWN_SECONDS = 10.0
 """So long a start may take. What is asked for later is asked for seldom, and memory is for other things."""
 
 _DATABASE = text(
     "SELECT 'database ' || system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())"
-    " AS name FROM pg_control_system()"
+    " AS name, (SELECT id FROM store LIMIT 1) AS id FROM pg_control_system()"
 )
 _READ_ONLY = text("SELECT current_setting('default_transaction_read_only') = 'on' AS is_read_only")
 
@@ -80,11 +80,14 @@ class PostgresqlStore(SqlStore):
 
     async def load_id(self) -> None:
         """See `SqlStore.load_id`; and which database it is, of which there may be copies with the same ID."""
-        await super().load_id()
+        self.database, self._id = "", ""
         with suppress(StoreUnavailable):  # some servers tell nobody
             async with self.look() as unit:
                 row = await unit.transaction.first(_DATABASE, {})
-                self.database = "" if row is None else row.name
+                if row is not None:
+                    self.database, self._id = row.name, valid_id(row)
+        if not self._id:
+            await super().load_id()
 
     async def problem(self) -> str | None:
         """See `SqlStore.problem`."""

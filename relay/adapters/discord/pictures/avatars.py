@@ -416,8 +416,10 @@ class Avatars:
         """
         if self.store is None:
             return
-        async with self.store.read() as uow:
+        async with self.store.look() as uow:
             records = await uow.avatars.known(Platform.DISCORD, MOST_RECORDS)
+        # What has nobody any more since then is among these.
+        async with self.store.look() as uow:
             unowned = await uow.avatars.unowned(Platform.DISCORD)
         self._unwanted |= {copy.locator for copy in unowned if is_snowflake(copy.locator)}
         for record in reversed(records):
