@@ -276,10 +276,12 @@ class Tenants:
         mine = {tenant.name for tenant in self._running()}
         try:
             # In this order: a tenant that another one has just taken then counts among those that it serves.
-            holders = await self.workers.holders(self._tenants.keys() - mine)
+            # Of ours, too: to ask the same each time costs less than to ask for fewer.
+            holders = await self.workers.holders(self._tenants.keys())
             workers = {**await self.workers.beat(len(mine)), self.workers.id: len(mine)}
             now = self.clock.monotonic()
-            free = {name: long for name, holder in holders.items() if (long := self._free(name, holder, now)) >= 0}
+            others = {name: holder for name, holder in holders.items() if name not in mine}
+            free = {name: long for name, holder in others.items() if (long := self._free(name, holder, now)) >= 0}
             decision = decide(self.workers.id, workers, mine, free)
             take = decision.take[: _STARTS_AT_ONCE - len(self._starts)]
             self._others_wait = len(take) < len(decision.take)
@@ -387,7 +389,7 @@ class Tenants:
             status = None if tenant.daemon is None else tenant.daemon.status
             if status is not None and all(side.state == "ready" for side in status.sides().values()):
                 return
-            await _set_within(ended, _LOOK_SOON_SECONDS)
+            await wait_at_most(ended, _LOOK_SOON_SECONDS)
 
     def _failed(self, tenant: Tenant, reason: str) -> None:
         seconds = tenant.backoff.next()
@@ -462,10 +464,3 @@ class Tenants:
     def limits(self) -> Mapping[str, LimitStatus]:
         """Each tenant has its own."""
         return {}
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    """Wait for the event, but not longer than that."""
-    waiting = asyncio.ensure_future(event.wait())
-    await asyncio.wait((waiting,), timeout=seconds)
-    waiting.cancel()

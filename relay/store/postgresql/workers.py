@@ -41,11 +41,11 @@ _AT_ONCE = 100
 """So many leases are read by one statement, which has to lock all their tables."""
 
 # The locks are read once: there is one for each tenant, and to look through them for each would be that many squared.
-_LOOKS = f"WITH held AS MATERIALIZED ({LOCKS}) "
 _LOOK = f"""
-    SELECT '{{schema}}' AS schema, holder, host, pid, started, since, renewed_at, {NOW} AS now,
-    hashtextextended(holder, 0) IN (SELECT key FROM held) AS connected
-    FROM "{{schema}}".lease"""  # noqa: S608 - names of our own
+    WITH held AS MATERIALIZED ({LOCKS}), seen AS MATERIALIZED ({{leases}})
+    SELECT seen.*, {NOW} AS now, hashtextextended(holder, 0) IN (SELECT key FROM held) AS connected
+    FROM seen"""  # noqa: S608 - names of our own
+_LEASE = """SELECT '{schema}' AS schema, holder, host, pid, started, since, renewed_at FROM "{schema}".lease"""
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -57,6 +57,8 @@ class Workers:
     id: str
     who: str
     _connection: asyncpg.Connection | None = field(init=False, default=None)
+    # The schemas in which there was a lease: to look for them takes longer than to read what is in it.
+    _there: set[str] = field(init=False, default_factory=set)
 
     async def beat(self, held: int) -> Mapping[str, int]:
         """Show that this process lives and serves so many tenants; how many each that lives serves, this one too."""
@@ -77,9 +79,12 @@ class Workers:
         processes: dict[tuple[str, int, str], ProcessState] = {}
         with translated(without_password(self.url)):
             connection = await self._open()
-            there = [row["name"] for row in await connection.fetch(_SCHEMAS, list(schemas))]
+            if unknown := schemas.keys() - self._there:
+                self._there.update(row["name"] for row in await connection.fetch(_SCHEMAS, list(unknown)))
+            # In the same order each time: the server and the library know the statement then.
+            there = sorted(self._there & schemas.keys())
             for begin in range(0, len(there), _AT_ONCE):
-                for row in await _leases(connection, there[begin : begin + _AT_ONCE]):
+                for row in await self._leases(connection, there[begin : begin + _AT_ONCE]):
                     seen = _seen(row)
                     holder = seen.holder
                     key = holder.host, holder.pid, holder.started
@@ -88,6 +93,21 @@ class Workers:
                     free = seen.state_where(processes[key]) == "free"
                     found[schemas[row["schema"]]] = None if free else holder
         return found
+
+    async def _leases(self, connection: asyncpg.Connection, schemas: Sequence[str]) -> list[asyncpg.Record]:
+        """The lease in each of these schemas, as far as it can be read.
+
+        One that cannot be (dropped meanwhile, without the right to read it, of another version) counts as free: whoever
+        begins to serve it is told what is wrong, and it keeps nobody from looking at the others.
+        """
+        leases = " UNION ALL ".join(_LEASE.format(schema=schema) for schema in schemas)
+        try:
+            return list(await connection.fetch(_LOOK.format(leases=leases)))
+        except asyncpg.SyntaxOrAccessError:
+            if len(schemas) == 1:
+                self._there.difference_update(schemas)
+                return []
+            return [row for schema in schemas for row in await self._leases(connection, [schema])]
 
     async def leave(self) -> None:
         """Count no longer."""
@@ -112,23 +132,6 @@ class Workers:
                 raise
             self._connection = opened
         return self._connection
-
-
-async def _leases(connection: asyncpg.Connection, schemas: Sequence[str]) -> list[asyncpg.Record]:
-    """The lease in each of these schemas, as far as it can be read.
-
-    One that cannot be (dropped meanwhile, without the right to read it, of another version) counts as free: whoever
-    begins to serve it is told what is wrong, and it keeps nobody from looking at the others.
-    """
-    if not schemas:
-        return []
-    looks = (_LOOK.format(schema=schema) for schema in schemas)
-    try:
-        return list(await connection.fetch(_LOOKS + " UNION ALL ".join(looks)))
-    except asyncpg.SyntaxOrAccessError:
-        if len(schemas) == 1:
-            return []
-        return [row for schema in schemas for row in await _leases(connection, [schema])]
 
 
 def _seen(row: asyncpg.Record) -> SeenLease:

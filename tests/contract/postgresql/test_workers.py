@@ -75,3 +75,30 @@ async def test_who_serves_a_tenant_is_seen_and_each_has_its_own_store(
     for store in (a, b):
         await store.close()
     await worker.leave()
+
+
+async def test_where_a_lease_is_is_looked_for_once(url: str) -> None:
+    """To look for two hundred took the server ten times as long as to read them, again and again."""
+    worker = Workers(url=url, id="one", who="process of one")
+    for tenant in ("a", "b"):
+        await asyncio.to_thread(migrate.upgrade, of_tenant(url, tenant))
+    assert await worker.holders(["a", "b"]) == {"a": None, "b": None}
+    asked: list[str] = []
+    assert worker._connection is not None
+    worker._connection.add_query_logger(lambda told: asked.append(told.query))
+    a = await open_store(of_tenant(url, "a"))
+    async with hold(a, SystemClock()):
+        found = await worker.holders(["b", "a"])
+        assert (found["b"], found["a"] is None) == (None, False)
+        await asyncio.sleep(0)  # then the library tells
+        assert len(asked) == 1
+        await worker._connection.execute("DROP SCHEMA tenant_b CASCADE")
+        found = await worker.holders(["a", "b"])
+        assert (found["b"], found["a"] is None) == (None, False)
+        await asyncio.sleep(0)
+        asked.clear()
+        await worker.holders(["a", "b"])
+        await asyncio.sleep(0)
+        assert sum("pg_namespace" in query for query in asked) == 1, "there may be one again"
+    await a.close()
+    await worker.leave()
