@@ -154,6 +154,28 @@ async def test_a_position_is_kept_while_the_homeserver_is_in_trouble(
             assert filters == 4
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_who_made_a_room_is_asked_for_once(town: Town, damaged: bool) -> None:
+    saved, asked = SavedState(), list[str]()
+
+    async def count(request: web.Request) -> web.Response | None:
+        asked.extend([request.path] if request.path.endswith("/m.room.create") else [])
+        return None
+
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        proxy.answer = count
+        for number in range(3):
+            async with matrix_side(
+                town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, url=proxy.url
+            ) as side:
+                await town.ann.text(town.room, f"number {number}")
+                await side.until_said(*(f"number {earlier}" for earlier in range(number + 1)))
+            assert saved.events[-1].author.may_broadcast  # type: ignore[union-attr]  # it is a message
+            if damaged:
+                saved.cursors[f"created:{town.room}"] = '{"sender": 3, "content"'
+    assert len(asked) == (3 if damaged else 1)
+
+
 async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(town: Town) -> None:
     saved = SavedState()
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:

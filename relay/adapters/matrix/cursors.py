@@ -3,6 +3,7 @@
 A cursor is a stream's name and a position (`core.ports.Cursor`). Both are only of this adapter's making.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from relay.adapters.matrix.identifiers import is_event_id, is_room_id
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.core.ports import Cursor
 from relay.domain.ids import Platform
+from relay.domain.jsontext import Json, as_dict, loads
 
 SYNC = "sync"
 """Holds how far sync has been read: a `SyncPosition`."""
@@ -24,6 +26,9 @@ GHOST_PREFIXES = "ghosts"
 
 LOGIN = "login"
 """Holds a digest of the access token in use, and since when it is. No position, but to be kept in the same way."""
+
+_LONGEST_CREATION = 2000
+"""Characters. Anybody may name a thousand creators of a room."""
 
 OUTSIDE = "out "
 """Stands before the token in a room's cursor while we are out of that room. Alone: the token was lost."""
@@ -107,6 +112,26 @@ def room_stream(room_id: str) -> str:
     With `OUTSIDE` before it: we are out of the room, and read on from there once we are let in again.
     """
     return f"room:{room_id}"
+
+
+def creation_stream(room_id: str) -> str:
+    """Holds who made a room, and how (`m.room.create`), which never changes. No position, but kept in the same way."""
+    return f"created:{room_id}"
+
+
+def creation_cursor(room_id: str, event: Json) -> Cursor | None:
+    """Remembers who made a room; None if that is too long."""
+    text = json.dumps({"sender": event.get("sender"), "content": event.get("content")}, separators=(",", ":"))
+    return cursor(creation_stream(room_id), text) if len(text) <= _LONGEST_CREATION else None
+
+
+def creation(text: str | None) -> Json | None:
+    """The event that `creation_cursor` wrote; None of nothing, and of a damaged row."""
+    try:
+        found = as_dict(loads(text or "null"))
+    except ValueError:
+        return None
+    return found if isinstance(found.get("content"), dict) else None
 
 
 def is_inside(position: str) -> bool:

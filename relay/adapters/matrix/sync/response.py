@@ -7,7 +7,7 @@ where it is read.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,6 +18,9 @@ from relay.adapters.matrix.cursors import (
     OUTSIDE,
     SYNC,
     SyncPosition,
+    creation,
+    creation_cursor,
+    creation_stream,
     cursor,
     gap_stream,
     is_inside,
@@ -149,7 +152,7 @@ class ResponseHandler:
             updates.append(update := await self._joined(room_id, section, request, token, inbox))
             if update.since is None:
                 update.members = []  # The state of all rooms at once would be too much.
-        await learn_creators(self._api, map(self._rooms.state, joined))
+        created = await self._learn_creators(joined, inbox)
         for update in [one for one in updates if one.first_join]:
             if await self._is_read_on(update.room_id, inbox):
                 updates.remove(update)
@@ -160,7 +163,7 @@ class ResponseHandler:
             if update.timeline or update.room_id in joined:
                 await self._rooms.open(update.room_id, inbox)
         outside = () if request.since is not None else await self._left_unnoticed(known - joined.keys(), inbox)
-        await self._hand_over(updates, (*outside, cursor(SYNC, str(position))), request, inbox)
+        await self._hand_over(updates, (*outside, *created, cursor(SYNC, str(position))), request, inbox)
         for room_id, section in left.items():
             self._rooms.mark_outside(room_id, self._removed_reason(room_id, section))
         made = (*outside, *(made for update in updates for made in update.cursors))
@@ -198,6 +201,15 @@ class ResponseHandler:
     def forget_position(self, room_id: str) -> None:
         """The cursor of a room has been set to another position, and is read from the store again."""
         self._positions.pop(room_stream(room_id), None)
+
+    async def _learn_creators(self, room_ids: Iterable[str], inbox: RetryingInbox) -> list[Cursor]:
+        """See `learn_creators`. Who was asked for once is remembered by what is returned."""
+        unknown = [state for state in map(self._rooms.state, room_ids) if not state.creator_known]
+        for state in unknown:
+            if (event := creation(await inbox.position(creation_stream(state.room_id)))) is not None:
+                apply_creation(state, event)
+        learnt = await learn_creators(self._api, unknown)
+        return [made for room_id, event in learnt.items() if (made := creation_cursor(room_id, event)) is not None]
 
     # --- One room -----------------------------------------------------------------------------------------
 
@@ -506,34 +518,45 @@ class ResponseHandler:
         return found
 
 
-async def learn_creators(api: Api, states: Iterable[RoomState]) -> None:
+async def learn_creators(api: Api, states: Iterable[RoomState]) -> Mapping[str, Json]:
     """Ask who made the rooms of which that is not known. Returns once all are known, or cannot be asked for now.
+
+    What was answered is returned, by the room.
 
     A filter by room hides the `m.room.create` of a room of version 12 from sync, because that event has no room ID
     (ran, Synapse 1.163); and from that version on creators are above all power levels.
     """
     unknown = deque(state for state in states if not state.creator_known)
+    learnt: dict[str, Json] = {}
 
     async def ask() -> None:
         while unknown:
-            await _learn_creator(api, unknown.popleft())
+            state = unknown.popleft()
+            if (event := await _creation_of(api, state.room_id)) is not None:
+                apply_creation(state, event)
+                learnt[state.room_id] = event
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(_CREATE_REQUESTS_AT_ONCE, len(unknown))):
             group.create_task(ask(), name="matrix creators")
+    return learnt
 
 
-async def _learn_creator(api: Api, state: RoomState) -> None:
-    path = ("rooms", state.room_id, "state", "m.room.create")
+def apply_creation(state: RoomState, event: Json) -> None:
+    """Take in who made a room."""
+    state.apply(event | {"type": "m.room.create", "state_key": ""})
+
+
+async def _creation_of(api: Api, room_id: str) -> Json | None:
+    path = ("rooms", room_id, "state", "m.room.create")
     try:
         answer = await api.call("GET", *path, query={"format": "event"})
     except (Refused, Unreachable) as error:
         # Until it is asked again, the creator has no more rights than others.
-        _log.warning("the creator of a room is not known", room=state.room_id, reason=str(error))
-        return
+        _log.warning("the creator of a room is not known", room=room_id, reason=str(error))
+        return None
     # A homeserver that does not know `format` answers with the content alone.
-    event = answer if isinstance(answer.get("content"), dict) else {"content": answer}
-    state.apply(event | {"type": "m.room.create", "state_key": ""})
+    return answer if isinstance(answer.get("content"), dict) else {"content": answer}
 
 
 def _monotonic() -> float:
