@@ -176,6 +176,26 @@ async def test_who_made_a_room_is_asked_for_once(town: Town, damaged: bool) -> N
     assert len(asked) == (3 if damaged else 1)
 
 
+async def test_the_size_of_files_that_was_told_last_holds_until_it_is_asked_for_again(town: Town) -> None:
+    saved, asked = SavedState(), list[str]()
+
+    async def count(request: web.Request) -> web.Response | None:
+        if not request.path.endswith("/media/config"):
+            return None
+        asked.append(request.path)
+        return web.json_response({"m.upload.size": 1234})
+
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        proxy.answer = count
+        for _ in range(2):
+            async with matrix_side(
+                town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, url=proxy.url
+            ) as side:
+                await side.until(lambda side=side: side.adapter.capabilities(room(town.room)).max_file_size == 1234)  # type: ignore[misc]
+                await side.until(lambda: saved.cursors.get("upload limit") == "1234")
+    assert len(asked) == 1
+
+
 async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(town: Town) -> None:
     saved = SavedState()
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:

@@ -502,7 +502,7 @@ class MatrixAdapter:
                     await wait_at_most(self._lists.read_once, _LISTS_READ_WITHIN)
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._reopen(inbox), name="matrix ghosts returned")
-                group.create_task(self._media.keep_max_file_size(), name="matrix upload limit")
+                group.create_task(self._media.keep_max_file_size(inbox), name="matrix upload limit")
 
 
 def _is_ban(event: Json) -> bool:

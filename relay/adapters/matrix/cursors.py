@@ -27,6 +27,9 @@ GHOST_PREFIXES = "ghosts"
 LOGIN = "login"
 """Holds a digest of the access token in use, and since when it is. No position, but to be kept in the same way."""
 
+UPLOAD_LIMIT = "upload limit"
+"""Holds how large files may be, as the homeserver said last. No position, but to be kept in the same way."""
+
 _LONGEST_CREATION = 2000
 """Characters. Anybody may name a thousand creators of a room."""
 

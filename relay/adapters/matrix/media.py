@@ -14,12 +14,14 @@ from dataclasses import replace
 from relay.adapters.matrix.api.client import Api, Download, Refused, Unreachable
 from relay.adapters.matrix.api.firewall import Firewall
 from relay.adapters.matrix.api.session import is_token_refusal
+from relay.adapters.matrix.cursors import UPLOAD_LIMIT, cursor
 from relay.adapters.matrix.encrypted_files import decrypted, read_source
 from relay.adapters.matrix.identifiers import parse_mxc
 from relay.adapters.matrix.outbound.compose import Thumbnail, UploadedFile
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.core.files import File, Files, MediaStream, Sender
 from relay.core.offload import TemporaryFile
-from relay.core.ports import Clock
+from relay.core.ports import Clock, EventBatch
 from relay.core.recent import keep
 from relay.domain.content import Attachment, Author
 from relay.domain.ids import MediaRef, Platform
@@ -32,7 +34,8 @@ _log = get_logger(__name__)
 
 _AUTHENTICATED = "/_matrix/client/v1/media/"
 _UNAUTHENTICATED = "/_matrix/media/v3/"
-_ASK_AGAIN = 3600.0
+_ASK_SOON, _ASK_AGAIN = 30.0, 3600.0
+_LONGEST_NUMBER = 18
 _TRY_AGAIN = 30.0
 # Of an emoji or an avatar; larger ones are not worth it.
 _MOST_IMAGE_BYTES = 2 * 1024 * 1024
@@ -67,9 +70,12 @@ class MediaRepository:
         """Whether files of the other side can be read at all."""
         return self._files is not None
 
-    async def keep_max_file_size(self) -> None:
-        """Ask for the largest size of a file every hour, until cancelled."""
-        tries = 0
+    async def keep_max_file_size(self, inbox: RetryingInbox) -> None:
+        """Ask for the largest size of a file every hour, until cancelled. At the start what was said last will do."""
+        known, tries = await inbox.position(UPLOAD_LIMIT), 0
+        if known is not None and known.isdecimal() and int(known[:_LONGEST_NUMBER]):
+            self.max_file_size = int(known[:_LONGEST_NUMBER])
+            await self._clock.sleep(_ASK_SOON)
         while True:
             try:
                 answer = await self._config()
@@ -80,6 +86,9 @@ class MediaRepository:
                 continue
             size = answer.get("m.upload.size")
             self.max_file_size, tries = size if isinstance(size, int) and size > 0 else sys.maxsize, 0
+            if (now := str(self.max_file_size)) != known:
+                await inbox.receive(EventBatch(cursors=(cursor(UPLOAD_LIMIT, now),)))
+                known = now
             await self._clock.sleep(_ASK_AGAIN)
 
     # --- To the homeserver --------------------------------------------------------------------------------
