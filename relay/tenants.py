@@ -38,6 +38,7 @@ from relay.errors import (
     ungrouped,
 )
 from relay.logs import TENANT, get_logger
+from relay.memory import hurry, take_time
 from relay.standby import serve_when_free
 from relay.store.lease import Holder
 from relay.web.server import StatusSource, WebServer, latest
@@ -335,12 +336,15 @@ class Tenants:
         ended = asyncio.Event()
         tenant.task = asyncio.create_task(self._serve(tenant), name=f"tenant {tenant.name}")
         tenant.task.add_done_callback(lambda _: ended.set())  # also where it was stopped before it had begun
+        hurry()
         starting = asyncio.create_task(self._until_started(tenant, ended), name=f"start of tenant {tenant.name}")
         self._starts.add(starting)
         starting.add_done_callback(self._started)
 
     def _started(self, starting: asyncio.Task[None]) -> None:
         self._starts.discard(starting)
+        if not self._starts:
+            take_time()
         if self._others_wait:
             self._next.set()
 

@@ -1,6 +1,7 @@
 """Which process serves which tenant, as each decides for itself."""
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -101,7 +102,7 @@ async def test_a_tenant_that_is_stopped_twice_is_not_interrupted_while_it_ends()
 
 async def test_so_many_start_at_a_time_and_one_that_has_ended_lets_the_next_one_start(tmp_path: Path) -> None:
     # Two hundred at once kept each other's leases from being renewed in time, and then nobody could send.
-    may_end, begun = asyncio.Event(), list[str]()
+    may_end, begun, collected = asyncio.Event(), list[str](), gc.get_threshold()
 
     def load(name: str) -> Settings:
         begun.append(name)
@@ -124,11 +125,14 @@ async def test_so_many_start_at_a_time_and_one_that_has_ended_lets_the_next_one_
     assert len(tasks) == _STARTS_AT_ONCE
     await eventually(started, lambda number: number >= min(len(tasks), (os.cpu_count() or 1) + 4))  # threads that load
     assert len(begun) <= _STARTS_AT_ONCE
+    assert gc.get_threshold() != collected, "each tenth of them would be looked through for garbage"
     may_end.set()
     await asyncio.gather(*tasks, *tenants._starts)
     await tenants._look()
     await asyncio.gather(*(one.task for one in tenants._running() if one.task is not None))
     assert sorted(begun) == sorted(names)
+    await asyncio.gather(*tenants._starts)
+    assert gc.get_threshold() == collected
 
 
 async def test_the_next_ones_start_as_soon_as_others_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
