@@ -1,5 +1,6 @@
 """`relay db`: create, change and check the tables of the store, back it up, restore it. `relay run` upgrades them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -43,7 +44,12 @@ def upgrade(context: typer.Context, config: ConfigOption = None) -> None:
 def downgrade(
     context: typer.Context,
     revision: Annotated[
-        str, typer.Argument(help="The revision to go back to; `base` removes all tables. Default: one step back.")
+        str,
+        typer.Argument(
+            metavar="REVISION",
+            help="The revision to go back to; `base` removes all tables. Default: one step back.",
+            show_default=False,
+        ),
     ] = "-1",
     config: ConfigOption = None,
 ) -> None:
@@ -51,6 +57,8 @@ def downgrade(
     settings = invocation_of(context).load(config)
     from relay.store.migrate import downgrade
 
+    if settings.store.is_missing:
+        raise StoreError(settings.store.name, "it does not exist yet", "there is nothing to downgrade")
     schema = downgrade(settings.store.url, revision)
     typer.echo(f"store {settings.store.name}: at revision {schema.revision or 'base (no tables)'}")
 
@@ -79,7 +87,8 @@ def backup(
 
     path = Path(target).absolute()
     # Else a folder that is not there would become a file of its name.
-    folder = path if target.endswith("/") or path.is_dir() else path.parent
+    is_folder = target.endswith("/") or os.path.isdir(path)  # noqa: PTH112 - `Path.is_dir` raises where it may not look
+    folder = path if is_folder else path.parent
     _need(folder)
     with _about(path):
         typer.echo(back_up(_file(settings.store, "pg_dump"), path, datetime.now(UTC)))
@@ -100,7 +109,7 @@ def restore(
     if "://" in file:
         remedy = f"{made}; `relay db copy` takes an address"
         raise ConfigurationError.of("FILE", "is an address, and a backup is a file", remedy)
-    if backup.is_dir():
+    if os.path.isdir(backup):  # noqa: PTH112 - as above
         raise ConfigurationError.of(str(file), "is a folder", made)
     try:
         with _about(path):
@@ -135,7 +144,7 @@ def copy(
 
 
 def _need(folder: Path) -> None:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - as above
         raise ConfigurationError.of(str(folder), "there is no such folder", f"make it: mkdir -p -m 0700 {folder}")
 
 

@@ -102,7 +102,7 @@ def _moment(moment: "datetime") -> str:
 def retry(
     context: typer.Context, entries: IdsArgument = None, every: AllOption = False, config: ConfigOption = None
 ) -> None:
-    """Put dead letters back at the end of their lanes."""
+    """Try dead letters again, behind what waits for their pair."""
     _each(context, config, entries, every, lambda outbox, entry: outbox.retry(entry), "queued again")
 
 
@@ -110,7 +110,7 @@ def retry(
 def discard(
     context: typer.Context, entries: IdsArgument = None, every: AllOption = False, config: ConfigOption = None
 ) -> None:
-    """Delete dead letters."""
+    """Delete dead letters: what they say will never cross."""
     _each(context, config, entries, every, lambda outbox, entry: outbox.discard(entry), "discarded")
 
 

@@ -136,7 +136,12 @@ def _show(
 ) -> int:
     """Show it once. Returns the exit status. Raises `RelayError`, and `Exit` where no pair is meant."""
     subject, mistakes = _subject(invocation, config)
-    report = run_async(read_status(subject.store, subject.pairs))
+    try:
+        report = run_async(read_status(subject.store, subject.pairs))
+    except StoreError:
+        if mistakes is not None:
+            print_error(mistakes, invocation.redact)
+        raise
     if mistakes is not None and not report.daemon.running and report.daemon.ended is None:
         raise mistakes  # No daemon has left anything to show.
     names = [pair.name for pair in report.pairs]

@@ -28,6 +28,7 @@ from relay.config.settings import (
     StoreSettings,
     keys_of,
     locate,
+    may_be_there,
 )
 from relay.config.sources import LISTS, SECRETS, Source, checker_of, gather, read_file
 from relay.config.store_url import names_postgresql
@@ -84,17 +85,18 @@ def checked(source: Source) -> Settings:
 
 
 def store_settings(file: Path, environ: Mapping[str, str]) -> StoreSettings | None:
-    """Which store a configuration with mistakes means, as far as that can be told; None if there is no such file.
+    """Which store a configuration with mistakes means, as far as that can be told; None if nothing in it can be read.
 
     For those who ask about the daemon while somebody is editing the file.
     """
-    source = gather(file, environ, Settings)
-    if not file.is_file():
-        return None
+    text, unread = read_file(file)
+    source = gather(file, environ, Settings, text)
     table = source.values.get("store")
     url = table.get("url") if isinstance(table, dict) else None
+    if url is None and unread:
+        return None
     if url is None and source.broken:
-        url = _store_url(read_file(file)[0])
+        url = _store_url(text)
     try:
         store = validated(StoreSettings, {} if url is None else {"url": url})
     except ValidationError:
@@ -125,7 +127,7 @@ def load_account(path: Path, environ: Mapping[str, str], given: Mapping[str, tup
     """
     names = ("homeserver_url", "user_id", "password")
     options: dict[Location, str] = {("matrix", name): option for name, (option, _) in given.items()}
-    text = None if path.exists() or not {*names[:2]} <= given.keys() else ""
+    text = None if may_be_there(path) or not {*names[:2]} <= given.keys() else ""
     source = gather(path, environ, Settings, text, options)
     if source.broken:
         raise ConfigurationError(tuple(source.mistakes))

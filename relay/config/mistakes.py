@@ -8,7 +8,8 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from typing import Any, TypeVar, get_args
+from functools import partial
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -163,7 +164,8 @@ class Origin:
 
     def line(self, location: Location) -> int:
         """The line of a key, or of the table around it. 0 if neither is in the file."""
-        return next((self.lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in self.lines), 0)
+        found = (self.lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in self.lines)
+        return next(found, self.lines.get((*location, 0), 0))  # of a list's name: where its first table begins
 
     def label(self, location: Location) -> str:
         """The key as the operator would write it."""
@@ -256,6 +258,11 @@ def holds_keys(key: Field[Any]) -> bool:
     return bool(_tables(key.type))
 
 
+def _header(model: type[Any], section: str) -> str:
+    """How a section begins."""
+    return f"[[{section}]]" if get_origin(keys_of(model)[section].type) in (tuple, list) else f"[{section}]"
+
+
 def _tables(annotation: Any) -> list[type[Section]]:
     candidates = (annotation, *get_args(annotation))
     return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Section)]
@@ -299,7 +306,7 @@ def _words_of_unknown(key: str, model: type[Any], location: Location, inner: typ
     if len(location) == 1:
         if places := _places_of(key, model):
             return "it cannot stand there", f"write it as {' or '.join(places)}"
-        return "there is no such section", did_you_mean(key, keys_of(model), "[{}]".format)
+        return "there is no such section", did_you_mean(key, keys_of(model), partial(_header, model))
     if location[0] == "log" and key in _OF_A_LOG:
         remedy = "append 2>> and a file's name to the command, or let systemd or Docker keep it"
         return "the log goes to standard error only", remedy

@@ -63,6 +63,14 @@ class Section:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
 
+def may_be_there(path: Path) -> bool:
+    """Whether there is such a file, or a directory on the way may not be entered: whoever opens it is told which."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
 def keys_of(table: type[Any]) -> dict[str, Field[Any]]:
     """The keys of a table, or the sections of the file."""
     return {one.name: one for one in fields(table) if one.compare}
@@ -145,7 +153,7 @@ class StoreSettings(Section):
     @property
     def is_missing(self) -> bool:
         """Whether there is no store yet, as far as this can be seen without asking a server."""
-        return self.path is not None and not self.path.exists()
+        return self.path is not None and not may_be_there(self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,11 +42,15 @@ def back_up(store: Path, target: Path, now: datetime) -> Path:
 
     Nobody else may read the copy, as the store. Raises `StoreError`.
     """
-    if target.is_dir():
-        target = target / f"{store.stem}-{now:%Y%m%d-%H%M%S}.db"
-    if not store.exists():
+    with translated(store):
+        is_there = store.exists()
+    if not is_there:
         raise StoreError(store, "it does not exist yet", "start the daemon once with `relay run`")
-    if target.exists():
+    with translated(target):
+        if target.is_dir():
+            target = target / f"{store.stem}-{now:%Y%m%d-%H%M%S}.db"
+        is_there = target.exists()
+    if is_there:
         raise StoreError(target, "there is such a file already", "choose another name, or a folder")
     partly = target.with_name(f"{target.name}.part")
     remove_with_log(partly)
@@ -65,7 +69,9 @@ def restore(backup: Path, store: Path) -> Path | None:
 
     Raises `StoreError`; then nothing has changed. Killed at any moment, it leaves the old store or the new one.
     """
-    if not backup.is_file():
+    with translated(backup):
+        is_there = backup.is_file()
+    if not is_there:
         raise StoreError(backup, "there is no such file", "name a file that `relay db backup` made")
     with LockFile(store) as lock:
         with translated(store):

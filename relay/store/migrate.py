@@ -146,7 +146,9 @@ def check(url: str) -> Schema:
     if names_postgresql(url):
         return _on_postgresql(url).check()
     path = database_path(url)
-    if not path.exists():
+    with translated(path):
+        is_there = path.exists()
+    if not is_there:
         return Schema("missing", None, known_revisions()[-1])
     with _opened(path, create=False) as connection:
         return schema_of(connection)

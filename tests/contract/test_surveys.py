@@ -30,7 +30,7 @@ from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
 from tests.support.discord import discord_settings
 from tests.support.matrix import SavedState, numbers, person
-from tests.support.mistakes import redirecting, website
+from tests.support.mistakes import altered, redirecting, website
 from tests.support.sandbox import Place
 from tests.support.world import WrongClock
 
@@ -65,6 +65,16 @@ async def test_a_bot_sees_its_channels_and_what_is_wrong_with_them(place: Place)
     assert "#hidden" not in found, "Discord does not list it"
     assert "forum, which cannot be mirrored" in (found["#posts"].problem or "")
     assert posts["id"] == found["#posts"].address
+
+
+async def test_json_that_is_not_discords_is_told(place: Place) -> None:
+    async with altered(place.sandbox.origin, {"/api/v10/users/@me": {"hello": "world"}}) as origin:
+        survey = DiscordSurvey(settings=discord_settings(place.token, f"{origin}/api/v10"))
+        try:
+            (found,) = await survey.account()
+        finally:
+            await survey.close()
+    assert (found.state, found.words) == ("wrong", f"what answers at {origin}/api/v10 is not Discord's API")
 
 
 async def test_an_account_sees_its_rooms_and_what_is_wrong_with_them(homeserver: Homeserver) -> None:

@@ -279,10 +279,11 @@ async def test_the_intent_is_off(place: FullStack) -> None:
 
 async def test_addresses_without_a_homeserver(place: FullStack) -> None:
     url, user = place.homeserver.url, place.relay_user
-    async with website(url) as named, website(None) as other:
+    async with website(url) as named, website(None) as other, website(None, status=502) as proxy:
         for address, what, remedy in (
             (named, "is a website and no homeserver", f'write homeserver_url = "{url}"'),
             (other, "is a website and no homeserver", "correct [matrix] homeserver_url"),
+            (proxy, "answers 502, as where that does not run", "start it, or correct [matrix] homeserver_url"),
             (url.replace("http:", "https:"), "answers without TLS there", f'write homeserver_url = "{url}"'),
             ("http://127.0.0.1:9", "nothing answers at", "correct [matrix] homeserver_url"),
             ("http://homeserver.invalid", "there is no server called homeserver.invalid", "correct [matrix]"),

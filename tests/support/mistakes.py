@@ -356,7 +356,7 @@ ROOMS = {
 
 @asynccontextmanager
 async def website(
-    well_known: str | None, *, instead: str | None = None, tls: ssl.SSLContext | None = None
+    well_known: str | None, *, instead: str | None = None, tls: ssl.SSLContext | None = None, status: int = 404
 ) -> AsyncIterator[str]:
     """A website that is no homeserver, and may say where the homeserver is; or `instead` of that something else."""
 
@@ -366,7 +366,7 @@ async def website(
                 return web.Response(text=instead)
             if well_known is not None:
                 return web.json_response({"m.homeserver": {"base_url": well_known}})
-        return web.Response(text="<h1>Welcome</h1>", content_type="text/html", status=404)
+        return web.Response(text="<h1>Welcome</h1>", content_type="text/html", status=status)
 
     async with _serving(answer, tls) as url:
         yield url

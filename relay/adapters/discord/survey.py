@@ -184,17 +184,22 @@ class DiscordSurvey:
 
     async def _token(self) -> Finding:
         try:
-            self._me = await self._ask(Route("GET", "/users/@me", {}))
+            self._me = as_dict(await self._ask(Route("GET", "/users/@me", {})))
         except Refused as error:
             if error.status == 401:
                 refused = token_refused(self._rest, self.with_new_token)
                 return Finding("the bot's token", "wrong", refused.reason, refused.remedy)
             if error.unexplained:
-                words = f"what answers at {self.settings.api_url} is not Discord's API"
-                return Finding("Discord", "wrong", words, "correct [discord] api_url, or leave it out")
+                return self._no_discord()
             raise
+        if not is_snowflake(self._user):
+            return self._no_discord()
         self._application = self._user
         return Finding("the bot's token", "ok", f"it is {self._me.get('username')}'s")
+
+    def _no_discord(self) -> Finding:
+        words = f"what answers at {self.settings.api_url} is not Discord's API"
+        return Finding("Discord", "wrong", words, "correct [discord] api_url, or leave it out")
 
     @property
     def _user(self) -> str:

@@ -33,7 +33,7 @@ PairOption = Annotated[
 def check(
     context: typer.Context, config: ConfigOption = None, pair: PairOption = None, as_json: JsonOption = False
 ) -> None:
-    """Look at accounts, permissions, rooms, store and clock, and say how to mend what is wrong; then exit status 1."""
+    """Look at accounts, permissions, rooms, store and clock, and say how to mend what is wrong (exit status 1)."""
     from relay.config.settings import locate
 
     invocation = invocation_of(context)

@@ -40,12 +40,12 @@ def login(
     from relay import setup
     from relay.config.editing import write_private
     from relay.config.loading import load_account
-    from relay.config.settings import locate
+    from relay.config.settings import locate, may_be_there
 
     without_settings()
     given = {"homeserver_url": ("--homeserver", homeserver), "user_id": ("--user", user)}
     path = locate(config or invocation_of(context).config, os.environ)
-    if not path.exists() and None in (homeserver, user):
+    if not may_be_there(path) and None in (homeserver, user):
         remedy = "write --homeserver URL and --user @NAME:SERVER, or name another file with --config"
         raise ConfigurationError.of(str(path), "there is no such file", remedy)
     settings = load_account(

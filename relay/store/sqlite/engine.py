@@ -159,17 +159,18 @@ async def _opening(connection: PipelineConnection) -> None:
     await connection
 
 
+_ACCESS = "give the relay's user read and write access to the file and its directory, or run this as that user"
 # https://www.sqlite.org/rescode.html: by primary result code, which extended codes begin with.
 _REASONS = {
     "SQLITE_FULL": ("the disk is full", "free some space; a relay that still runs then continues by itself"),
     "SQLITE_BUSY": ("it is locked by another process", "stop that process (a backup? an sqlite3 shell?)"),
     "SQLITE_LOCKED": ("it is locked", "stop whatever else uses it"),
-    "SQLITE_READONLY": ("it cannot be written", "give the relay's user write access to the file and its directory"),
-    "SQLITE_PERM": ("access was refused", "give the relay's user read and write access to the file and its directory"),
-    "SQLITE_AUTH": ("access was refused", "give the relay's user read and write access to the file and its directory"),
+    "SQLITE_READONLY": ("it cannot be written", _ACCESS),
+    "SQLITE_PERM": ("access was refused", _ACCESS),
+    "SQLITE_AUTH": ("access was refused", _ACCESS),
     "SQLITE_CANTOPEN": (
         "it cannot be opened",
-        "make sure that its directory exists and that the relay's user can write there",
+        "make sure that its directory exists and that the relay's user can write there, or run this as that user",
     ),
     "SQLITE_CORRUPT": (
         "the file is damaged",
@@ -198,7 +199,8 @@ def translated(path: Path) -> Iterator[None]:
         if _was_cancelled(error):
             raise asyncio.CancelledError from error
         if isinstance(error, OSError):
-            raise StoreUnavailable(path, error.strerror or str(error), _OTHER[1]) from error
+            remedy = _ACCESS if isinstance(error, PermissionError) else _OTHER[1]
+            raise StoreUnavailable(path, error.strerror or str(error), remedy) from error
         orig = error.orig if isinstance(error, DBAPIError) else error
         raise failure(path, orig if isinstance(orig, sqlite3.Error) else error) from error
 
@@ -217,4 +219,6 @@ def failure(path: Path, error: BaseException) -> StoreError:
     name = getattr(error, "sqlite_errorname", "") or ""
     primary = next((code for code in _REASONS if name == code or name.startswith(f"{code}_")), "")
     reason, remedy = _REASONS.get(primary, _OTHER)
+    if primary == "SQLITE_CANTOPEN" and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where it may not look
+        reason, remedy = "it is a directory", "name a file in it, in [store] url"
     return StoreUnavailable(path, f"{reason} ({message})", remedy)

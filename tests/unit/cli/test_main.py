@@ -278,6 +278,43 @@ def test_a_file_that_is_no_store(cli: Relay, tmp_path: Path) -> None:
         assert "it is not a store" in err
 
 
+def test_a_store_that_cannot_be_opened(cli: Relay, tmp_path: Path) -> None:
+    assert "it does not exist yet" in cli("db", "downgrade")[2]
+    (tmp_path / "relay.db").mkdir()
+    status, _, err = cli("db", "check")
+    assert (status, "it is a directory" in err, "name a file in it" in err) == (1, True, True)
+
+
+@pytest.mark.parametrize("command", [("status",), ("dead", "list"), ("db", "check"), ("db", "backup", "here.db")])
+def test_a_store_of_which_nothing_can_be_seen(cli: Relay, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """As in a directory that may not be entered: that was told as a bug. (A name of this length is easier to make.)"""
+    name = f"{'x' * 300}.db"
+    (tmp_path / "relay.toml").write_text(f'{CONFIG}\n[store]\nurl = "sqlite:///{name}"\n')
+    status, _, err = cli(*command)
+    assert status == 1
+    assert err.startswith(f"error: store {tmp_path / name}: File name too long; ")
+
+
+@pytest.mark.parametrize("command", ["status", "check"])
+def test_a_file_that_cannot_be_read_is_told_and_not_what_the_default_store_lacks(
+    cli: Relay, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "relay.toml").unlink()
+    (tmp_path / "relay.toml").symlink_to(tmp_path / "relay.toml")
+    (tmp_path / "relay.db").write_text("of something else")
+    status, out, err = cli(command)
+    assert (status, out) == (2, "")
+    assert err == "error: relay.toml: cannot be read: too many levels of symbolic links; let the relay's user read it\n"
+
+
+def test_status_tells_of_the_file_also_where_the_store_cannot_be_opened(cli: Relay, tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text('[store]\nurl = "sqlite:///relay.db"\n')
+    (tmp_path / "relay.db").mkdir()
+    _, _, err = cli("status")
+    assert "[discord] token: is missing" in err
+    assert "it is a directory" in err
+
+
 # --- dead -------------------------------------------------------------------------------------------------
 
 

@@ -257,6 +257,7 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             SIDES + "[people]\nada = 1",
             "relay.toml:8: [people]: must be a list of people; start each of them with [[people]], in double brackets",
         ),
+        (SIDES + '[[pair]]\nname = "x"', "relay.toml:8: [pair]: there is no such section; did you mean [[pairs]]?"),
         (SIDES + pair(room="#b:c") + pair(1, "#c:d", 'name = "#b:c"'), None),
         (SIDES + pair() + '[[rooms]]\nmatrix_room = "#a:example.org"', None),
         (SIDES.replace("access_token", "password_file"), None),

@@ -34,7 +34,8 @@ class Answer:
     versions: tuple[str, ...] = ()
     # Where it redirects to, "" for nowhere.
     redirect: str = ""
-    # Why there was no answer, "" if there was one: `dns`, `tls`, `certificate`, `refused`, `silent`, or another word.
+    # Why no homeserver answered, "" if something else did: `dns`, `tls`, `certificate`, `refused`, `silent`, `down`
+    # (what stands before it says so), or another word.
     failure: str = ""
     detail: str = ""
     # What the server's clock shows, in whole seconds.
@@ -48,6 +49,8 @@ async def look(url: str) -> Answer:
             if response.status in _REDIRECTS:
                 target = urljoin(url + _VERSIONS, response.headers.get("Location", ""))
                 return Answer(redirect=target.partition("/_matrix/")[0].rstrip("/"))
+            if response.status >= 500:
+                return Answer(failure="down", detail=str(response.status))
             document, date = as_dict(await _json(response)), http_date(response.headers.get("Date"))
     except aiohttp.ClientConnectorCertificateError as error:
         return Answer(failure="certificate", detail=str(getattr(error.certificate_error, "verify_message", "") or ""))
@@ -171,7 +174,8 @@ async def correction(url: str, user_id: str, answer: Answer | None = None, *, ty
     wrong = _what(url, answer)
     if found is not None and found != url:
         return f"{wrong}, but the homeserver is at {found}; {write(found)}"
-    return f"{wrong}; {'write another address' if typed else 'correct [matrix] homeserver_url'}"
+    correct = "write another address" if typed else "correct [matrix] homeserver_url"
+    return f"{wrong}; {f'start it, or {correct}' if answer.failure == 'down' else correct}"
 
 
 def _what(url: str, answer: Answer) -> str:
@@ -182,6 +186,8 @@ def _what(url: str, answer: Answer) -> str:
             return f"nothing answers at {url}{f' ({answer.detail})' if answer.detail else ''}"
         case "silent":
             return f"{url} does not answer"
+        case "down":
+            return f"what stands before the homeserver at {url} answers {answer.detail}, as where that does not run"
         case "":
             return f"what answers at {url} is a website and no homeserver"
         case _:

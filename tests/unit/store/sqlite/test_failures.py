@@ -189,7 +189,7 @@ async def test_a_directory_that_is_missing(tmp_path: Path) -> None:
 
 
 async def test_a_directory_in_place_of_the_file(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="it cannot be opened"):
+    with pytest.raises(StoreUnavailable, match="it is a directory"):
         await asyncio.to_thread(upgrade, f"sqlite:///{tmp_path}")
 
 
@@ -214,7 +214,7 @@ def test_a_store_that_may_only_be_read(url: str) -> None:
     connection.close()
     error = failure(Path("relay.db"), caught.value)
     assert isinstance(error, StoreUnavailable)
-    assert "give the relay's user write access" in str(error)
+    assert "give the relay's user read and write access" in str(error)
 
 
 _LIMITED = """
