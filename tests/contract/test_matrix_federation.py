@@ -9,6 +9,7 @@ from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
 from relay.core.ports import Delivery
+from relay.demo.matrix_client import Person
 from relay.domain.jsontext import Json
 from relay.errors import ActionNeeded
 from tests.support.federation import federating
@@ -107,3 +108,41 @@ async def test_nothing_is_written_where_the_own_server_is_denied(tmp_path: Path)
                 await side.until(lambda: alias not in side.inbox.problems)
                 await side.adapter.send(Delivery(room(room_id), "k2", BOB, words("two")))
             await eventually(lambda: ann.messages(room_id), lambda seen: "Bob: two" in [it.body for it in seen])
+
+
+@pytest.mark.parametrize("edits", [1, 2])
+async def test_who_lifts_it_on_the_own_server_lifts_it_for_nobody_else_and_for_all_where_nobody_else_is(
+    tmp_path: Path, edits: int
+) -> None:
+    """Two edits in a row hide from the state what the others go by; and where there are none, ours is all there is."""
+    host = "127.0.0.1"
+    async with federating(tmp_path / "home", host=host) as home, federating(tmp_path / "other") as other:
+        token, user, saved = await home.register("bot"), f"@bot:{home.server_name}", SavedState()
+        async with person(other, "ann") as ann, person(home, "ben") as ben:
+            room_id, alias = await ann.create_room(version="11"), f"#town:{other.server_name}"
+            await ann.set_alias(alias, room_id)
+            await ben.join(alias)
+            await ann.set_power(room_id, users={ann.user_id: 100, ben.user_id: 100})
+            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
+                await ann.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": [host]})
+                await side.until(lambda: alias in side.inbox.problems)
+                await lift(ben, room_id, edits, but="a.example")
+                await ben.text(room_id, "lifted")
+                await side.until_said("lifted")
+                assert alias in side.inbox.problems
+            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
+                await side.until(lambda: "denies the server" in side.inbox.problems.get(alias, ""))
+            await ann.leave(room_id)
+            await eventually(lambda: ben.members(room_id), lambda members: members == {ben.user_id, user})
+            # Her last event has brought her list back, by which she went.
+            await lift(ben, room_id, edits, but="b.example")
+            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
+                await side.until(lambda: side.inbox.news and side.inbox.news[-1] == f"opened {alias}")
+                await side.adapter.send(Delivery(room(room_id), "k1", BOB, words("heard")))
+                await eventually(lambda: ben.messages(room_id), lambda seen: "Bob: heard" in [it.body for it in seen])
+
+
+async def lift(moderator: Person, room_id: str, edits: int, *, but: str) -> None:
+    """The list allows every server `but` one of that name, and says so in so many edits."""
+    for number in range(edits):
+        await moderator.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": [f"{number}.{but}"]})

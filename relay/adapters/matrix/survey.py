@@ -22,6 +22,7 @@ from relay.adapters.matrix.api.session import (
 )
 from relay.adapters.matrix.inbound.events import timestamp
 from relay.adapters.matrix.register import AccountRegister
+from relay.adapters.matrix.rooms.access_list import denied_by_others
 from relay.adapters.matrix.rooms.declared import (
     acl_problem,
     encrypted_problem,
@@ -373,6 +374,9 @@ class MatrixSurvey:
             found.append(Finding(_subject(one, room.name), "note", words, "let the file name the new room"))
             seen.add(room_id)
             one, room = _Declared(room_id, room_id, ""), after
+        if room.state.list_in_doubt:
+            with suppress(Refused, Unreachable):
+                room.state.settle_list(denies=await denied_by_others(self._api, room.state.room_id))
         if room.state.upgraded:
             return [*found, *await self._not_followed(one, room)]
         return [*found, *self._inside(one, room, policy)]

@@ -371,6 +371,8 @@ class DeclaredRooms:
             room.resolved = False
             self.wake(room)
         room.listed_aliases = aliases
+        if self.state(room_id).list_in_doubt and room.joined:
+            self.wake(room)
         problem = self.send_blocker(room_id)
         if problem is not None:
             if room.joined:
@@ -469,8 +471,7 @@ def power_problem(name: str, state: RoomState, me: str) -> str | None:
 def acl_problem(name: str, state: RoomState, me: str) -> str | None:
     """Why nobody on other servers would see what we write in a room, with the remedy; None if they would.
 
-    Also where nobody from another server is left, and our own people would see it: sync does not tell that. It is rare,
-    since Synapse lets none of its own people deny it: a moderator elsewhere did.
+    Synapse lets none of its own people deny it: a moderator elsewhere did. `access_list.py` asks what became of that.
     """
     if not state.denies_us:
         return None

@@ -28,6 +28,7 @@ from relay.adapters.matrix.cursors import (
 )
 from relay.adapters.matrix.identifiers import is_room_id, is_server_name
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
+from relay.adapters.matrix.rooms.access_list import denied_by_others
 from relay.adapters.matrix.rooms.declared import MOST_SERVERS, DeclaredRoom, DeclaredRooms
 from relay.adapters.matrix.rooms.state import TOMBSTONE
 from relay.core.ports import Clock, EventBatch
@@ -177,7 +178,8 @@ class RoomJoiner:
                 return await self._follow_upgrade(room, room.room_id, inbox)
             if unresolved:
                 return room.backoff.next()
-            return _LOOK_UP_EVERY if room.is_alias else None
+            again = await self._look_at_list(room, room.room_id, inbox)
+            return _LOOK_UP_EVERY if room.is_alias and again is None else again
         wait = room.rejoin_at - self.clock.monotonic()
         if wait > 0 and not room.invited:
             return wait
@@ -347,6 +349,25 @@ class RoomJoiner:
             room.resolve_at = 0.0
             return room.backoff.next()
         return None
+
+    async def _look_at_list(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> float | None:
+        """Ask by which list other servers go, if that may be another one than ours. Returns what `_advance` does."""
+        state = self.rooms.state(room_id)
+        if not state.list_in_doubt and not (state.allowed_here and state.denies_us):
+            return None
+        denies = state.denies_us
+        try:
+            denies = await denied_by_others(self.api, room_id)
+        except Unreachable:
+            return room.backoff.next()
+        except Refused as refused:
+            if refused.status == 429:
+                return room.backoff.next(refused.retry_after)
+            _log.info("not known by which access list other servers go", room=room.name, reason=str(refused))
+        if self.rooms.state(room_id) is state and state.allowed_here:
+            state.settle_list(denies=denies)
+            await self.rooms.report(room_id, inbox)
+        return _LOOK_UP_EVERY if denies else None
 
     async def _post_again(self, room: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox) -> float | None:
         """What we said before sync told of the upgrade goes on in the new room, in front of all else.

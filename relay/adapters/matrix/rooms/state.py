@@ -1,13 +1,11 @@
 """What the relay knows of a room: who may do what in it, and what its members are called. Pure."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any, Literal
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
-from relay.core.moderation.globs import GlobSet
+from relay.adapters.matrix.rooms.access_list import is_denied
 from relay.core.ports import ChannelInfo
 from relay.core.recent import Recent
 from relay.domain.ids import MediaRef, Platform
@@ -24,7 +22,6 @@ MEMBERS = 8 * 1024 * 1024
 """Bytes of what the members of all rooms are called. They are asked for where they are not remembered."""
 
 SPACE = "m.space"
-_PORT = re.compile(r":[0-9]+\Z")
 LONGEST_NAME, LONGEST_TOPIC = 500, 1_000
 """Characters of a name and of a topic that are kept. An event may hold 60,000, and they are kept in many places."""
 
@@ -90,8 +87,13 @@ class RoomState:
     # Whether all of the state has been received: what is not known then does not exist.
     complete: bool = field(init=False, default=False)
     encrypted: bool = field(init=False, default=False)
-    # Whether other servers refuse what is sent from ours.
+    # Whether other servers refuse what is sent from ours, as far as the lists tell that have been seen.
     denies_us: bool = field(init=False, default=False)
+    # The list allows us, and our own people wrote it over another one: who goes by one that does not never got it.
+    allowed_here: bool = field(init=False, default=False)
+    # Nobody has asked yet by which list others go.
+    list_in_doubt: bool = field(init=False, default=False)
+    _list_seen: bool = field(init=False, default=False)
     # Whether anybody may join without an invitation, as far as `join_rules` say.
     public: bool = field(init=False, default=False)
     # "" for none.
@@ -232,10 +234,19 @@ class RoomState:
     def _apply_access_list(self, sender: str, content: Json, before: object) -> None:
         if not self.server:
             return
-        denied = self.denies_us or (isinstance(before, dict) and is_denied(before, self.server))
+        denies, own = is_denied(content, self.server), sender.partition(":")[2] == self.server
         # Others take nothing from a server that they deny: not the event either that would allow it.
-        lifted_here = denied and sender.partition(":")[2] == self.server
-        self.denies_us = lifted_here or is_denied(content, self.server)
+        denied = self.denies_us or (isinstance(before, dict) and is_denied(before, self.server))
+        self.denies_us = denies or (denied and own)
+        # The first one that is seen may stand over others of our own people.
+        replaced = self.allowed_here or denied or (isinstance(before, dict) and not self._list_seen)
+        was_seen, self._list_seen = self._list_seen, True
+        self.allowed_here = own and not denies and replaced
+        self.list_in_doubt = self.allowed_here and (self.list_in_doubt or denied or not was_seen)
+
+    def settle_list(self, *, denies: bool) -> None:
+        """Others have been asked for: whether they go by a list that denies us."""
+        self.denies_us, self.list_in_doubt = denies, False
 
     def _apply_create(self, sender: str, content: Json) -> None:
         self.creator_known = True
@@ -269,37 +280,6 @@ def joined_profile(user_id: str, content: Json) -> MemberProfile | None:
         name[:LONGEST_NAME] if isinstance(name, str) and name[:LONGEST_NAME].strip() else user_id,
         MediaRef(Platform.MATRIX, url) if isinstance(url, str) and parse_mxc(url) is not None else None,
     )
-
-
-def is_denied(content: Json, server: str) -> bool:
-    """Whether an `m.room.server_acl` event denies a server: what is sent from there reaches nobody on any other one.
-
-    https://spec.matrix.org/latest/client-server-api/#server-access-control-lists-acls-for-rooms. Servers do not tell:
-    the homeserver takes what its own people send, and all others refuse it.
-    """
-    host = _PORT.sub("", server).casefold()
-    if content.get("allow_ip_literals") is False and _is_address(host):
-        return True
-    allowed = _globs(content.get("allow"), host)
-    if _globs(content.get("deny"), host).matching(host):
-        return True
-    # One that is too long to be used may be the one that allows it.
-    return not allowed.matching(host) and not allowed.unused
-
-
-def _globs(listed: object, host: str) -> GlobSet:
-    """Those that may match, as far as the ends tell: there may be thousands."""
-    globs = (glob.casefold() for glob in as_list(listed) if isinstance(glob, str))
-    ends = ((glob, re.split(r"[*?]", glob)) for glob in globs)
-    return GlobSet(glob for glob, parts in ends if host.startswith(parts[0]) and host.endswith(parts[-1]))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
 
 
 def _level(value: Any, default: int) -> int:

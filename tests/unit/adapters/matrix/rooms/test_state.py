@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.inbound.content import bridged_profile
-from relay.adapters.matrix.rooms.state import TOMBSTONE, MemberProfile, Members, RoomState, is_denied
+from relay.adapters.matrix.rooms.access_list import is_denied
+from relay.adapters.matrix.rooms.state import TOMBSTONE, MemberProfile, Members, RoomState
 from relay.domain.ids import MediaRef, Platform
 
 ANN, BOB, ME = "@ann:a", "@bob:b", "@relay:a"
