@@ -217,6 +217,9 @@ class Tenants:
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
+        if not self.files():
+            remedy = "write a file for each into the folder that tenants in relay.toml names, like name.toml"
+            _log.warning("there are no tenants, so nothing is mirrored", remedy=remedy)
         web = WebServer(status=self, settings=self.web, tenants=self.sources)
         page = asyncio.create_task(serve_when_free(web, self.clock), name="web")
         try:

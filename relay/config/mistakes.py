@@ -158,7 +158,9 @@ class Origin:
             if option := self.options.get(location[:depth]):
                 return option
             if variable := self.variables.get(location[:depth]):
-                return f"environment variable {variable}"
+                # Of a list as JSON, which of its values is meant.
+                inside = f": {self.label(location)}" if depth < len(location) and isinstance(location[1], int) else ""
+                return f"environment variable {variable}{inside}"
         line = self.line(location)
         return f"{self.file}:{line}: {self.label(location)}" if line else f"{self.file}: {self.label(location)}"
 

@@ -16,6 +16,7 @@ from relay.core.clock import Backoff
 from relay.errors import ConfigurationError, Mistake
 from relay.store.lease import Holder
 from relay.tenants import _STARTS_AT_ONCE, Decision, Tenant, Tenants, decide
+from tests.support.logs import captured_logs
 from tests.support.patience import PATIENCE
 from tests.support.stack import eventually
 
@@ -221,12 +222,14 @@ async def test_it_ends_where_the_store_tells_nothing(tmp_path: Path) -> None:
     async def calls() -> list[str]:
         return register.calls
 
-    await eventually(calls, lambda they: they == ["who serves what", "I serve 0"])
-    signal.raise_signal(signal.SIGTERM)
-    async with asyncio.timeout(PATIENCE):
-        await running
+    with captured_logs() as lines:
+        await eventually(calls, lambda they: they == ["who serves what", "I serve 0"])
+        signal.raise_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            await running
     assert register.calls == ["who serves what", "I serve 0", "I have ended"]
     assert told.is_set()
+    assert lines[0]["event"] == "there are no tenants, so nothing is mirrored"
 
 
 def made(folder: Path, load: Callable[[str], Settings], names: Sequence[str], register: Register) -> Tenants:

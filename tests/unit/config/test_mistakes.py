@@ -311,6 +311,7 @@ discord_channel = 1
         ("RELAY_DISCORD__TOKEN__X", "x", "write RELAY_DISCORD__<KEY>"),
         ("RELAY_PAIRS__0__NAME", "x", "write the whole list as JSON into RELAY_PAIRS"),
         ("RELAY_PAIRS", "[{", "is not a JSON list"),
+        ("RELAY_PAIRS", '[{"discord_channel": 1}]', "RELAY_PAIRS: [[pairs]] 1 matrix_room: is missing"),
         ("RELAY_PAIRS", '{"name": "x"}', "is not a JSON list"),
         ("RELAY_DEFAULTS__MAX_PARTS", "many", "must be a whole number"),
     ],
