@@ -35,6 +35,8 @@ from tests.support.patience import PATIENCE
 LOADED, READING = ("relay.cli.run", "relay.app"), ("relay.config.loading", "tomllib")
 """What the process that forks has loaded, with all that they load: what a daemon does, and what reads for it."""
 
+_BLOCKED = (signal.SIGTERM, signal.SIGHUP)
+
 _AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")
 """Beginnings of environment variables that are read when an interpreter starts."""
 
@@ -236,6 +238,8 @@ def _fork_on_demand() -> dict[str, Any] | None:
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends who asks
+    # So does whoever ends all of its group: the forks, which have groups of their own, have to be ended from here then.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     return _serve(socket.socket(fileno=os.dup(0)))
 
 
@@ -261,6 +265,7 @@ def _serve(asked: socket.socket) -> dict[str, Any] | None:
         with contextlib.suppress(OSError):
             os.setpgid(process, process)
         if process == 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)  # what has come since the fork counts
             for descriptor in (*running, report):
                 os.close(descriptor)
             for _, told in running.values():
