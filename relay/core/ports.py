@@ -48,6 +48,7 @@ class Cursor:
     platform: Platform
     stream: str  # its adapter's name for it: `channel:<snowflake>`, `sync`
     position: str  # in the adapter's own form
+    resumes: bool = False  # another relay had read there before: if it is the first, nobody here knows what crossed
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Original:
     reply_to: MessageRef | None = None
     deleted: bool = False
     left_out: bool = False  # there was nothing in it that can cross
+    from_past: bool = False  # it was written before the relay first read there
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,13 @@ class MessageMap(Protocol):
     """Which message is a copy of which."""
 
     async def add(
-        self, ref: MessageRef, author: UserRef, created_at: datetime, reply_to: MessageRef | None
+        self,
+        ref: MessageRef,
+        author: UserRef,
+        created_at: datetime,
+        reply_to: MessageRef | None,
+        *,
+        from_past: bool = False,
     ) -> int | None:
         """Remember an original; its row's ID, or None if it was known already (a replay) or is a copy of ours."""
         ...
@@ -255,8 +262,13 @@ class MessageMap(Protocol):
         """The originals that stand in one copy, in the order in which they were routed; empty if it is no copy."""
         ...
 
-    async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
-        """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first."""
+    async def recent(
+        self, channel: ChannelRef, since: datetime, limit: int, *, with_past: bool = False
+    ) -> tuple[Original, ...]:
+        """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first.
+
+        `with_past`: also of the last that are `from_past`, which are none of them else.
+        """
         ...
 
     async def written_by(self, author: UserRef, after: int, limit: int) -> tuple[int, tuple[Original, ...]]:
@@ -403,6 +415,10 @@ class Cursors(Protocol):
 
     async def get(self, platform: Platform, stream: str) -> str | None:
         """The last position, None before the first."""
+        ...
+
+    async def began(self, platform: Platform, stream: str) -> str | None:
+        """The first position; None before it, and where it is not known: an earlier or another relay read there."""
         ...
 
     async def put(self, cursor: Cursor) -> None:

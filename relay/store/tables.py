@@ -240,8 +240,11 @@ message = Table(
     Column("received_at", Milliseconds),
     Column("deleted_at", Milliseconds),
     Column("left_out_why", AnyText),  # a sentence
+    # Written before the relay first read there: it came by `relay backfill`, after younger ones.
+    Column("from_past", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("channel_id", "native_id"),
-    Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
+    Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0 AND from_past = 0")),
+    Index("ix_message_past", "channel_id", sqlite_where=text("deleted = 0 AND from_past = 1")),
     Index(
         "ix_message_reply_to",
         "reply_to",
@@ -393,6 +396,8 @@ cursor = Table(
     Column("platform", AnyText, primary_key=True),
     Column("stream", AnyText, primary_key=True),
     Column("position", AnyText, nullable=False),
+    # The first position. "" as long as that is nothing; NULL: an earlier relay, or another one, had read there before.
+    Column("began", AnyText),
     sqlite_with_rowid=False,
 )
 

@@ -104,7 +104,7 @@ class Channels:
             declared.add(channel)
         cursors += (
             Cursor(Platform.DISCORD, DECLARED_STREAM, " ".join(sorted(declared))),
-            Cursor(Platform.DISCORD, messages_stream(channel), position),
+            Cursor(Platform.DISCORD, messages_stream(channel), position, resumes=bool(position)),
         )
         await inbox.receive(EventBatch(cursors=tuple(cursors)))
 

@@ -36,7 +36,7 @@ class CatchUp:
         # By the platform's clock, which also dates the messages: ours may be a day off.
         since = reader.now() - self.window
         async with self.store.look() as uow:
-            known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES)
+            known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES, with_past=True)
         if not reader.knows(position):
             position = await self._instead(channel, position)
         known = tuple(original for original in known if reader.knows(original.ref.id))

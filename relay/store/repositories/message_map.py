@@ -39,7 +39,7 @@ _now = seconds_now()
 _exactly_now = milliseconds_now()
 
 
-_given = (_m.native_id, _m.author, _m.created_at, _m.edited_at, _m.reply_to)
+_given = (_m.native_id, _m.author, _m.created_at, _m.edited_at, _m.reply_to, _m.from_past)
 _ADD = (
     insert(message)
     .from_select(
@@ -185,17 +185,19 @@ _newest_answers = (
 )
 _ANSWERS = select(_newest_answers).order_by(_newest_answers.c.id)
 # First the last messages that were routed, then those of them that are young enough: so few rows are read.
-_standing = (
+# What came by a backfill is looked for by itself: it was routed after younger ones.
+_standing, _standing_past = (
     select(message)
-    .where(_m.channel_id == channel_id(), ~_m.deleted)
+    .where(_m.channel_id == channel_id(), ~_m.deleted, is_from_past)
     .order_by(_m.id.desc())
     .limit(bindparam("at_most"))
     .subquery()
+    for is_from_past in (~_m.from_past, _m.from_past)
 )
-_RECENT = (
-    select(_standing)
-    .where(_standing.c.created_at >= bindparam("since"))
-    .order_by(_standing.c.created_at, _standing.c.id)
+_standing_all = union_all(select(_standing), select(_standing_past)).subquery()
+_RECENT, _RECENT_WITH_PAST = (
+    select(those).where(those.c.created_at >= bindparam("since")).order_by(those.c.created_at, those.c.id)
+    for those in (_standing, _standing_all)
 )
 # By the row's number: an index of authors would cost as much as the rest of the row.
 _next_rows = select(_m.id).where(_m.id > bindparam("after")).order_by(_m.id).limit(bindparam("at_most")).subquery()
@@ -223,7 +225,13 @@ class SqlMessageMap:
     transaction: Transaction
 
     async def add(
-        self, ref: MessageRef, author: UserRef, created_at: datetime, reply_to: MessageRef | None
+        self,
+        ref: MessageRef,
+        author: UserRef,
+        created_at: datetime,
+        reply_to: MessageRef | None,
+        *,
+        from_past: bool = False,
     ) -> int | None:
         """See `MessageMap.add`.
 
@@ -232,7 +240,8 @@ class SqlMessageMap:
         await self.transaction.record_channel(ref.channel)
         if reply_to is not None:
             await self.transaction.defer(*use_of(reply_to))
-        row = await self.transaction.first(*addition_of(Original(0, ref, author, created_at, reply_to=reply_to)))
+        original = Original(0, ref, author, created_at, reply_to=reply_to, from_past=from_past)
+        row = await self.transaction.first(*addition_of(original))
         return None if row is None else int(row.id)
 
     async def find(self, ref: MessageRef) -> Original | None:
@@ -326,9 +335,12 @@ class SqlMessageMap:
         known = [(row, Platform(row.platform)) for row in rows if row.platform in _PLATFORMS]
         return tuple(original_of(row, ChannelRef(platform, row.channel)) for row, platform in known)
 
-    async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
+    async def recent(
+        self, channel: ChannelRef, since: datetime, limit: int, *, with_past: bool = False
+    ) -> tuple[Original, ...]:
         """See `MessageMap.recent`."""
-        rows = await self.transaction.all(_RECENT, {**_of_channel(channel), "since": since, "at_most": limit})
+        values = {**_of_channel(channel), "since": since, "at_most": limit}
+        rows = await self.transaction.all(_RECENT_WITH_PAST if with_past else _RECENT, values)
         return tuple(original_of(row, channel) for row in rows)
 
     async def written_by(self, author: UserRef, after: int, limit: int) -> tuple[int, tuple[Original, ...]]:
@@ -367,6 +379,7 @@ def addition_of(original: Original) -> tuple[Executable, dict[str, Any]]:
         "new_created_at": original.created_at,
         "new_edited_at": original.edited_at,
         "new_reply_to": original.reply_to.id if original.reply_to else None,
+        "new_from_past": original.from_past,
     }
     return _ADD, values
 
@@ -394,4 +407,5 @@ def original_of(row: Row[Any], channel: ChannelRef) -> Original:
         reply_to=MessageRef(channel, row.reply_to) if row.reply_to else None,
         deleted=row.deleted,
         left_out=row.left_out,
+        from_past=row.from_past,
     )

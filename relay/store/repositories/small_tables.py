@@ -4,7 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from sqlalchemy import BindParameter, Select, and_, bindparam, delete, exists, func, literal_column, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Cursor
@@ -21,6 +34,9 @@ from relay.store.transaction import Transaction
 
 _NAMES = "names "
 """So the keys of what `AuthorNames` keeps begin: much, which no start needs."""
+
+_OF_THE_COMMAND_LINE = "backfill "
+"""So the keys begin that the command line may write at any moment."""
 
 MOST_KNOWN = 1000
 _ALL_VALUES = (
@@ -58,7 +74,8 @@ class KnownValues:
 
     def has(self, platform: str, name: str) -> bool:
         """Whether it is known what is there, or that nothing is."""
-        return self._values is not None and (platform, name) not in self._changed and not name.startswith(_NAMES)
+        is_kept = self._values is not None and (platform, name) not in self._changed
+        return is_kept and not name.startswith((_NAMES, _OF_THE_COMMAND_LINE))
 
     def get(self, platform: str, name: str) -> str | None:
         """What is there."""
@@ -75,8 +92,16 @@ class KnownValues:
 _GET_CURSOR = select(cursor.c.position).where(
     cursor.c.platform == bindparam("of_platform"), cursor.c.stream == bindparam("of_stream")
 )
-_cursor_insert = insert(cursor).values({name: bindparam(name) for name in ("platform", "stream", "position")})
-_PUT_CURSOR = _cursor_insert.or_replace()
+_CURSOR_BEGAN = select(cursor.c.began).where(
+    cursor.c.platform == bindparam("of_platform"), cursor.c.stream == bindparam("of_stream")
+)
+_cursor_insert = insert(cursor).values({name: bindparam(name) for name in ("platform", "stream", "position", "began")})
+_PUT_CURSOR = _cursor_insert.or_update(
+    "platform",
+    "stream",
+    position=_cursor_insert.new.position,
+    began=case((cursor.c.began == "", _cursor_insert.new.began), else_=cursor.c.began),
+)
 
 
 @dataclass(slots=True)
@@ -133,6 +158,11 @@ class SqlCursors:
         row = await self.transaction.first(_GET_CURSOR, {"of_platform": platform, "of_stream": stream})
         return None if row is None else str(row.position)
 
+    async def began(self, platform: Platform, stream: str) -> str | None:
+        """See `Cursors.began`."""
+        row = await self.transaction.first(_CURSOR_BEGAN, {"of_platform": platform, "of_stream": stream})
+        return (row.began or None) if row is not None else None
+
     async def put(self, cursor: Cursor) -> None:
         """See `Cursors.put`."""
         if (earlier := self.waiting.latest.pop((cursor.platform, cursor.stream), None)) is not None:
@@ -154,7 +184,13 @@ class SqlCursors:
 
     async def _write(self, cursor: Cursor) -> None:
         self.known.change(cursor.platform, cursor.stream)
-        values = {"platform": cursor.platform, "stream": cursor.stream, "position": cursor.position}
+        began = None if cursor.resumes else cursor.position
+        values = {
+            "platform": cursor.platform,
+            "stream": cursor.stream,
+            "position": cursor.position,
+            "began": began,
+        }
         await self.transaction.defer(_PUT_CURSOR, values)
 
 

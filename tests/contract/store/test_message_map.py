@@ -13,6 +13,19 @@ from tests.support.store_contract import ANN, DISCORD, ELSEWHERE, NOON, ROOM, ad
 
 
 class TestMessageMap:
+    async def test_what_comes_from_the_past_is_not_the_newest(self, store: Store) -> None:
+        async with store.write() as unit:
+            await unit.messages.add(there(1), ANN, NOON, None)
+            past = await unit.messages.add(there(2), ANN, NOON, None, from_past=True)
+            assert await unit.messages.add(there(2), ANN, NOON, None, from_past=True) is None
+        async with store.read() as unit:
+            assert [one.ref for one in await unit.messages.recent(there(1).channel, NOON, 1)] == [there(1)]
+            both = await unit.messages.recent(there(1).channel, NOON, 1, with_past=True)
+            assert [one.ref for one in both] == [there(1), there(2)]
+            found = await unit.messages.find(there(2))
+        assert found is not None
+        assert (found.id, found.from_past) == (past, True)
+
     async def test_an_original_comes_back_as_it_was(self, store: Store) -> None:
         async with store.write() as unit:
             first = await unit.messages.add(there(1), ANN, NOON, None)

@@ -25,6 +25,22 @@ class TestSmallTables:
             assert await unit.cursors.get(Platform.MATRIX, "sync") == "s1"
             assert await unit.cursors.get(Platform.MATRIX, "channel:1") is None
 
+    async def test_where_a_stream_began(self, store: Store) -> None:
+        began = {"a": "10", "b": "", "c": "20", "d": None}
+        async with store.write() as unit:
+            for stream, position in began.items():
+                if position is not None:
+                    await unit.cursors.put(Cursor(Platform.DISCORD, stream, position, resumes=stream == "c"))
+        async with store.read() as unit:
+            assert [await unit.cursors.began(Platform.DISCORD, stream) for stream in began] == ["10", None, None, None]
+        for position in ("30", "40"):
+            async with store.write() as unit:
+                for stream in began:
+                    await unit.cursors.put(Cursor(Platform.DISCORD, stream, position))
+        async with store.read() as unit:
+            assert [await unit.cursors.began(Platform.DISCORD, stream) for stream in began] == ["10", "30", None, "30"]
+            assert await unit.cursors.get(Platform.DISCORD, "a") == "40"
+
     async def test_a_cursor_that_may_wait_goes_with_the_next_transaction(
         self, opener: Callable[[], Awaitable[Closable]]
     ) -> None:

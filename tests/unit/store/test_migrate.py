@@ -207,7 +207,9 @@ def test_an_older_relay_finds_the_token_of_sync_alone(url: str) -> None:
     rows = {("matrix", "sync"): told, ("matrix", "room:!a"): told, ("discord", "sync"): "7"}
     with migration_engine(url, create=False).begin() as connection:
         for (platform, stream), position in rows.items():
-            connection.exec_driver_sql("INSERT INTO cursor VALUES (?, ?, ?)", (platform, stream, position))
+            connection.exec_driver_sql(
+                "INSERT INTO cursor (platform, stream, position) VALUES (?, ?, ?)", (platform, stream, position)
+            )
     for expected in (token, token):  # the older one wrote it as it was
         downgrade(url, "0018")
         with migration_engine(url, create=False).begin() as connection:
