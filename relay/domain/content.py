@@ -89,6 +89,8 @@ class Content:
     calls: tuple[UserRef, ...] = ()
     # How many files of it are in no attachment: there were too many, and the text counts and names them.
     left_out: int = 0
+    # It notifies nobody over there, whomever it mentions: it was written long before it crosses.
+    silent: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.text) or bool(self.attachments)

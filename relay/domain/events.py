@@ -21,8 +21,9 @@ class MessageCreated:
     reply_to: MessageRef | None = None
     # Set for a message inside a thread; `ref.channel` is then still the channel that the thread belongs to.
     thread: ThreadRef | None = None
-    # Set if it was edited before we read it.
+    # Set if it was edited before we read it; `edit` as in `MessageEdited`.
     edited_at: datetime | None = None
+    edit: MessageRef | None = None
     # Set if the platform itself says it about the author.
     system: SystemMessage | None = None
     # Set if it is a command to the relay: the command's name and what follows it.

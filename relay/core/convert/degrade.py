@@ -81,9 +81,11 @@ def degrade(
     # Files come before the rest of a long text: so an edit adds or removes messages only at the end.
     together, *alone = _grouped(carried, capabilities) or [()]
     return (
-        Content(n.RichText((*above, *first.blocks)), together, content.style, content.calls_answered),
-        *(Content(n.RichText(), group, style=content.style) for group in alone),
-        *(Content(part, style=content.style) for part in rest),
+        Content(
+            n.RichText((*above, *first.blocks)), together, content.style, content.calls_answered, silent=content.silent
+        ),
+        *(Content(n.RichText(), group, style=content.style, silent=content.silent) for group in alone),
+        *(Content(part, style=content.style, silent=content.silent) for part in rest),
     )
 
 

@@ -54,14 +54,17 @@ def run_of(entries: Sequence[Entry]) -> Run:
     """The longest run of waiting messages from the head on.
 
     Edits and deletions of a message in the run are carried out in it. Files break the run: they cross by themselves.
-    So does a message that was cut into parts: some of them may stand already.
+    So does a message that was cut into parts: some of them may stand already. What is silent stays with its like.
     """
     found: dict[MessageRef, SendMessage] = {}
     settled: list[int] = []
+    silent: bool | None = None
     for entry in entries:
         match entry.command:
-            case SendMessage(source) as command if not command.content.attachments and not command.parts:
-                found[source] = command
+            case SendMessage(source, _, content) as command if (
+                not content.attachments and not command.parts and silent in {None, content.silent}
+            ):
+                found[source], silent = command, content.silent
             case EditMessage(source, _, content) if source in found and not content.attachments:
                 found[source] = replace(found[source], content=content)
             case DeleteMessage(source) if source in found:
@@ -107,7 +110,7 @@ def content_of(digest: Digest) -> Content:
     for item in digest.items:
         blocks += item.above.blocks
         blocks += _signed(item) if signed or item.content.style == "emote" else item.content.text.blocks
-    return Content(n.RichText(tuple(blocks)))
+    return Content(n.RichText(tuple(blocks)), silent=all(item.content.silent for item in digest.items))
 
 
 def without(digest: Digest, source: MessageRef) -> Digest:

@@ -123,7 +123,10 @@ def _parts_in(digest: Digest, plan: Edit) -> Parts | Dropped:
 
     head, rest = first_part(whole[0].text, limit=limit, measure=among_others)
     tail = split(rest, limit=limit, measure=measure)
-    return (replace(whole[0], text=head), *(Content(part, style=plan.content.style) for part in tail if part))
+    return (
+        replace(whole[0], text=head),
+        *(Content(part, style=plan.content.style, silent=plan.content.silent) for part in tail if part),
+    )
 
 
 def _cut_again(part: Content, limit: int, measure: Measure) -> Parts:

@@ -23,6 +23,8 @@ from relay.errors import Unsupported
 TEXT_LENGTH = 2_000
 # https://docs.discord.com/developers/resources/message#allowed-mentions-object
 _MAX_MENTIONS = 100
+# https://docs.discord.com/developers/resources/message#message-object-message-flags
+_SUPPRESS_NOTIFICATIONS = 1 << 12
 NAME_LENGTH = 80
 # What `with_author_name` adds at most: each character of the name escaped, `****: `.
 FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
@@ -109,7 +111,12 @@ def webhook_body(content: Content, author: Author, avatar_url: str | None = None
     }
     if avatar_url is not None:
         body["avatar_url"] = avatar_url
-    return body
+    return body | flags(content)
+
+
+def flags(content: Content) -> Json:
+    """What a new message says of how it is shown, if anything: a silent one sends nobody a notification."""
+    return {"flags": _SUPPRESS_NOTIFICATIONS} if content.silent else {}
 
 
 def allowed_mentions(content: Content) -> Json:
@@ -119,7 +126,7 @@ def allowed_mentions(content: Content) -> Json:
     """
     users: dict[str, None] = {}
     everyone = False
-    for node in walk(content.text.blocks):
+    for node in () if content.silent else walk(content.text.blocks):
         if isinstance(node, n.UserMention) and node.user.platform is Platform.DISCORD:
             users[node.user.id] = None
         everyone = everyone or isinstance(node, n.BroadcastMention)

@@ -23,6 +23,7 @@ from relay.adapters.discord.outbound.body import (
     TEXT_LENGTH,
     allowed_mentions,
     bot_text,
+    flags,
     usernames,
     webhook_body,
     webhook_text,
@@ -360,6 +361,7 @@ class MessagePoster:
             "nonce": delivery.key,
             "enforce_nonce": True,
             "allowed_mentions": allowed_mentions(delivery.content),
+            **flags(delivery.content),
         }
         if delivery.author is None and delivery.reply_to is not None:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}

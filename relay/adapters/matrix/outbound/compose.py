@@ -175,6 +175,8 @@ def _text_content(delivery: Delivery, images: ImageCopies, *, named: bool) -> Js
         content[_FILE] = delivery.content.attachments[0].id
     if author is not None:
         content[_PROFILE] = _profile(author)
+    if delivery.content.silent:
+        return content | {"m.mentions": {}}
     mentioned = dict.fromkeys(rendered.mentions)
     calls = delivery.content.calls_answered
     if calls and delivery.replied_author is not None and delivery.replied_author.platform is Platform.MATRIX:
