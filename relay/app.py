@@ -252,6 +252,7 @@ class Daemon:
                 group.create_task(parts.pruner.run(), name="pruning"),
                 group.create_task(self._reloader(parts).run(), name="pairs"),
                 group.create_task(core.forgetter.run(), name="forgetting"),
+                group.create_task(core.backfills.run(), name="backfills"),
                 group.create_task(core.memberships.run(), name="memberships"),
                 group.create_task(core.moderation.bans.run(), name="bans"),
                 group.create_task(parts.lookups.run(), name="directory of rooms"),

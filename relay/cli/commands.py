@@ -34,7 +34,7 @@ def command_line() -> Any:
 def application() -> typer.Typer:
     """All commands."""
     # Here, because each of them needs what stands above.
-    from relay.cli import db, dead, directory, explain, outbox, status
+    from relay.cli import backfill, db, dead, directory, explain, outbox, status
     from relay.cli.setup import check, init, login, pairs, registration
 
     root = typer.Typer(
@@ -54,6 +54,7 @@ def application() -> typer.Typer:
     root.command("check")(check.check)
     root.command("status")(status.status)
     root.command("explain")(explain.explain)
+    root.command("backfill")(backfill.backfill)
     root.command("directory")(directory.directory)
     root.command("registration")(registration.registration)
     root.add_typer(dead.commands, name="dead")

@@ -16,6 +16,7 @@ from relay.core.delivery.plan import Done
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.files import Files, MediaLinks
+from relay.core.intake.backfill import Backfills
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
 from relay.core.moderation.age_marks import AgeMarks
@@ -48,6 +49,7 @@ from relay.core.ports import (
     HistoryReader,
     LatestReader,
     LimitReader,
+    PastReader,
 )
 from relay.core.status.counters import Status
 from relay.core.storage import Store
@@ -68,6 +70,7 @@ class Core:
     memberships: Memberships
     operators: Operators
     moderation: Moderation
+    backfills: Backfills
 
 
 def assemble(
@@ -131,7 +134,6 @@ def assemble(
         conversions=conversions,
         readers={platform: one for platform, one in adapters.items() if isinstance(one, PolicyListReader)},
     )
-    status.pair_notes = moderation.notes
     status.pair_problems = age_marks.problems
     lookups = Lookups(
         store=store,
@@ -231,6 +233,16 @@ def assemble(
         departures={platform: one for platform, one in adapters.items() if isinstance(one, DepartureFinder)},
         receive=inbox.receive,
     )
+    backfills = Backfills(
+        store=store,
+        pairs=directory,
+        router=router,
+        lanes=dispatcher,
+        readers={platform: one for platform, one in adapters.items() if isinstance(one, PastReader)},
+        clock=clock,
+        rng=rng,
+    )
+    status.pair_notes = lambda pair: (*moderation.notes(pair), *backfills.notes(pair))
     told = Operators(
         store=store,
         pairs=directory,
@@ -242,4 +254,4 @@ def assemble(
         may_send=may_send,
         places=operators,
     )
-    return Core(directory, status, dispatcher, inbox, people, forgetter, memberships, told, moderation)
+    return Core(directory, status, dispatcher, inbox, people, forgetter, memberships, told, moderation, backfills)

@@ -360,6 +360,45 @@ class HistoryReader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PastPage:
+    """Some messages from before the relay was there, oldest first, with their latest text; no deleted ones."""
+
+    messages: tuple[MessageCreated, ...]
+    # Where the next page begins, in the adapter's own form.
+    position: str
+    # Messages of the page that cannot be carried at all: encrypted ones, for example.
+    unreadable: int = 0
+
+
+Began = Callable[[str], Awaitable[str | None]]
+"""The first position that was ever written for a stream; None where that is not on record."""
+
+
+@runtime_checkable
+class PastReader(Protocol):
+    """An adapter that can read what was said in a channel before the relay first read there."""
+
+    def past(
+        self,
+        channel: ChannelRef,
+        position: str,
+        began: Began,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> AsyncGenerator[PastPage]:
+        """All of it, oldest first, from a position on; "": from the first message, or the first one written `since`.
+
+        It ends where the relay first began to read, which the cursors of the adapter's streams tell (`began`). Where
+        that is not on record, it ends with what was written `before`, and without that `Permanent` is raised; else the
+        caller leaves out what is younger. No page is read before it is asked for, and what is read again from the same
+        position is the same, but for what was edited or deleted meanwhile. A page has some twenty messages: few enough
+        to be kept. The relay's own messages may be among them. Raises `Transient`.
+        """
+        ...
+
+
 @runtime_checkable
 class ChannelNotes(Protocol):
     """An adapter that can say what the operator may correct about a channel although it works."""

@@ -21,6 +21,7 @@ from tests.simulation.invariant import copies_in, crossed_in_secret, violations,
 from tests.simulation.loop import Stuck, Undead, VirtualLoop
 from tests.simulation.moderators import Moderators
 from tests.simulation.operator import Operator
+from tests.simulation.past import Past
 from tests.simulation.people import People
 from tests.simulation.place import Life, Place
 from tests.simulation.trouble import UNDELETABLE, Trouble
@@ -87,6 +88,7 @@ class History:
         operator = Operator.of(rng, policy, over, self.note)
         people = People(rng, (platforms[0], platforms[1]), operator, self.note)
         people.moderators = Moderators.of(self.seed, people.platforms, operator, self.note)
+        past = Past.of(self.seed, people.platforms, operator, over, self.note)
         for platform in platforms:
             platform.orphans = _orphans(self.seed, platform)
             platform.returns = _returns(self.seed, platform)
@@ -104,7 +106,7 @@ class History:
             adapters = [_adapter(platform, trouble) for platform, trouble in zip(platforms, troubles, strict=True)]
             adapters[-1].ghosts = _ghosts(self.seed)
             try:
-                self._live(rng, adapters, people, acts, over, kill_at)
+                self._live(rng, adapters, people, acts, over, kill_at, past)
             except (Stuck, TimeoutError) as error:
                 found.append(f"never quiet: {type(error).__name__}")
                 break
@@ -119,7 +121,7 @@ class History:
             self._absence(rng, people, acts)
             if not last and rng.random() < 0.2:
                 operator.damage(self.store)
-        found += violations(self.store, (platforms[0], platforms[1]), operator, people.removed, self.ready_at)
+        found += violations(self.store, (platforms[0], platforms[1]), operator, people.removed, self.ready_at, past)
         if people.moderators is not None:
             found += people.moderators.violations(copies_in(self.store))
         found += crossed_in_secret(self.store, people.secret)
@@ -141,12 +143,13 @@ class History:
         acts: list[float],
         over: float,
         kill_at: int | None,
+        past: Past | None,
     ) -> None:
         """One life of the process: until the world is quiet, or until it is killed."""
         loop = VirtualLoop(self.clock.seconds)
         self.clock.loop = loop
         with self.store.life(rng, loop) as life:
-            main = loop.create_task(self._bounded(self._process(rng, adapters, people, acts, over), over))
+            main = loop.create_task(self._bounded(self._process(rng, adapters, people, acts, over, past), over))
             main.add_done_callback(lambda _: loop.stop())
             loop.kill_at = kill_at
             try:
@@ -182,6 +185,7 @@ class History:
         people: People,
         acts: list[float],
         over: float,
+        past: Past | None,
     ) -> None:
         store = await _insist(partial(open_store, self.store.url))
         core = assemble(
@@ -203,6 +207,9 @@ class History:
                 tasks.append(group.create_task(adapter.run(core.inbox)))
                 if isinstance(adapter, MarkingAdapter):
                     tasks.append(group.create_task(adapter.tell_of_marks()))
+            if past is not None:
+                tasks.append(group.create_task(core.backfills.run()))
+                tasks.append(group.create_task(past.ask(store, self.clock.elapsed)))
             await _ready(adapters)
             self.ready_at = self.ready_at or self.clock.now()
             changes = people.operator.changes
@@ -222,7 +229,7 @@ class History:
                         people.moderators.block_list_changed = False
             if people.moderators is not None:
                 people.moderators.settle()
-            await _quiet(store, core, adapters, self.clock, over)
+            await _quiet(store, core, adapters, self.clock, over, past)
             for task in tasks:
                 task.cancel()
         await store.close()
@@ -321,7 +328,9 @@ async def _ready(adapters: list[MemoryAdapter]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _quiet(store: Store, core: Core, adapters: list[MemoryAdapter], clock: _Clock, over: float) -> None:
+async def _quiet(
+    store: Store, core: Core, adapters: list[MemoryAdapter], clock: _Clock, over: float, past: Past | None
+) -> None:
     """Until nothing has waited for a while."""
     async with asyncio.timeout(max(0.0, over - clock.elapsed()) + _PATIENCE):
         quiet = 0
@@ -331,6 +340,8 @@ async def _quiet(store: Store, core: Core, adapters: list[MemoryAdapter], clock:
                 await _insist(partial(_delete_again, store, core))
             waiting = [lane for lane in await _insist(partial(_lanes, store)) if core.pairs.carries(lane)]
             busy = waiting or clock.elapsed() < over or any(adapter.health().state != "ready" for adapter in adapters)
+            if past is not None and not busy:
+                busy = await _insist(partial(past.is_under_way, store, core))
             quiet = 0 if busy else quiet + 1
 
 

@@ -11,6 +11,7 @@ from relay.domain.text.nodes import plain_text
 from relay.store.tables import unpacked
 from tests.simulation.moderators import MAL
 from tests.simulation.operator import Operator
+from tests.simulation.past import Past
 from tests.simulation.people import EVE
 from tests.simulation.place import Place
 from tests.support.platform import RELAY, MemoryPlatform, Message
@@ -24,18 +25,20 @@ def violations(
     operator: Operator,
     removed: set[MessageRef],
     since: datetime | None,
+    past: Past | None = None,
 ) -> list[str]:
     """What is wrong, a sentence each; nothing if the promise was kept.
 
     `removed`: copies that a moderator deleted. They stay gone, and how many parts remain of their originals is not
-    the relay's to say. `since`: when the relay was first ready; nothing older has to cross.
+    the relay's to say. `since`: when the relay was first ready; nothing older has to cross, but for what is asked for
+    of the `past`.
     """
-    copies = copies_in(store)
+    copies, from_past = copies_in(store), _from_past(store)
     batches = _batches(store)
     left, undeclared = _left_over(store, operator)
     found = [f"{left} commands are left in the outbox"] if left else []
     for source, target in (platforms, platforms[::-1]):
-        found += _direction(source, target, operator, copies, batches, removed, since, undeclared)
+        found += _direction(source, target, operator, copies, batches, removed, since, undeclared, past, from_past)
     for original, refs in copies.items():
         partner = operator.said.get(original)
         if refs and original in operator.unsaid and not _was_command(original, platforms):
@@ -117,6 +120,8 @@ def _direction(
     removed: set[MessageRef],
     since: datetime | None,
     undeclared: Counter[ChannelRef],
+    past: Past | None,
+    from_past: Collection[MessageRef],
 ) -> list[str]:
     found: list[str] = []
     shown = {
@@ -128,7 +133,7 @@ def _direction(
     for link in operator.links:
         here = source.channel(getattr(link, source.platform.value))
         shared = _shared(source, here, copies, batches)
-        last = ""
+        last = {True: "", False: ""}  # the past crosses in an order of its own
         for original in source.shown(here):
             if original.author.is_self:
                 continue
@@ -141,8 +146,9 @@ def _direction(
             said = original.ref not in operator.unsaid and original.author.name not in (EVE, MAL)
             if not said or not _strict(original.ref, operator):
                 continue
+            is_past = original.ref in from_past
             if not refs:
-                if since is None or original.created_at < since:
+                if (since is None or original.created_at < since) and not (past and past.crosses(original.ref)):
                     continue
                 found.append(f"lost: {source.platform} {original.ref.id} {original.text[:30]!r}")
                 continue
@@ -166,9 +172,9 @@ def _direction(
             anew = shown[refs[0]].key.endswith("a") or (target.orphaned and original.edited_at is not None)
             if was_command or anew:
                 continue  # it has crossed, or been posted anew, only since it was edited
-            if refs[0].id < last:
+            if refs[0].id < last[is_past]:
                 found.append(f"out of order: {source.platform} {original.ref.id}")
-            last = max(last, refs[0].id)
+            last[is_past] = max(last[is_past], refs[0].id)
     strays = {ref: shown[ref] for ref in shown if ref not in accounted}
     return found + _too_many(strays, operator, copies, undeclared)
 
@@ -261,6 +267,15 @@ def _letters(text: str) -> str:
 
 def _batches(store: Place) -> set[str]:
     return {unpacked(row[0]) for row in store.rows("SELECT native_id FROM batch")}
+
+
+def _from_past(store: Place) -> frozenset[MessageRef]:
+    """What came by a backfill."""
+    rows = store.rows(
+        "SELECT c.platform, c.native_id, m.native_id FROM message m JOIN channel c ON c.id = m.channel_id"
+        " WHERE m.from_past"
+    )
+    return frozenset(MessageRef(ChannelRef(Platform(one), channel), unpacked(ref)) for one, channel, ref in rows)
 
 
 def copies_in(store: Place) -> Copies:

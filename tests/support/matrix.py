@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
 from relay.core.files import Files
-from relay.core.ports import CommandCall, EventBatch, OnRecord
+from relay.core.ports import Began, CommandCall, EventBatch, OnRecord, PastPage, PastReader
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.content import Author, Content
@@ -48,6 +49,9 @@ class SavedState:
 
     async def save(self, value: str) -> None:
         self.session = value
+
+    async def position(self, stream: str) -> str | None:
+        return self.cursors.get(stream)
 
 
 class Inbox:
@@ -193,6 +197,31 @@ async def person(homeserver: Homeserver, localpart: str, **options: str) -> Asyn
     token = await homeserver.register(localpart, displayname=options.get("displayname", localpart.title()))
     async with Person(homeserver.url, f"@{localpart}:{homeserver.server_name}", token) as someone:
         yield someone
+
+
+async def read_past(
+    side: Side,
+    room_id: str,
+    began: Began,
+    *,
+    position: str = "",
+    since: datetime | None = None,
+    pages: list[PastPage] | None = None,
+) -> list[PastPage]:
+    """All pages from a position on. They are in `pages` as well, as many as there are before an error."""
+    assert isinstance(side.adapter, PastReader)
+    pages = [] if pages is None else pages
+    async for page in side.adapter.past(room(room_id), position, began, since=since):
+        pages.append(page)
+    return pages
+
+
+def past_messages(pages: Iterable[PastPage]) -> list[MessageCreated]:
+    return [message for page in pages for message in page.messages]
+
+
+def past_lines(pages: Iterable[PastPage]) -> list[str]:
+    return [plain_text(message.content.text) for message in past_messages(pages)]
 
 
 class HomeserverProxy:

@@ -3,12 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.convert.references import folded
 from relay.core.moderation.ports import Decision
-from relay.core.ports import Cursor, Delivery, EventBatch, Inbox, SideHealth
+from relay.core.ports import Began, Cursor, Delivery, EventBatch, Inbox, PastPage, SideHealth
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import (
     HistorySkipped,
@@ -19,6 +19,8 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, PlaceRef, P
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import ActionNeeded, Permanent, RateLimited, StoreUnavailable, Transient
 from tests.support.platform import GHOST, PAGE, RELAY, MemoryPlatform, created, own_words
+
+_PAST_PAGE = 7
 
 
 async def nothing(call: str) -> None:
@@ -344,6 +346,36 @@ class MemoryAdapter:
             after = page[-1].ref.id
             yield tuple(map(created, page))
 
+    async def past(
+        self,
+        channel: ChannelRef,
+        position: str,
+        began: Began,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> AsyncGenerator[PastPage]:
+        """Pages of what still exists of what was said before it was first read, oldest first."""
+        first = await began("sync" if self.replays else f"channel:{channel.id}")
+        if first is None:
+            raise Permanent("it is not on record when this began")
+        early = {event.ref for event in self.server.log[: int(first)] if isinstance(event, MessageCreated)}
+        while True:
+            await self.before("past")
+            standing = [it for it in self.server.shown(channel) if it.ref.id > position]
+            page = [it for it in standing if (it.ref in early if self.replays else it.ref.id <= first)][:_PAST_PAGE]
+            if not page:
+                return
+            position = page[-1].ref.id
+            edits = (self.server.edits.get(it.ref, ())[1:][-1:] for it in page)
+            yield PastPage(
+                tuple(
+                    replace(created(it), edit=edit[0][0] if edit else None)
+                    for it, edit in zip(page, edits, strict=True)
+                ),
+                position,
+            )
+
     def _account(self, delivery: Delivery) -> str:
         can = self.ghosts is not None and delivery.author is not None and self.ghosts()
         return f"{GHOST}{delivery.author.user.id}" if can and delivery.author is not None else RELAY
@@ -414,7 +446,7 @@ class MemoryAdapter:
             stream = f"channel:{channel.id}"
             position = await inbox.cursor(self.platform, stream)
             if position is None:
-                position = max((message.ref.id for message in self.server.shown(channel)), default="")
+                position = max((message.ref.id for message in self.server.shown(channel)), default="0")
                 await self._hand_over(EventBatch((), (Cursor(self.platform, stream, position),)))
             await inbox.catch_up(channel, position)
         self.state = SideHealth("ready")

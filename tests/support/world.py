@@ -93,6 +93,7 @@ class World:
             asyncio.create_task(core.forgetter.run()),
             asyncio.create_task(core.moderation.bans.run()),
             asyncio.create_task(core.operators.run()),
+            asyncio.create_task(core.backfills.run()),
             asyncio.create_task(discord.tell_of_marks()),
             asyncio.create_task(discord.run(core.inbox)),
             asyncio.create_task(matrix.run(core.inbox)),

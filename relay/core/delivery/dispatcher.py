@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from relay.core.clock import Backoff
+from relay.core.clock import Backoff, Bell
 from relay.core.delivery.entries import Entries
 from relay.core.delivery.execute import Executor
 from relay.core.delivery.lane import Lane
@@ -44,6 +44,8 @@ class Dispatcher:
     entries: Entries
     # Every how many seconds it looks whether another process has queued something.
     outbox_every: int = 1
+    # Rings each time that nothing waits any more in some lane.
+    drained: Bell = field(init=False, default_factory=Bell)
     _lanes: dict[LaneKey, Lane] = field(default_factory=dict, init=False)
     _sending: defaultdict[LaneKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
     # How the sides were when they were last looked at.
@@ -198,6 +200,7 @@ class Dispatcher:
             may_send=self.may_send,
             suspect=suspect,
             most_ahead=self._most_ahead,
+            drained=self.drained,
             sending=self._sending[key],
         )
         if not lane.is_kept:

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from relay.core.clock import Backoff, Flag, wait_at_most
+from relay.core.clock import Backoff, Bell, Flag, wait_at_most
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery.entries import Entries
 from relay.core.delivery.execute import Executor
@@ -76,6 +76,7 @@ class Lane:
     may_send: Callable[[], bool]  # whether this process still holds the store
     suspect: bool  # what is at the head now may have been sent, as long as it is `_suspected`
     most_ahead: Callable[[], int]  # bytes of what may be read ahead of the store now
+    drained: Bell  # rung each time that nothing waits any more
     sending: asyncio.Lock  # held during each try; whoever moves what waits here holds it meanwhile
     # Set when there is no point in waiting for the next try any longer.
     retry_event: Flag = field(default_factory=Flag, init=False)
@@ -176,6 +177,7 @@ class Lane:
                 if self._unused and not self.is_kept:
                     return
                 self._work.clear()
+                self.drained.ring()
                 await self._work.wait()
             else:
                 await self._read()

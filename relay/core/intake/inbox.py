@@ -377,6 +377,8 @@ class CoreInbox:
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         """See `Inbox.catch_up`."""
+        # What was read of the past is not on record yet, and what became of it meanwhile may never be told.
+        self.router.note_change(channel)
         await self._catch_up.channel(channel, after)
 
     async def command(self, call: CommandCall) -> RichText:

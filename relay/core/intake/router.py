@@ -4,7 +4,7 @@ Nothing is delivered here. Events become outbox rows, in one transaction with th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.author_names import AuthorNames
@@ -107,6 +107,9 @@ class Router:
     # The newest messages of those who had opted out. Nothing of them is in the store, so that only this tells when one
     # comes again: its author may be in again by then, and did not mean it to cross.
     _kept_back: Recent[MessageRef, None] = field(init=False, default_factory=lambda: Recent(_KEPT_BACK))
+    # By the channels whose past is being read: how often something was edited or deleted there that is not on record.
+    # It may have been read and not be on record yet; then it is read again.
+    past_changes: dict[ChannelRef, int] = field(init=False, default_factory=dict)
 
     async def receive(self, batch: EventBatch) -> Sequence[Entry]:
         """Save a batch, and return what there is to deliver now. Raises `StoreUnavailable`."""
@@ -251,8 +254,29 @@ class Router:
         now = self.clock.now()
         routed.queued.append(await uow.outbox.append_new(lane, command, now, edited_at=event.edited_at))
 
+    async def past(self, uow: UnitOfWork, event: MessageCreated, pair: Pair, lane: LaneKey) -> SendMessage | None:
+        """How a message from before the relay was there crosses; None: it does not cross.
+
+        Nobody is told that it does not, since they did not just say it.
+        """
+        if event.author.is_self or event.command is not None:
+            return None
+        if _left_out(event, pair) is not None or await self._is_unwanted(uow, pair, lane, event.author.user):
+            return None
+        author = await self.names.distinguished(uow, event.ref.channel, event.author)
+        reply_to = event.reply_to or (await _root(uow, event.thread) if event.thread else None)
+        content = replace(event.content, silent=True)
+        return SendMessage(event.ref, author, content, event.created_at, reply_to)
+
+    def note_change(self, channel: ChannelRef) -> None:
+        """Something that is not on record was edited or deleted, or may have been."""
+        if channel in self.past_changes:
+            self.past_changes[channel] += 1
+
     async def _edited(self, uow: UnitOfWork, event: MessageEdited, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
         original = await uow.messages.find(event.ref)
+        if original is None:
+            self.note_change(event.ref.channel)
         if original is None and not event.author.is_self:
             await self._requote(uow, event.ref, None, pair, routed)
         if original is None or original.deleted:
@@ -297,6 +321,7 @@ class Router:
     ) -> None:
         original = await uow.messages.find(event.ref)
         if original is None:
+            self.note_change(event.ref.channel)
             await self._taken_back(uow, event.ref, pair, lane, routed)
             if pair.policy.moderate_deletions and not event.by_self:
                 await self._copy_removed(uow, event.ref, lane, routed)

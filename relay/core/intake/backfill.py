@@ -1,0 +1,324 @@
+"""`relay backfill`: what was said in a pair's channels before the relay was there crosses, oldest first.
+
+The command line leaves a wish in the store, and the daemon carries it out. Its messages wait in the lane in which those
+of today wait, a few at a time, so that nobody waits long behind them. How far it is stands in the store, in the
+transaction that queues them: after a restart it goes on from there.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from typing import Protocol
+
+from relay.core.clock import Backoff, Bell
+from relay.core.intake.router import Router
+from relay.core.operations.backfill_wishes import Progress, State, Wish, progress_key, read_progress, read_wishes
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Clock, PastPage, PastReader
+from relay.core.storage import Entry, Store, UnitOfWork
+from relay.domain.commands import PostNotice, SendMessage
+from relay.domain.events import MessageCreated
+from relay.domain.ids import Platform
+from relay.domain.pair import LaneKey, Pair
+from relay.domain.text.nodes import RichText
+from relay.errors import ActionNeeded, Permanent, StoreError, StoreUnavailable, Transient, sentence
+from relay.logs import get_logger
+
+_log = get_logger(__name__)
+
+_LOOK_SECONDS = 2.0
+"""How often the daemon looks for a new wish."""
+
+_STEP = 5
+"""Messages that are queued at a time: behind so many what is said today may have to wait."""
+
+_ROOM_SECONDS = 1.0
+"""After so many it is looked again whether all of them have crossed."""
+
+
+class Lanes(Protocol):
+    """What delivery is told; `core.delivery.dispatcher.Dispatcher` is one."""
+
+    @property
+    def drained(self) -> Bell:
+        """Rings each time that nothing waits any more in some lane."""
+        ...
+
+    def enqueue(self, entry: Entry) -> None:
+        """`entry` was queued just now."""
+        ...
+
+    def wake_all(self) -> None:
+        """Something may have been queued; it is not known in which lane."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One direction of a wish, between the channels that its pair has now."""
+
+    wish: Wish
+    towards: Platform
+    pair: Pair
+    lane: LaneKey
+
+
+class _Changed(Exception):
+    """What was read, and is not on record yet, may be another by now: read it again."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
+class Backfills:
+    """Carries out the wishes: one task for each direction of a pair."""
+
+    store: Store
+    pairs: PairDirectory
+    router: Router
+    lanes: Lanes
+    readers: Mapping[Platform, PastReader]
+    clock: Clock
+    rng: random.Random
+    # Wishes that nobody has stopped, by their IDs, as of the last look.
+    _wanted: Mapping[str, Wish] = field(init=False, default_factory=dict)
+    _tasks: dict[tuple[str, Platform], asyncio.Task[None]] = field(init=False, default_factory=dict)
+    # What is done, or cannot be done.
+    _ended: set[tuple[str, Platform]] = field(init=False, default_factory=set)
+    # How far those are that are under way.
+    _progress: dict[tuple[str, Platform], Progress] = field(init=False, default_factory=dict)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    async with self.store.look() as uow:
+                        wishes = await read_wishes(uow)
+                except StoreUnavailable as error:
+                    _log.warning("backfills cannot be looked for", reason=str(error))
+                else:
+                    self._wanted = {wish.id: wish for wish in wishes.values() if not wish.stopped}
+                    for wish in self._wanted.values():
+                        for towards in wish.towards:
+                            self._start(group, wish, towards)
+                await self.clock.sleep(_LOOK_SECONDS)
+
+    def notes(self, pair: Pair) -> Sequence[str]:
+        """What of a pair's past is crossing now, as sentences."""
+        found = []
+        for (wish_id, towards), progress in self._progress.items():
+            wish = self._wanted.get(wish_id)
+            if wish is not None and wish.sides == pair.sides:
+                reached = "" if progress.reached is None else f", and has reached {_day(progress.reached)}"
+                why = f" It waits: {progress.problem}" if progress.problem else ""
+                found.append(f"What was said before the relay came crosses to {towards.title()}{reached}.{why}")
+        return found
+
+    def _start(self, group: asyncio.TaskGroup, wish: Wish, towards: Platform) -> None:
+        key = (wish.id, towards)
+        if key not in self._tasks and key not in self._ended:
+            task = self._tasks[key] = group.create_task(self._serve(wish, towards), name=f"backfill to {towards}")
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+    async def _serve(self, wish: Wish, towards: Platform) -> None:
+        """Carry a wish out in one direction, through every outage; end when it is done, cannot be, or is stopped."""
+        backoff = Backoff(self.rng)
+        key = (wish.id, towards)
+        try:
+            while wish.id in self._wanted:
+                try:
+                    if await self._carry(wish, towards, backoff):
+                        self._ended.add(key)
+                    return
+                except (Transient, StoreUnavailable) as error:
+                    _log.info("backfill waits", towards=towards.value, reason=str(error), tries=backoff.tries + 1)
+                    await self._tell(wish, towards, "running", str(error))
+                    await self.clock.sleep(backoff.next(error.retry_after if isinstance(error, Transient) else None))
+                except Permanent as error:
+                    _log.warning("backfill ends", towards=towards.value, reason=str(error))
+                    await self._tell(wish, towards, "failed", str(error))
+                    self._ended.add(key)
+                    return
+                except StoreError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the top of this worker: a bug must not end the daemon
+                    _log.exception("bug during a backfill", towards=towards.value)
+                    await self._tell(wish, towards, "failed", f"internal error ({type(error).__name__})")
+                    self._ended.add(key)
+                    return
+        finally:
+            self._progress.pop(key, None)
+
+    async def _tell(self, wish: Wish, towards: Platform, state: State, why: str) -> None:
+        """Keep why it does not go on, for those who wait for it."""
+        problem, known = sentence(why), self._progress.get((wish.id, towards))
+        if known is not None and (known.state, known.problem) == (state, problem):
+            return  # a pair may be paused for months
+        try:
+            async with self.store.write() as uow:
+                progress = (await read_progress(uow, wish))[towards] or Progress(wish.id, ("", ""))
+                progress = replace(progress, state=state, problem=problem)
+                await uow.key_values.put(progress_key(wish, towards), progress.as_json())
+        except StoreUnavailable as error:
+            _log.warning("how a backfill is cannot be kept", reason=str(error))
+        else:
+            self._progress[wish.id, towards] = progress
+
+    async def _carry(self, wish: Wish, towards: Platform, backoff: Backoff) -> bool:
+        """Go on with it; whether it is done. False: it was stopped."""
+        way = self._way(wish, towards)
+        channel = way.lane.source
+        self.router.past_changes[channel] = 0
+        try:
+            while True:
+                progress = await self._begin(way)
+                if progress.state == "done":
+                    return True
+                with suppress(_Changed):
+                    return await self._read(way, progress, backoff)
+        finally:
+            del self.router.past_changes[channel]
+
+    async def _read(self, way: _Way, progress: Progress, backoff: Backoff) -> bool:
+        """Queue page after page; True at the end, False where it was stopped. Raises `_Changed`."""
+        async with aclosing(self._pages(way, progress.position)) as pages:
+            while True:
+                changes = self.router.past_changes[way.lane.source]
+                page = await anext(pages, None)
+                if page is None:
+                    break
+                left_out = page.unreadable
+                for step in _in_steps(page.messages):
+                    if not await self._has_room(way):
+                        return False
+                    progress, left = await self._queue(way, step, progress, changes)
+                    left_out += left
+                backoff.reset()
+                progress = replace(progress, position=page.position, left_out=progress.left_out + left_out, problem="")
+                await self._save(way, progress)
+        _log.info("backfill done", pair=way.pair.name, direction=way.lane.direction, messages=progress.crossed)
+        await self._save(way, replace(progress, state="done"))
+        return True
+
+    def _way(self, wish: Wish, towards: Platform) -> _Way:
+        """The pair and the lane of a wish as they are now. Raises `ActionNeeded` while there is none."""
+        pair = next((one for one in self.pairs.pairs if one.sides == wish.sides), None)
+        if pair is None or towards not in pair.destinations:
+            raise ActionNeeded("its pair is not declared in that direction any more")
+        lane = LaneKey(self.pairs.channel(wish.source(towards)), self.pairs.channel(pair.side(towards)))
+        if self.pairs.pair_for(lane) != pair or self.pairs.is_left(pair):
+            raise ActionNeeded("another relay serves its pair")
+        if not self.pairs.carries(lane):
+            raise ActionNeeded("its pair is paused")
+        if not (self.pairs.is_open(lane) and self.pairs.is_open(lane.back)):
+            raise ActionNeeded("a channel of its pair is not open")
+        return _Way(wish, towards, pair, lane)
+
+    async def _begin(self, way: _Way) -> Progress:
+        """How far it is. Raises `Permanent` where the pair has come to lead elsewhere since."""
+        async with self.store.read() as uow:
+            progress = (await read_progress(uow, way.wish))[way.towards]
+        channels = (way.lane.source, way.lane.destination)
+        if progress is None or not any(progress.channels):
+            return Progress(way.wish.id, (channels[0].id, channels[1].id))
+        for before, now in zip(progress.channels, channels, strict=True):
+            if before != now.id and before not in {one.id for one in self.pairs.predecessors(now)}:
+                raise Permanent(f"{before} was in the pair when it began, and {now.id} is now; ask for it again")
+        return replace(progress, channels=(channels[0].id, channels[1].id))
+
+    def _pages(self, way: _Way, position: str) -> AsyncGenerator[PastPage]:
+        """The pages of a channel's past. Raises `Permanent` where nobody can read it."""
+        source, wish = way.lane.source, way.wish
+        reader = self.readers.get(source.platform)
+        if reader is None:
+            raise Permanent(f"what was said on {source.platform.title()} before cannot be read")
+
+        async def began(stream: str) -> str | None:
+            async with self.store.read() as uow:
+                if not await uow.cursors.get(source.platform, stream):
+                    raise ActionNeeded("its channel is still to be read for the first time")
+                return await uow.cursors.began(source.platform, stream)
+
+        return reader.past(source, position, began, since=wish.since, before=wish.before)
+
+    async def _has_room(self, way: _Way) -> bool:
+        """Wait until nothing waits in the lane; False if it was stopped. Raises `ActionNeeded` as `_way` does."""
+        while way.wish.id in self._wanted:
+            if self._way(way.wish, way.towards) != way:
+                raise ActionNeeded("its pair is another one now")
+            async with self.store.look() as uow:
+                waiting = await uow.outbox.waiting(way.lane, 1)
+            if not waiting:
+                return True
+            await self.lanes.drained.wait(self.clock, _ROOM_SECONDS)
+        return False
+
+    async def _queue(
+        self, way: _Way, messages: Iterable[MessageCreated], progress: Progress, changes: int
+    ) -> tuple[Progress, int]:
+        """Queue some messages, each day's first behind a notice. How far it is then, and how many do not cross.
+
+        Raises `_Changed` if one of them may have been changed since there had been so many `changes`.
+        """
+        queued: list[Entry] = []
+        left_out = 0
+        try:
+            async with self.store.write() as uow:
+                # In here: what is changed from now on is received behind this, and finds it on record.
+                if self.router.past_changes[way.lane.source] != changes:
+                    raise _Changed
+                for event in messages:
+                    first_at = progress.first_at or event.created_at
+                    progress = replace(progress, first_at=first_at, reached=event.created_at)
+                    if event.author.is_self or (way.wish.before is not None and event.created_at >= way.wish.before):
+                        continue
+                    command = await self.router.past(uow, event, way.pair, way.lane)
+                    if command is None:
+                        left_out += 1
+                    elif await self._record(uow, event, command):
+                        day = _day(event.created_at)
+                        notice = PostNotice(RichText.plain(f"Said before the relay was here, on {day}:"))
+                        if day != progress.day:
+                            queued.append(await uow.outbox.append(way.lane, notice, self.clock.now()))
+                        queued.append(await uow.outbox.append(way.lane, command, self.clock.now()))
+                        progress = replace(progress, day=day, crossed=progress.crossed + 1)
+                await uow.key_values.put(progress_key(way.wish, way.towards), progress.as_json())
+        except BaseException:
+            # It may be on disk all the same.
+            self.router.names.forget()
+            self.lanes.wake_all()
+            raise
+        for entry in queued:
+            self.lanes.enqueue(entry)
+        self._progress[way.wish.id, way.towards] = progress
+        return progress, left_out
+
+    @staticmethod
+    async def _record(uow: UnitOfWork, event: MessageCreated, command: SendMessage) -> bool:
+        """Put a message on record; False if it is: it has crossed, is being sent, or is a copy."""
+        author = event.author.user
+        number = await uow.messages.add(event.ref, author, event.created_at, command.reply_to, from_past=True)
+        if number is not None and event.edited_at is not None:
+            await uow.messages.mark_edited(number, event.edited_at)
+        if number is not None and event.edit is not None:
+            await uow.messages.record_edit(event.edit, number)
+        return number is not None
+
+    async def _save(self, way: _Way, progress: Progress) -> None:
+        async with self.store.write() as uow:
+            await uow.key_values.put(progress_key(way.wish, way.towards), progress.as_json())
+        self._progress[way.wish.id, way.towards] = progress
+
+
+def _in_steps(messages: Sequence[MessageCreated]) -> Iterable[Sequence[MessageCreated]]:
+    rest = iter(messages)
+    while step := tuple(islice(rest, _STEP)):
+        yield step
+
+
+def _day(moment: datetime) -> str:
+    """`3 May 2024`, in UTC."""
+    return f"{moment.day} {moment:%B %Y}"

@@ -1,0 +1,311 @@
+"""What was said before the relay came crosses once and silently, whatever becomes of it while it is read."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.bootstrap import Core
+from relay.core.operations.backfill_wishes import (
+    NotNow,
+    Progress,
+    State,
+    Wanted,
+    Wish,
+    ask,
+    progress_key,
+    read_progress,
+    read_wishes,
+    stop,
+)
+from relay.core.storage import Store
+from relay.domain.ids import Platform
+from relay.domain.pair import Pair
+from tests.support.memory_adapter import MemoryAdapter
+from tests.support.patience import PATIENCE
+from tests.support.platform import RELAY
+from tests.support.world import World, pair, redeclare, until
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+
+
+async def wish_for(bridge: World, **more: object) -> Wish:
+    async with bridge.store.write() as uow:
+        return await ask(uow, Wanted(bridge.pairs[0], NOW, **more))  # type: ignore[arg-type]
+
+
+async def progress_of(store: Store, wish: Wish) -> list[Progress | None]:
+    async with store.read() as uow:
+        return list((await read_progress(uow, wish)).values())
+
+
+async def done(bridge: World, wish: Wish) -> list[Progress]:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = [one for one in await progress_of(bridge.store, wish) if one is not None and one.state != "running"]
+            if len(found) == len(wish.towards):
+                await bridge.quiet()
+                return found
+            await asyncio.sleep(0.002)
+
+
+def said(bridge: World, name: str = "help") -> list[str]:
+    """What crossed to Matrix, without the notices."""
+    return [one.text for one in bridge.matrix.shown(bridge.matrix.channel(name)) if one.shown_as not in ("", RELAY)]
+
+
+def notices(bridge: World) -> list[str]:
+    return [one.text for one in bridge.matrix.shown(bridge.matrix.channel("help")) if one.shown_as == RELAY]
+
+
+async def test_it_crosses_once_in_order_behind_a_line_for_each_day(bridge: World) -> None:
+    here, there = bridge.channels()
+    day = datetime(2024, 5, 3, 12, tzinfo=UTC)
+    for number in range(40):
+        ref = bridge.discord.say(here, "ann", f"d{number}")
+        bridge.discord.messages[ref] = replace(
+            bridge.discord.messages[ref], created_at=day + timedelta(days=number // 20)
+        )
+    bridge.matrix.say(there, "ben", "m0")
+    async with bridge.relay():
+        bridge.discord.say(here, "ann", "today")
+        await until(lambda: "today" in bridge.words(there))
+        wish = await wish_for(bridge)
+        found = sorted((one.state, one.crossed, one.left_out) for one in await done(bridge, wish))
+    assert found == [("done", 1, 0), ("done", 40, 0)]
+    assert said(bridge) == ["today", *(f"d{number}" for number in range(40))]
+    assert notices(bridge) == [f"Said before the relay was here, on {day} May 2024:" for day in (3, 4)]
+    assert bridge.words(here)[-1] == "m0"
+    assert all(one.content.silent for one in bridge.matrix.shown(there) if one.text.startswith("d"))
+
+
+async def test_what_changes_between_its_reading_and_its_record_is_not_lost(bridge: World) -> None:
+    here, _ = bridge.channels()
+    refs = [bridge.discord.say(here, "ann", f"d{number}") for number in range(7)]
+    read, go_on = asyncio.Event(), asyncio.Event()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        async def holding(call: str) -> None:
+            # In the middle of a page: what is behind the first five was read, and is not on record.
+            if call == "send" and not go_on.is_set():
+                read.set()
+                await go_on.wait()
+
+        matrix.before = holding
+
+    async with bridge.relay(prepare):
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        await read.wait()
+        bridge.discord.edit(refs[5], "better")
+        bridge.discord.delete(refs[6])
+        bridge.discord.edit(refs[2], "worse")
+        bridge.discord.say(here, "ann", "today")
+        await asyncio.wait_for(_until_received(bridge, "today"), PATIENCE)
+        go_on.set()
+        await done(bridge, wish)
+        await until(lambda: "today" in said(bridge))
+    assert sorted(said(bridge)) == sorted(["d0", "d1", "worse", "d3", "d4", "better", "today"])
+
+
+async def _until_received(bridge: World, words: str) -> None:
+    """Until a message is on record, and with it whatever happened before."""
+    [ref] = [one.ref for one in bridge.discord.messages.values() if one.text == words]
+    while True:
+        async with bridge.store.read() as uow:
+            if await uow.messages.find(ref) is not None:
+                return
+        await asyncio.sleep(0.002)
+
+
+async def test_commands_and_what_the_relay_said_do_not_cross(bridge: World) -> None:
+    here, there = bridge.channels()
+    bridge.matrix.say(there, "ben", "!relay optout")
+    bridge.matrix.say(there, "ben", "m0")
+    async with bridge.relay():
+        found = await done(bridge, await wish_for(bridge, towards=Platform.DISCORD))
+        assert [(one.crossed, one.left_out) for one in found] == [(1, 1)]
+        # And she is not opted out by what she said long ago.
+        bridge.matrix.say(there, "ben", "m1")
+        await until(lambda: bridge.words(here)[-1:] == ["m1"])
+
+
+async def test_who_has_opted_out_does_not_cross(bridge: World) -> None:
+    here, there = bridge.channels()
+    bridge.matrix.say(there, "ben", "m0")
+    async with bridge.relay():
+        bridge.matrix.say(there, "ben", "!relay optout")
+        await until(lambda: len(bridge.words(there)) == 3)
+        found = await done(bridge, await wish_for(bridge, towards=Platform.DISCORD))
+        assert [(one.state, one.crossed, one.left_out) for one in found] == [("done", 0, 1)]
+    assert bridge.words(here) == []
+
+
+async def test_what_is_said_today_does_not_wait_behind_the_past(bridge: World) -> None:
+    here, there = bridge.channels()
+    for number in range(100):
+        bridge.discord.say(here, "ann", f"d{number}")
+    sent = asyncio.Semaphore(20)
+    async with bridge.relay(_holding(sent, asyncio.Event())):
+        await wish_for(bridge, towards=Platform.MATRIX)
+        await until(lambda: len(bridge.words(there)) == 20)
+        bridge.discord.say(here, "ann", "today")
+        await asyncio.wait_for(_until_received(bridge, "today"), PATIENCE)
+        for _ in range(7):
+            sent.release()
+        await until(lambda: "today" in bridge.words(there))
+
+
+async def test_it_goes_on_after_each_end_of_the_process(bridge: World) -> None:
+    here, _ = bridge.channels()
+    for number in range(60):
+        bridge.discord.say(here, "ann", f"d{number}")
+    wish = None
+    for life in range(1, 7):
+        async with bridge.relay():
+            wish = wish or await wish_for(bridge, towards=Platform.MATRIX)
+            await until(lambda life=life: len(said(bridge)) >= 9 * life)  # type: ignore[misc]
+    async with bridge.relay():
+        assert wish is not None
+        [found] = await done(bridge, wish)
+    assert said(bridge) == [f"d{number}" for number in range(60)]
+    assert found.crossed == 60
+    assert len(notices(bridge)) == 1
+
+
+async def test_while_its_channels_are_paired_otherwise_it_waits(bridge: World) -> None:
+    here, there = bridge.channels()
+    for number in range(60):
+        bridge.discord.say(here, "ann", f"d{number}")
+    old, other = bridge.pairs[0], pair("other")
+    sent, go_on = asyncio.Semaphore(6), asyncio.Event()
+    async with bridge.relay(_holding(sent, go_on)) as core:
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        await until(lambda: len(bridge.words(there)) == 6)
+        await _redeclare(bridge, core, replace(old, sides=(old.sides[0], other.sides[1])))
+        go_on.set()
+        sent.release()
+        await asyncio.wait_for(_waits(bridge, wish, core), PATIENCE)
+        assert said(bridge, "other") == []
+        await _redeclare(bridge, core, old)
+        await done(bridge, wish)
+    assert said(bridge) == [f"d{number}" for number in range(60)]
+
+
+async def _redeclare(bridge: World, core: Core, *pairs: Pair) -> None:
+    await redeclare(core, *pairs)
+    for adapter in (bridge.discord_adapter, bridge.matrix_adapter):
+        assert adapter is not None
+        await adapter.watch(core.pairs.watched(adapter.platform))
+
+
+def _holding(sent: asyncio.Semaphore, go_on: asyncio.Event) -> Callable[[MemoryAdapter, MemoryAdapter], None]:
+    """Matrix takes as many messages as `sent` lets it, and from `go_on` on all."""
+
+    async def holding(call: str) -> None:
+        if call == "send" and not go_on.is_set():
+            await sent.acquire()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = holding
+
+    return prepare
+
+
+async def _waits(bridge: World, wish: Wish, core: Core) -> None:
+    while True:
+        if any(one is not None and "not declared" in one.problem for one in await progress_of(bridge.store, wish)):
+            break
+        await asyncio.sleep(0.002)
+    assert "not declared" in " ".join(core.backfills.notes(bridge.pairs[0]))
+
+
+async def test_where_it_is_not_known_where_the_past_ends_it_fails_and_can_be_asked_for_again(bridge: World) -> None:
+    here, _ = bridge.channels()
+    bridge.discord.say(here, "ann", "d0")
+    async with bridge.relay():
+        bridge.discord.say(here, "ann", "today")
+        await until(lambda: said(bridge) == ["today"])
+        with closing(sqlite3.connect(bridge.store.path)) as connection, connection:
+            began = connection.execute("SELECT stream, began FROM cursor").fetchall()
+            connection.execute("UPDATE cursor SET began = NULL")
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        [found] = await done(bridge, wish)
+        assert (found.state, found.problem) == ("failed", "It is not on record when this began.")
+        with closing(sqlite3.connect(bridge.store.path)) as connection, connection:
+            connection.executemany("UPDATE cursor SET began = ?2 WHERE stream = ?1", began)
+        again = await wish_for(bridge)
+        assert again.id != wish.id
+        assert again.towards == wish.towards
+        assert [one.state for one in await done(bridge, again)] == ["done"]
+    assert said(bridge) == ["today", "d0"]
+
+
+async def test_what_is_asked_for_twice_begins_nothing_anew(bridge: World) -> None:
+    since = NOW - timedelta(days=30)
+    first = await wish_for(bridge, since=since)
+    assert await wish_for(bridge) == first == await wish_for(bridge, since=since)
+    with pytest.raises(NotNow, match="let it go on without options"):
+        await wish_for(bridge, since=NOW)
+    async with bridge.store.write() as uow:
+        assert await stop(uow, bridge.pairs[0])
+        assert [one.stopped for one in (await read_wishes(uow)).values()] == [True]
+    assert await wish_for(bridge) == first
+    await _set(bridge, first, "done")
+    assert await wish_for(bridge, since=NOW) == first
+    older = await wish_for(bridge)
+    assert (older.since, older.before, older.id == first.id) == (None, since, False)
+    await _set(bridge, older, "done")
+    assert await wish_for(bridge) == older
+
+
+async def test_the_other_direction_may_follow(bridge: World) -> None:
+    first = await wish_for(bridge, towards=Platform.MATRIX)
+    await _set(bridge, first, "done")
+    both = await wish_for(bridge)
+    assert both.towards == (Platform.DISCORD,)
+    one_way = replace(bridge.pairs[0], destinations=frozenset({Platform.MATRIX}))
+    with pytest.raises(NotNow, match="does not mirror that way"):
+        async with bridge.store.write() as uow:
+            await ask(uow, Wanted(one_way, NOW, Platform.DISCORD))
+
+
+async def _set(bridge: World, wish: Wish, state: State) -> None:
+    async with bridge.store.write() as uow:
+        for towards in wish.towards:
+            progress = Progress(wish.id, ("help", "help"), state)
+            await uow.key_values.put(progress_key(wish, towards), progress.as_json())
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"a": 1}', '{"a": {"id": 1}}', "[" * 10_000, '{"wish": 1}'])
+async def test_what_cannot_be_read_of_it_counts_as_not_asked_for(bridge: World, damage: str) -> None:
+    wish = await wish_for(bridge)
+    async with bridge.store.write() as uow:
+        await uow.key_values.put(progress_key(wish, Platform.MATRIX), damage)
+        assert (await read_progress(uow, wish))[Platform.MATRIX] is None
+        await uow.key_values.put("backfill wishes", damage)
+        assert await read_wishes(uow) == {}
+
+
+@given(
+    st.builds(
+        Progress,
+        st.text(),
+        st.tuples(st.text(), st.text()),
+        st.sampled_from(["running", "done", "failed"]),
+        st.text(),
+        st.integers(),
+        st.integers(),
+        st.none() | st.datetimes(timezones=st.just(UTC)),
+        st.none() | st.datetimes(timezones=st.just(UTC)),
+        st.text(),
+        st.text(),
+    )
+)
+def test_how_far_it_is_is_read_as_it_was_written(progress: Progress) -> None:
+    assert Progress.read(progress.as_json()) == progress
