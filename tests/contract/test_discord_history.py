@@ -1,17 +1,19 @@
 """What was missed is read from the history, once, from where the cursors stand."""
 
+from collections.abc import Sequence
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from relay.adapters.discord.adapter import DiscordAdapter
+from relay.core.ports import PastPage
 from relay.domain.events import (
     HistorySkipped,
     MessageCreated,
 )
 from relay.domain.text.nodes import plain_text
-from relay.errors import ActionNeeded
+from relay.errors import ActionNeeded, Permanent
 from relay.sandbox.world.models import Overwrite
 from relay.sandbox.world.permissions import Permission
 from tests.support.discord import World, until
@@ -213,3 +215,57 @@ async def test_a_thread_is_caught_up_though_our_clock_is_weeks_ahead(world: Worl
     world.server.threads.archive(thread, archived=True)
     async with world.running():
         await until(lambda: "in the thread" in world.inbox.said())
+
+
+async def past_of(
+    world: World, adapter: DiscordAdapter, began: str | None, position: str = "", before: datetime | None = None
+) -> list[PastPage]:
+    async def first(stream: str) -> str | None:
+        assert stream == f"channel:{world.channel.id}"
+        return began
+
+    async with aclosing(adapter.past(world.ref, position, first, before=before)) as pages:
+        return [page async for page in pages]
+
+
+def texts(pages: Sequence[PastPage]) -> list[str]:
+    return [plain_text(message.content.text) for page in pages for message in page.messages]
+
+
+async def test_the_past_is_read_up_to_where_the_relay_began(world: World) -> None:
+    messages = [world.say(str(number)) for number in range(130)]
+    world.server.messages.remove(world.channel, [messages[5].id])
+    world.edit(messages[7], "seven")
+    thread = world.server.threads.open_on(world.channel, messages[9], world.bob, "aside")
+    world.say("in the thread", channel=thread)
+    began = world.say("last").id
+    world.say("today")
+    async with world.running() as adapter:
+        pages = await past_of(world, adapter, str(began))
+        expected = [str(number) for number in range(130) if number != 5] + ["last"]
+        expected[6] = "seven"
+        assert texts(pages) == expected
+        assert max(len(page.messages) for page in pages) <= 25
+        assert {message.author.name for page in pages for message in page.messages} == {"Bobby"}
+        assert texts(await past_of(world, adapter, str(began), pages[1].position)) == texts(pages[2:])
+        assert await past_of(world, adapter, str(began), pages[-1].position) == []
+        assert await past_of(world, adapter, "0") == []
+
+
+async def test_the_past_of_a_channel_whose_beginning_is_not_known_needs_an_end(world: World) -> None:
+    world.say("past")
+    async with world.running() as adapter:
+        with pytest.raises(Permanent, match="say with --before"):
+            await past_of(world, adapter, None)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        assert texts(await past_of(world, adapter, None, before=tomorrow)) == ["past"]
+        assert texts(await past_of(world, adapter, None, before=tomorrow - timedelta(days=2))) == []
+
+
+async def test_a_past_that_the_bot_may_not_read_is_not_taken_for_none(world: World) -> None:
+    began = world.say("past").id
+    async with world.running() as adapter:
+        denied = Overwrite(world.app.user.id, 1, 0, Permission.READ_MESSAGE_HISTORY)
+        world.channel.overwrites[denied.id] = denied
+        with pytest.raises(ActionNeeded):
+            await past_of(world, adapter, str(began))

@@ -45,14 +45,14 @@ from relay.core.clock import Backoff
 from relay.core.files import Files, MediaStream, PictureLinks
 from relay.core.moderation.ports import Decision
 from relay.core.offload import Conversions
-from relay.core.ports import ChannelInfo, Clock, Cursor, Delivery, EventBatch, Inbox, SideHealth
+from relay.core.ports import Began, ChannelInfo, Clock, Cursor, Delivery, EventBatch, Inbox, PastPage, SideHealth
 from relay.core.storage import Store, UnitOfWork
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
-from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, how_many, ungrouped
+from relay.errors import ActionNeeded, FatalError, Permanent, StoreUnavailable, Transient, how_many, ungrouped
 from relay.logs import get_logger
 
 _log = get_logger(__name__)
@@ -61,7 +61,7 @@ _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 
 
 class DiscordAdapter:
-    """Implements `Adapter`, `HistoryReader`, `LatestReader`, `NameReader` and `PersonForgetter`.
+    """Implements `Adapter`, `HistoryReader`, `PastReader`, `LatestReader`, `NameReader` and `PersonForgetter`.
 
     Without `files`, those of the other platform, none are posted. Without `store`, it is not remembered which pictures
     of people are already there. Pictures that were not used for `pictures_kept` seconds are deleted; None: never. With
@@ -361,6 +361,31 @@ class DiscordAdapter:
             async with aclosing(self._history.reread(buffer, first.id, last.id, cursor=cursor)) as pages:
                 async for page in pages:
                     yield page
+
+    async def past(
+        self,
+        channel: ChannelRef,
+        position: str,
+        began: Began,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> AsyncGenerator[PastPage]:
+        """See `PastReader.past`. Of threads nothing is read."""
+        self._connected()
+        buffer = self._open_buffer(channel)
+        last = await began(messages_stream(channel.id)) or (None if before is None else snowflake_at(before))
+        if last is None or not is_snowflake(last):
+            raise Permanent(
+                f"it is not on record when the relay came into channel {channel.id}: say with --before which messages"
+                " are older than the first that crossed"
+            )
+        after = position or ("0" if since is None else snowflake_at(since))
+        with translate_read_errors(channel.id):
+            async with aclosing(self._history.past(buffer, after, last)) as pages:
+                async for batch, reached in pages:
+                    messages = tuple(event for event in batch.events if isinstance(event, MessageCreated))
+                    yield PastPage(messages, reached)
 
     def _open_buffer(self, channel: ChannelRef) -> ChannelBuffer:
         buffer = self._buffers.get(channel.id)

@@ -22,6 +22,8 @@ from relay.logs import get_logger
 _log = get_logger(__name__)
 
 PAGE = 100
+# Of the past, so many are handed over at a time.
+_PAST_PAGE = 25
 # Requests at the same time: each channel gets a page in turn, so that a busy one delays no other.
 _MAX_REQUESTS = 8
 # Nicknames that are asked for at most, per page of messages.
@@ -151,6 +153,23 @@ class History:
             # There may have been more threads than are remembered.
             yield None
 
+    async def past(self, buffer: ChannelBuffer, after: str, last: str) -> AsyncGenerator[tuple[EventBatch, str]]:
+        """What was written in the channel, not in its threads, behind `after` and up to `last`, oldest first.
+
+        Some messages at a time, each with the ID of the last one.
+        """
+        channel = buffer.channel.id
+        if int(last) <= int(after):
+            return
+        await self._check_readable(channel, last)
+        async for messages in self._pages(channel, after, may_be_hidden=False, limit=_PAST_PAGE):
+            within = [message for message in messages if _id(message) <= int(last)]
+            if within:
+                await self._fetch_nicknames(buffer.access.guild, within)
+                yield await self.translator.page(buffer, channel, within), str(within[-1]["id"])
+            if len(within) < len(messages):
+                return
+
     async def _is_gone(self, channel: str, message: str) -> bool:
         """Whether Discord says of a message that it is not there, which its history did not show.
 
@@ -200,7 +219,7 @@ class History:
             yield await self.translator.page(buffer, channel, messages)
 
     async def _pages(
-        self, channel: str, after: str, page: list[Json] | None = None, *, may_be_hidden: bool
+        self, channel: str, after: str, page: list[Json] | None = None, *, may_be_hidden: bool, limit: int = PAGE
     ) -> AsyncIterator[list[Json]]:
         """What follows a message. `may_be_hidden`: a history that cannot be read counts as empty, else as an error.
 
@@ -209,7 +228,7 @@ class History:
         while True:
             if page is None:
                 # With the message that is known: as long as that is there, the page shows that the history can be read.
-                page = await self._page_from(channel, after)
+                page = await self._page_from(channel, after, limit)
                 if not page and int(after) and not may_be_hidden:
                     await self._check_readable(channel, after)
             messages = [message for message in page if _id(message) > int(after)]
@@ -219,10 +238,10 @@ class History:
             after, page = str(messages[-1]["id"]), None
             yield messages
 
-    async def _page_from(self, channel: str, message: str) -> list[Json]:
+    async def _page_from(self, channel: str, message: str, limit: int = PAGE) -> list[Json]:
         """A message, if it is still there, and what follows it, oldest first."""
         # Discord returns the newest first, whatever is asked for.
-        return sorted(await self._page(channel, limit=str(PAGE), after=str(max(0, int(message) - 1))), key=_id)
+        return sorted(await self._page(channel, limit=str(limit), after=str(max(0, int(message) - 1))), key=_id)
 
     async def _skip_to_newest(self, channel: str, after: str, newest: int) -> tuple[str, int]:
         """Returns the message after which only the `newest` last ones follow, and how many are skipped before them."""
