@@ -2,9 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -21,8 +20,7 @@ from relay.adapters.matrix.cursors import (
     room_stream,
 )
 from relay.adapters.matrix.identifiers import OwnAccounts, is_room_id, is_user_id, parse_link, permalink, server_of
-from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
-from relay.adapters.matrix.markup import NameLookup
+from relay.adapters.matrix.inbound.events import COMMAND, convert_latest, latest_edit
 from relay.adapters.matrix.media import MediaRepository
 from relay.adapters.matrix.members import MemberDirectory
 from relay.adapters.matrix.outbound import compose
@@ -36,19 +34,19 @@ from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.rooms.joins import RoomJoiner
 from relay.adapters.matrix.rooms.lookup import look_up
-from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
+from relay.adapters.matrix.sync.past import RoomPast
 from relay.adapters.matrix.sync.response import ResponseHandler
 from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff, wait_at_most
 from relay.core.files import Files, MediaStream
 from relay.core.moderation.ports import Decision
 from relay.core.offload import Conversions
-from relay.core.ports import ChannelInfo, Clock, Delivery, EventBatch, Inbox, SideHealth
+from relay.core.ports import Began, ChannelInfo, Clock, Cursor, Delivery, EventBatch, Inbox, PastPage, SideHealth
 from relay.core.storage import Store, UnitOfWork
 from relay.domain.content import Author, Capabilities, Quotation
-from relay.domain.events import Event, MessageCreated, MessageEdited
+from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, PlaceRef, Platform, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text.nodes import RichText
@@ -146,6 +144,7 @@ class MatrixAdapter:
             clock=clock,
             rng=rng,
         )
+        self._past = RoomPast(api=api, rooms=rooms, conversions=conversions)
         self._lists = PolicyListFollower(api=api, clock=clock, rng=rng)
         self._members = MemberDirectory(api, clock, conversions, accounts)
         self._media = MediaRepository(api, files, clock)
@@ -220,7 +219,8 @@ class MatrixAdapter:
         room_id, _, token = position.partition(" ")
         if self._inbox is not None and is_room_id(room_id) and token:
             self._responses.forget_position(room_id)
-            await self._inbox.receive(EventBatch(cursors=(cursor(room_stream(room_id), OUTSIDE + token),)))
+            resumed = Cursor(Platform.MATRIX, room_stream(room_id), OUTSIDE + token, resumes=True)
+            await self._inbox.receive(EventBatch(cursors=(resumed,)))
 
     async def close(self) -> None:
         """See `Adapter.close`."""
@@ -292,25 +292,27 @@ class MatrixAdapter:
             return None
 
     async def _current(self, ref: MessageRef) -> MessageCreated | None:
-        """A message as it is now. The homeserver adds the latest edit to the event itself.
-
-        https://spec.matrix.org/latest/client-server-api/#server-side-aggregation-of-mreplace-relationships
-        """
+        """A message as it is now."""
         event = await self._sender.event(ref)
         if event is None:
             return None
         await self._sender.load_member(ref.channel.id, str(event.get("sender")))
         state, names = self._rooms.state(ref.channel.id), self._rooms.names()
-        message = await self._converted(event, state, names)
-        edit = latest_edit(event)
-        edited = None if edit is None else await self._converted(edit, state, names)
-        if isinstance(message, MessageCreated) and isinstance(edited, MessageEdited):
-            message = replace(message, content=edited.content, edited_at=edited.edited_at)
+        size = weight(event.get("content")) + weight(as_dict(latest_edit(event)).get("content"))
+        message = await self._conversions.run(size, convert_latest, event, state, self._api.user_id, names)
         return message if isinstance(message, MessageCreated) else None
 
-    async def _converted(self, event: Json, state: RoomState, names: NameLookup) -> Event | None:
-        size = weight(event.get("content"))
-        return await self._conversions.run(size, convert, event, state, self._api.user_id, names)
+    def past(
+        self,
+        channel: ChannelRef,
+        position: str,
+        began: Began,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> AsyncGenerator[PastPage]:
+        """See `PastReader.past`."""
+        return self._past.pages(channel, position, began, since, is_bounded=before is not None)
 
     async def channels_of(self, user: UserRef) -> frozenset[ChannelRef]:
         """See `MemberMirror.channels_of`."""

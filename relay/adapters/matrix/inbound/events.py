@@ -90,11 +90,23 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
     if not content or "redacted_because" in _unsigned(event):
         return None
     if kind in _MESSAGES and not _is_verification(content):
-        if _is_edit(content) and not _target(_relation(content)):
+        if is_edit(content) and not _target(_relation(content)):
             return unreadable
         names = replace(rooms, user=state.name_of)
         return _message(event, content, state, names, me)
     return FeatureUsed(channel, _feature(kind, content), user_is_self=is_self)
+
+
+def convert_latest(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOMS) -> Event | None:
+    """As `convert`. But a message says what it was edited to last, which the homeserver adds to the event itself.
+
+    https://spec.matrix.org/latest/client-server-api/#server-side-aggregation-of-mreplace-relationships
+    """
+    message, edit = convert(event, state, me, rooms), latest_edit(event)
+    edited = None if edit is None else convert(edit, state, me, rooms)
+    if isinstance(message, MessageCreated) and isinstance(edited, MessageEdited):
+        return replace(message, content=edited.content, edited_at=edited.edited_at, edit=edited.edit)
+    return message
 
 
 def echo(event: Json, channel: ChannelRef, me: str, names: NameLookup) -> MessageCreated | None:
@@ -159,7 +171,12 @@ def is_message(event: Json) -> bool:
     content = event.get("content")
     if event.get("type") not in _MESSAGES or not isinstance(content, dict) or not content:
         return False
-    return not _is_edit(content)
+    return not is_edit(content)
+
+
+def is_edit(content: Json) -> bool:
+    """Whether what an event says is what another one says from then on."""
+    return as_string(_relation(content).get("rel_type")) == "m.replace"
 
 
 def latest_edit(event: Json) -> Json | None:
@@ -370,10 +387,6 @@ def _is_verification(content: Json) -> bool:
 
 def _relation(content: Json) -> Json:
     return as_dict(content.get("m.relates_to"))
-
-
-def _is_edit(content: Json) -> bool:
-    return as_string(_relation(content).get("rel_type")) == "m.replace"
 
 
 def _target(relation: Json) -> str:
