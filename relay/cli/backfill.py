@@ -46,7 +46,9 @@ def backfill(
     pair: Annotated[str, typer.Argument(metavar="PAIR", help="Its name; `relay pairs list` shows them.")],
     since: DateOption = None,
     before: BeforeOption = None,
-    to: Annotated[Platform | None, typer.Option("--to", help="To one side only.")] = None,
+    to: Annotated[
+        Platform | None, typer.Option("--to", metavar="SIDE", help="To one side only: discord or matrix.")
+    ] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Let it rest; without this it goes on from there.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Show how far it is until it is done. It needs no one to wait.")
