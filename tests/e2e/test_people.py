@@ -105,7 +105,7 @@ async def test_a_code_is_of_use_to_the_right_account_in_a_bridged_room_only(
         assert "not linked" in await ask(help_stack, "whoami", who=eve)
     private = await mia.create_room("", public=False, invite=[help_stack.relay_user])
     alone = await mia.text(private, f"!relay link {code}")
-    assert "You are linked with Ada" in await ask(help_stack, f"link {code}")  # neither of them has used it up
+    assert "You are linked with `Ada`" in await ask(help_stack, f"link {code}")  # neither of them has used it up
     assert await answers(help_stack, alone, room=private) == []
     assert "linked" in await ask(help_stack, f"link {code}")
     # Whatever stands in the room, no code does that anybody else has not written there.
@@ -141,7 +141,7 @@ async def test_a_kill_between_a_code_and_its_use_and_after_each_answer(help_stac
     await settled(help_stack)
     found = {command: await answers(help_stack, event) for command, event in asked.items()}
     assert {command: len(said) for command, said in found.items()} == dict.fromkeys(asked, 1)
-    assert "You are linked with Ada" in found["link"][0]
+    assert "You are linked with `Ada`" in found["link"][0]
     assert "linked with an account" in found["whoami"][0]
 
 
