@@ -118,23 +118,22 @@ def room_stream(room_id: str) -> str:
 
 
 def creation_stream(room_id: str) -> str:
-    """Holds who made a room, and how (`m.room.create`), which never changes. No position, but kept in the same way."""
+    """Holds how a room was made (`RoomState.creation`), which never changes. No position, but kept in the same way."""
     return f"created:{room_id}"
 
 
-def creation_cursor(room_id: str, event: Json) -> Cursor | None:
-    """Remembers who made a room; None if that is too long."""
-    text = json.dumps({"sender": event.get("sender"), "content": event.get("content")}, separators=(",", ":"))
+def creation_cursor(room_id: str, creation: Json) -> Cursor | None:
+    """Remembers how a room was made; None if that is too long."""
+    text = json.dumps(creation, separators=(",", ":"))
     return cursor(creation_stream(room_id), text) if len(text) <= _LONGEST_CREATION else None
 
 
-def creation(text: str | None) -> Json | None:
-    """The event that `creation_cursor` wrote; None of nothing, and of a damaged row."""
+def creation(text: str | None) -> Json:
+    """What `creation_cursor` wrote; nothing of nothing, and of a damaged row."""
     try:
-        found = as_dict(loads(text or "null"))
+        return as_dict(loads(text or "null"))
     except ValueError:
-        return None
-    return found if isinstance(found.get("content"), dict) else None
+        return {}
 
 
 def is_inside(position: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Literal
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
@@ -114,6 +115,7 @@ class RoomState:
     version: str = field(init=False, default="")
     # The room that this one says it replaces, "" for none.
     predecessor: str = field(init=False, default="")
+    # Digests: they are kept beyond the end of the process, where no names are to be.
     _creators: tuple[str, ...] = field(init=False, default=())
     _creators_are_privileged: bool = field(init=False, default=False)
     _power: PowerLevels | None = field(init=False, default=None)
@@ -154,10 +156,10 @@ class RoomState:
 
     def level(self, user_id: str) -> int:
         """The power level of a user."""
-        if self._creators_are_privileged and user_id in self._creators:
+        if self._creators_are_privileged and self._digest(user_id) in self._creators:
             return _CREATOR_LEVEL
         if self._power is None:
-            return 100 if user_id in self._creators else 0
+            return 100 if self._digest(user_id) in self._creators else 0
         return self._power.users.get(user_id, self._power.others)
 
     @property
@@ -248,20 +250,43 @@ class RoomState:
         """Others have been asked for: whether they go by a list that denies us."""
         self.denies_us, self.list_in_doubt = denies, False
 
-    def _apply_create(self, sender: str, content: Json) -> None:
-        self.creator_known = True
-        self.is_space = content.get("type") == SPACE
-        self.predecessor = as_string(as_dict(content.get("predecessor")).get("room_id"))
-        version = self.version = str(content.get("room_version", "1"))
+    def creation(self) -> Json:
+        """How the room was made, as far as it matters here, without anybody's name."""
+        return {
+            "version": self.version,
+            "space": self.is_space,
+            "predecessor": self.predecessor,
+            "creators": list(self._creators),
+        }
+
+    def apply_creation(self, kept: Json) -> None:
+        """Take in what `creation` returned for the same room; anything else is ignored."""
+        version, creators = kept.get("version"), kept.get("creators")
+        if not isinstance(version, str) or not isinstance(creators, list):
+            return
+        self.is_space, self.predecessor = kept.get("space") is True, as_string(kept.get("predecessor"))
+        self._set_version(version)
+        self._creators = tuple(one for one in creators if isinstance(one, str))
+
+    def _set_version(self, version: str) -> None:
+        self.creator_known, self.version = True, version
         self._creators_are_privileged = (
             version.isdecimal() and int(version) >= _FIRST_VERSION_WITH_PRIVILEGED_CREATORS
         ) or version.startswith("org.matrix.hydra")
+
+    def _digest(self, user_id: str) -> str:
+        return blake2b(f"{self.room_id} {user_id}".encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+    def _apply_create(self, sender: str, content: Json) -> None:
+        self.is_space = content.get("type") == SPACE
+        self.predecessor = as_string(as_dict(content.get("predecessor")).get("room_id"))
+        self._set_version(str(content.get("room_version", "1")))
         creators = {sender}
         if self._creators_are_privileged:
             creators |= {user for user in as_list(content.get("additional_creators")) if isinstance(user, str)}
         elif isinstance(content.get("creator"), str):
             creators = {content["creator"]}
-        self._creators = tuple(creators)
+        self._creators = tuple(map(self._digest, creators))
 
     def _apply_member(self, user_id: str, content: Json) -> None:
         profile = joined_profile(user_id, content)

@@ -7,7 +7,7 @@ where it is read.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -206,10 +206,10 @@ class ResponseHandler:
         """See `learn_creators`. Who was asked for once is remembered by what is returned."""
         unknown = [state for state in map(self._rooms.state, room_ids) if not state.creator_known]
         for state in unknown:
-            if (event := creation(await inbox.position(creation_stream(state.room_id)))) is not None:
-                apply_creation(state, event)
+            state.apply_creation(creation(await inbox.position(creation_stream(state.room_id))))
         learnt = await learn_creators(self._api, unknown)
-        return [made for room_id, event in learnt.items() if (made := creation_cursor(room_id, event)) is not None]
+        cursors = (creation_cursor(state.room_id, state.creation()) for state in learnt)
+        return [made for made in cursors if made is not None]
 
     # --- One room -----------------------------------------------------------------------------------------
 
@@ -518,33 +518,28 @@ class ResponseHandler:
         return found
 
 
-async def learn_creators(api: Api, states: Iterable[RoomState]) -> Mapping[str, Json]:
+async def learn_creators(api: Api, states: Iterable[RoomState]) -> Sequence[RoomState]:
     """Ask who made the rooms of which that is not known. Returns once all are known, or cannot be asked for now.
 
-    What was answered is returned, by the room.
+    Those of which it was answered are returned.
 
     A filter by room hides the `m.room.create` of a room of version 12 from sync, because that event has no room ID
     (ran, Synapse 1.163); and from that version on creators are above all power levels.
     """
     unknown = deque(state for state in states if not state.creator_known)
-    learnt: dict[str, Json] = {}
+    learnt: list[RoomState] = []
 
     async def ask() -> None:
         while unknown:
             state = unknown.popleft()
             if (event := await _creation_of(api, state.room_id)) is not None:
-                apply_creation(state, event)
-                learnt[state.room_id] = event
+                state.apply(event | {"type": "m.room.create", "state_key": ""})
+                learnt.append(state)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(_CREATE_REQUESTS_AT_ONCE, len(unknown))):
             group.create_task(ask(), name="matrix creators")
     return learnt
-
-
-def apply_creation(state: RoomState, event: Json) -> None:
-    """Take in who made a room."""
-    state.apply(event | {"type": "m.room.create", "state_key": ""})
 
 
 async def _creation_of(api: Api, room_id: str) -> Json | None:
