@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.cli.common import existing_store, is_terminal, no_such_pair, print_line, print_problem, run_async
-from relay.domain.ids import Platform
+from relay.cli.common import existing_store, is_terminal, no_such_pair, print_line, print_problem, printable, run_async
 from relay.errors import ConfigurationError, how_many
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from relay.config.settings import Settings
     from relay.core.operations.backfill_wishes import Progress, Wanted, Wish
+    from relay.domain.ids import Platform
     from relay.domain.pair import Pair
     from relay.store.unit_of_work import SqlStore
 
@@ -46,9 +46,7 @@ def backfill(
     pair: Annotated[str, typer.Argument(metavar="PAIR", help="Its name; `relay pairs list` shows them.")],
     since: DateOption = None,
     before: BeforeOption = None,
-    to: Annotated[
-        Platform | None, typer.Option("--to", metavar="SIDE", help="To one side only: discord or matrix.")
-    ] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="SIDE", help="To one side only: discord or matrix.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Let it rest; without this it goes on from there.")] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Show how far it is until it is done. It needs no one to wait.")
@@ -65,11 +63,21 @@ def backfill(
     settings = invocation_of(context).load(config)
     if stop and (since or before or to):
         raise typer.BadParameter("--stop takes no other options", ctx=context)
-    wanted = Wanted(_pair(settings, pair), datetime.now(UTC), to, _in_utc(since), _in_utc(before))
+    towards = None if to is None else _side(context, to)
+    wanted = Wanted(_pair(settings, pair), datetime.now(UTC), towards, _in_utc(since), _in_utc(before))
     try:
         raise typer.Exit(run_async(_stop(settings, wanted) if stop else _carry(settings, wanted, wait=wait)))
     except KeyboardInterrupt:
         typer.echo(f"\nIt goes on without you: `relay backfill {pair}` shows it again, and with --stop it rests.")
+
+
+def _side(context: typer.Context, name: str) -> "Platform":
+    from relay.domain.ids import Platform
+
+    if name not in list(Platform):
+        sides = " or ".join(Platform)
+        raise typer.BadParameter(f"{printable(name)} is no side of a pair: write {sides}", ctx=context)
+    return Platform(name)
 
 
 def _pair(settings: "Settings", name: str) -> "Pair":
@@ -159,7 +167,7 @@ class _Screen:
     wish: "Wish"
     _bars: "Bars | None" = field(init=False, default=None)
     _tasks: "dict[Platform, TaskID]" = field(init=False, default_factory=dict)
-    _told: dict[Platform, tuple[float, str]] = field(init=False, default_factory=dict)
+    _told: "dict[Platform, tuple[float, str]]" = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
         if is_terminal():

@@ -122,6 +122,7 @@ async def test_it_rests_and_goes_on_from_there(homeserver: Homeserver, tmp_path:
         (["nobody"], "there is no pair nobody"),
         (["help", "--since", "yesterday"], "yesterday"),
         (["help", "--stop", "--to", "matrix"], "--stop takes no other options"),
+        (["help", "--to", "both"], "both is no side of a pair: write discord or matrix"),
         ([], "PAIR"),
     ],
 )

@@ -87,7 +87,7 @@ _paragraph = st.builds(n.Paragraph, _line)
 
 def _items(blocks: st.SearchStrategy[n.Block]) -> st.SearchStrategy[n.Block]:
     item = st.builds(lambda first, rest: n.ListItem((first, *rest)), _paragraph, st.lists(blocks, max_size=1))
-    return st.builds(n.BulletList, st.lists(item, min_size=1, max_size=3).map(tuple), st.none() | st.integers(0, 99))
+    return st.builds(n.BulletList, st.lists(item, min_size=1, max_size=3).map(tuple), st.none() | st.integers(1, 99))
 
 
 _plain_blocks: st.SearchStrategy[n.Block] = st.one_of(
