@@ -245,12 +245,14 @@ async def forget_late_files(uow: UnitOfWork, target: Target, attachments: set[st
 
 
 def _sources(entry: Entry) -> tuple[MessageRef, ...]:
-    """The messages whose authors have to know when an entry fails."""
+    """The messages whose authors have to know when an entry fails. Not of what they said long before it crosses."""
     match entry.command:
+        case SendMessage(content=content) if content.silent:
+            return ()
         case SendMessage(source) | EditMessage(source) | RefreshMessage(source):
             return (source,)
         case Digest(items):
-            return tuple(item.source for item in items)
+            return tuple(item.source for item in items if not item.content.silent)
         case Unreadable(source=MessageRef() as source) if entry.lane.crosses:
             return (source,)
         case _:

@@ -419,7 +419,8 @@ class Executor:
         """Post the file behind the words of its message."""
         target, late, entry = plan.target, plan.late, plan.entry
         part = target.copies[-1].part + 1
-        content = Content(n.RichText(), (late.attachment,))
+        is_from_past = target.original is not None and target.original.from_past
+        content = Content(n.RichText(), (late.attachment,), silent=is_from_past)
         delivery = render.delivery(target, late.author, content, "s", part=part, suspect=target.suspect)
         if target.capabilities.native_replies:
             delivery = replace(delivery, reply_to=target.copies[0].ref)

@@ -27,6 +27,7 @@ from relay.core.operations.backfill_wishes import (
 from relay.core.storage import Store
 from relay.domain.ids import Platform
 from relay.domain.pair import Pair
+from relay.errors import Permanent
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
 from tests.support.platform import RELAY
@@ -309,3 +310,24 @@ async def test_what_cannot_be_read_of_it_counts_as_not_asked_for(bridge: World, 
 )
 def test_how_far_it_is_is_read_as_it_was_written(progress: Progress) -> None:
     assert Progress.read(progress.as_json()) == progress
+
+
+async def test_what_cannot_cross_is_a_dead_letter_and_its_author_is_not_told_years_later(bridge: World) -> None:
+    here, _ = bridge.channels()
+    for number in range(3):
+        bridge.discord.say(here, "ann", f"d{number}")
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        async def refusing(call: str) -> None:
+            if call == "send" and not said(bridge) and notices(bridge):
+                raise Permanent("refused")
+
+        matrix.before = refusing
+
+    async with bridge.relay(prepare):
+        [found] = await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
+        assert found.state == "done"
+        async with bridge.store.read() as uow:
+            assert len(await uow.outbox.dead()) == 3
+    assert bridge.discord.reactions == []
+    assert bridge.words(here) == ["d0", "d1", "d2"]
