@@ -146,7 +146,7 @@ async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeser
 
         good = place.daemon.config.read_text()
         place.daemon.config.write_text(good.replace("[[pairs]]", "[[pears]]"))
-        await until_logged(place, "configuration refused; the pairs stay as they are", "did you mean [pairs]?")
+        await until_logged(place, "configuration refused; the pairs stay as they are", "did you mean [[pairs]]?")
         place.daemon.config.write_text("[[pairs")
         await until_logged(place, "configuration refused", "is not valid TOML")
         # The process that reads is killed, while it waits for a secret in a pipe that nobody writes into.
