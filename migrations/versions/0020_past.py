@@ -40,6 +40,9 @@ def downgrade() -> None:
     """Drop them. An earlier relay takes what came from the past for the newest, and reads on behind that."""
     _index_standing("deleted = 0", "NOT deleted")
     op.drop_index("ix_message_past", "message")
+    # SQLite deletes nothing by itself during a migration.
+    op.execute("DELETE FROM message_copy WHERE message_id IN (SELECT id FROM message WHERE from_past)")
+    op.execute("DELETE FROM message_edit WHERE message_id IN (SELECT id FROM message WHERE from_past)")
     op.execute("DELETE FROM message WHERE from_past")
     op.execute("ALTER TABLE message DROP COLUMN from_past")
     op.execute("ALTER TABLE cursor DROP COLUMN began")

@@ -405,6 +405,23 @@ def test_a_message_that_was_edited_and_stayed_empty_goes_with_its_edits(url: str
     assert rows(url, "SELECT message_id FROM message_copy") == [(2,)]
 
 
+def test_what_came_from_the_past_goes_with_its_copies_and_edits(url: str) -> None:
+    with migration_engine(url, create=False).begin() as connection:
+        for statement in (
+            "INSERT INTO channel (id, platform, native_id) VALUES (1, 'matrix', '!r'), (2, 'discord', '1')",
+            """
+            INSERT INTO message (id, channel_id, native_id, author, created_at, from_past)
+            VALUES (1, 1, '$1', '@a', 1, 0), (2, 1, '$2', '@a', 1, 1)
+            """,
+            "INSERT INTO message_edit (channel_id, native_id, message_id) VALUES (1, '$3', 1), (1, '$4', 2)",
+            "INSERT INTO message_copy (message_id, channel_id, part, native_id) VALUES (1, 2, 0, '5'), (2, 2, 0, '6')",
+        ):
+            connection.exec_driver_sql(statement)
+    downgrade(url, "0019")
+    for table, column in (("message", "id"), ("message_copy", "message_id"), ("message_edit", "message_id")):
+        assert rows(url, f"SELECT {column} FROM {table}") == [(1,)]
+
+
 @pytest.mark.slow
 def test_two_at_once(new: str) -> None:
     program = "import sys; from relay.store.migrate import upgrade; print(upgrade(sys.argv[1]).state)"
