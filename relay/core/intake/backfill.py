@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Protocol
 
 from relay.core.clock import Backoff, Bell
-from relay.core.intake.router import Router
+from relay.core.intake.router import PastWatch, Router
 from relay.core.operations.backfill_wishes import Progress, State, Wish, progress_key, read_progress, read_wishes
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock, PastPage, PastReader
@@ -38,6 +38,9 @@ _STEP = 5
 
 _ROOM_SECONDS = 1.0
 """After so many it is looked again whether all of them have crossed."""
+
+_TIMES_CHANGED = 5
+"""What changes once more in the moment in which it is read is left out: its author keeps all others from crossing."""
 
 
 class Lanes(Protocol):
@@ -170,23 +173,24 @@ class Backfills:
     async def _carry(self, wish: Wish, towards: Platform, backoff: Backoff) -> bool:
         """Go on with it; whether it is done. False: it was stopped."""
         way = self._way(wish, towards)
-        channel = way.lane.source
-        self.router.past_changes[channel] = 0
+        source = way.lane.source
+        watch = PastWatch(frozenset({source}) | self.pairs.predecessors(source))
+        self.router.past_watches.append(watch)
         try:
             while True:
                 progress = await self._begin(way)
                 if progress.state == "done":
                     return True
                 with suppress(_Changed):
-                    return await self._read(way, progress, backoff)
+                    return await self._read(way, progress, watch, backoff)
         finally:
-            del self.router.past_changes[channel]
+            self.router.past_watches.remove(watch)
 
-    async def _read(self, way: _Way, progress: Progress, backoff: Backoff) -> bool:
+    async def _read(self, way: _Way, progress: Progress, watch: PastWatch, backoff: Backoff) -> bool:
         """Queue page after page; True at the end, False where it was stopped. Raises `_Changed`."""
         async with aclosing(self._pages(way, progress.position)) as pages:
             while True:
-                changes = self.router.past_changes[way.lane.source]
+                watch.begin()
                 page = await anext(pages, None)
                 if page is None:
                     break
@@ -194,13 +198,14 @@ class Backfills:
                 for step in _in_steps(page.messages):
                     if not await self._has_room(way):
                         return False
-                    progress, left = await self._queue(way, step, progress, changes)
+                    progress, left = await self._queue(way, step, progress, watch)
                     left_out += left
                 backoff.reset()
+                watch.times.clear()
                 progress = replace(progress, position=page.position, left_out=progress.left_out + left_out, problem="")
                 await self._save(way, progress)
         _log.info("backfill done", pair=way.pair.name, direction=way.lane.direction, messages=progress.crossed)
-        await self._save(way, replace(progress, state="done"))
+        await self._save(way, replace(progress, state="done", problem=""))
         return True
 
     def _way(self, wish: Wish, towards: Platform) -> _Way:
@@ -257,18 +262,20 @@ class Backfills:
         return False
 
     async def _queue(
-        self, way: _Way, messages: Iterable[MessageCreated], progress: Progress, changes: int
+        self, way: _Way, messages: Sequence[MessageCreated], progress: Progress, watch: PastWatch
     ) -> tuple[Progress, int]:
         """Queue some messages, each day's first behind a notice. How far it is then, and how many do not cross.
 
-        Raises `_Changed` if one of them may have been changed since there had been so many `changes`.
+        Raises `_Changed` if one of them may have been changed since it was read.
         """
         queued: list[Entry] = []
         left_out = 0
         try:
             async with self.store.write() as uow:
                 # In here: what is changed from now on is received behind this, and finds it on record.
-                if self.router.past_changes[way.lane.source] != changes:
+                changed = {event.ref for event in messages if watch.has_changed(event)}
+                watch.times.update(changed)
+                if watch.is_unsure or any(watch.times[ref] <= _TIMES_CHANGED for ref in changed):
                     raise _Changed
                 for event in messages:
                     first_at = progress.first_at or event.created_at
@@ -276,7 +283,7 @@ class Backfills:
                     if event.author.is_self or (way.wish.before is not None and event.created_at >= way.wish.before):
                         continue
                     command = await self.router.past(uow, event, way.pair, way.lane)
-                    if command is None:
+                    if command is None or event.ref in changed:
                         left_out += 1
                     elif await self._record(uow, event, command):
                         day = _day(event.created_at)

@@ -3,6 +3,7 @@
 Nothing is delivered here. Events become outbox rows, in one transaction with their cursors; delivery does the rest.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -68,6 +69,39 @@ _CHANNELS_TOLD = 1024 * 1024
 _KEPT_BACK = 4 * 1024 * 1024
 """Bytes of the messages that are remembered as kept back."""
 
+_CHANGES_KEPT = 1_000
+"""Of so many changes it is remembered which messages they are of; with more, of any."""
+
+
+@dataclass(slots=True, eq=False)
+class PastWatch:
+    """What changes in some channels while their past is read: it may have been read, and not be on record yet."""
+
+    channels: frozenset[ChannelRef]
+    # Any message may have changed.
+    is_unsure: bool = field(init=False, default=False)
+    # How often whoever reads has found that a message has changed.
+    times: Counter[MessageRef] = field(init=False, default_factory=Counter)
+    # What was edited, and by whom; what was deleted, by None.
+    _changes: set[tuple[MessageRef, UserRef | None]] = field(init=False, default_factory=set)
+
+    def begin(self) -> None:
+        """What is read from now on is as it is now."""
+        self._changes.clear()
+        self.is_unsure = False
+
+    def note(self, what: MessageRef | None, by: UserRef | None) -> None:
+        """See `Router.note_change`."""
+        if what is None or len(self._changes) >= _CHANGES_KEPT:
+            self.is_unsure = True
+        else:
+            self._changes.add((what, by))
+
+    def has_changed(self, event: MessageCreated) -> bool:
+        """Whether a message is another one by now, or its last edit is gone. An edit by somebody else is none."""
+        edit = () if event.edit is None else ((event.edit, None),)
+        return not self._changes.isdisjoint(((event.ref, None), (event.ref, event.author.user), *edit))
+
 
 @dataclass(slots=True)
 class _Routed:
@@ -107,9 +141,8 @@ class Router:
     # The newest messages of those who had opted out. Nothing of them is in the store, so that only this tells when one
     # comes again: its author may be in again by then, and did not mean it to cross.
     _kept_back: Recent[MessageRef, None] = field(init=False, default_factory=lambda: Recent(_KEPT_BACK))
-    # By the channels whose past is being read: how often something was edited or deleted there that is not on record.
-    # It may have been read and not be on record yet; then it is read again.
-    past_changes: dict[ChannelRef, int] = field(init=False, default_factory=dict)
+    # One for each reading of a channel's past that is under way.
+    past_watches: list[PastWatch] = field(init=False, default_factory=list)
 
     async def receive(self, batch: EventBatch) -> Sequence[Entry]:
         """Save a batch, and return what there is to deliver now. Raises `StoreUnavailable`."""
@@ -268,15 +301,16 @@ class Router:
         content = replace(event.content, silent=True)
         return SendMessage(event.ref, author, content, event.created_at, reply_to)
 
-    def note_change(self, channel: ChannelRef) -> None:
-        """Something that is not on record was edited or deleted, or may have been."""
-        if channel in self.past_changes:
-            self.past_changes[channel] += 1
+    def note_change(self, channel: ChannelRef, what: MessageRef | None = None, by: UserRef | None = None) -> None:
+        """A message that is not on record was edited by somebody, or deleted; without `what`, any may have been."""
+        for watch in self.past_watches:
+            if channel in watch.channels:
+                watch.note(what, by)
 
     async def _edited(self, uow: UnitOfWork, event: MessageEdited, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
         original = await uow.messages.find(event.ref)
         if original is None:
-            self.note_change(event.ref.channel)
+            self.note_change(event.ref.channel, event.ref, event.author.user)
         if original is None and not event.author.is_self:
             await self._requote(uow, event.ref, None, pair, routed)
         if original is None or original.deleted:
@@ -321,7 +355,7 @@ class Router:
     ) -> None:
         original = await uow.messages.find(event.ref)
         if original is None:
-            self.note_change(event.ref.channel)
+            self.note_change(event.ref.channel, event.ref)
             await self._taken_back(uow, event.ref, pair, lane, routed)
             if pair.policy.moderate_deletions and not event.by_self:
                 await self._copy_removed(uow, event.ref, lane, routed)

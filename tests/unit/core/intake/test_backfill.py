@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ from relay.core.operations.backfill_wishes import (
     stop,
 )
 from relay.core.storage import Store
-from relay.domain.ids import Platform
+from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import Pair
 from relay.errors import Permanent
 from tests.support.memory_adapter import MemoryAdapter
@@ -124,6 +125,25 @@ async def _until_received(bridge: World, words: str) -> None:
         await asyncio.sleep(0.002)
 
 
+async def _edited_all_the_time(bridge: World, ref: MessageRef) -> None:
+    for number in count():
+        bridge.discord.edit(ref, f"x{number}")
+        await asyncio.sleep(0)
+
+
+async def test_who_edits_an_old_message_all_the_time_keeps_no_other_from_crossing(bridge: World) -> None:
+    here, _ = bridge.channels()
+    refs = [bridge.discord.say(here, "ann", f"d{number}") for number in range(60)]
+    async with bridge.relay(), asyncio.TaskGroup() as group:
+        # One of the first page, and one of the last.
+        tasks = [group.create_task(_edited_all_the_time(bridge, refs[number])) for number in (7, 59)]
+        [found] = await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
+        for task in tasks:
+            task.cancel()
+    assert found.crossed + found.left_out == 60
+    assert set(said(bridge)) >= {f"d{number}" for number in range(59) if number != 7}
+
+
 async def test_commands_and_what_the_relay_said_do_not_cross(bridge: World) -> None:
     here, there = bridge.channels()
     bridge.matrix.say(there, "ben", "!relay optout")
@@ -205,6 +225,39 @@ async def _redeclare(bridge: World, core: Core, *pairs: Pair) -> None:
         await adapter.watch(core.pairs.watched(adapter.platform))
 
 
+async def test_who_still_reads_for_the_former_pair_of_a_channel_disturbs_nobody(bridge: World) -> None:
+    here, _ = bridge.channels()
+    for number in range(60):
+        bridge.discord.say(here, "ann", f"d{number}")
+    old, other = bridge.pairs[0], pair("other")
+    new = replace(old, sides=(old.sides[0], other.sides[1]))
+    reads, first, second = count(), asyncio.Event(), asyncio.Event()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        async def holding(call: str) -> None:
+            if call == "past":
+                match next(reads):
+                    case 0:
+                        first.set()
+                        await second.wait()
+                    case 1:
+                        second.set()
+                        await asyncio.wait_for(_waits_for(bridge, earlier), PATIENCE)
+
+        discord.before = holding
+
+    async with bridge.relay(prepare) as core:
+        earlier = await wish_for(bridge, towards=Platform.MATRIX)
+        await first.wait()
+        await _redeclare(bridge, core, new)
+        async with bridge.store.write() as uow:
+            wish = await ask(uow, Wanted(new, NOW, Platform.MATRIX))
+        [found] = await done(bridge, wish)
+    assert (found.state, found.crossed) == ("done", 60)
+    assert said(bridge) == []
+    assert said(bridge, "other") == [f"d{number}" for number in range(60)]
+
+
 def _holding(sent: asyncio.Semaphore, go_on: asyncio.Event) -> Callable[[MemoryAdapter, MemoryAdapter], None]:
     """Matrix takes as many messages as `sent` lets it, and from `go_on` on all."""
 
@@ -218,11 +271,15 @@ def _holding(sent: asyncio.Semaphore, go_on: asyncio.Event) -> Callable[[MemoryA
     return prepare
 
 
-async def _waits(bridge: World, wish: Wish, core: Core) -> None:
+async def _waits_for(bridge: World, wish: Wish) -> None:
     while True:
         if any(one is not None and "not declared" in one.problem for one in await progress_of(bridge.store, wish)):
-            break
+            return
         await asyncio.sleep(0.002)
+
+
+async def _waits(bridge: World, wish: Wish, core: Core) -> None:
+    await _waits_for(bridge, wish)
     assert "not declared" in " ".join(core.backfills.notes(bridge.pairs[0]))
 
 
