@@ -5,8 +5,8 @@ The daemon carries it out: see `core/intake/backfill.py`.
 
 import json
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
@@ -24,6 +24,52 @@ _WISHES = "backfill wishes"
 State = Literal["running", "done", "failed"]
 
 
+class NotNow(RelayError):
+    """A wish that cannot be taken: a sentence with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What was written since one moment and before another; None: from the first, or until the relay came."""
+
+    since: datetime | None = None
+    before: datetime | None = None
+
+    def joined(self, other: Self) -> Self:
+        """With a span that joins on."""
+        since = None if self.since is None or other.since is None else min(self.since, other.since)
+        before = None if self.before is None or other.before is None else max(self.before, other.before)
+        return type(self)(since, before)
+
+    def without(self, crossed: Self) -> Self | None:
+        """What is left of it; None for nothing. Raises `NotNow` unless that joins on what has crossed."""
+        has_older = crossed.since is not None and (self.since is None or self.since < crossed.since)
+        has_newer = crossed.before is not None and (self.before is None or self.before > crossed.before)
+        if crossed.since is not None and has_older:
+            if has_newer or (self.before is not None and self.before < crossed.since):
+                day = _local_day(crossed.since)
+                raise NotNow(
+                    f"what was said since {day} has crossed: give it --before {day}, and then ask for the rest"
+                )
+            return type(self)(self.since, crossed.since)
+        if crossed.before is not None and has_newer:
+            if self.since is not None and self.since > crossed.before:
+                day = _local_day(crossed.before)
+                raise NotNow(f"what was said before {day} has crossed: ask with --since {day}")
+            return type(self)(crossed.before, self.before)
+        return None
+
+    def as_json(self) -> list[str | None]:
+        """For the store."""
+        return [_iso(self.since), _iso(self.before)]
+
+    @classmethod
+    def read(cls, saved: Sequence[str | None]) -> Self:
+        """What `as_json` made. Raises `TypeError` or `ValueError`."""
+        since, before = saved
+        return cls(_moment(since), _moment(before))
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What an operator wants to cross of a pair."""
@@ -38,6 +84,8 @@ class Wish:
     since: datetime | None = None
     before: datetime | None = None
     stopped: bool = False
+    # What has crossed by earlier wishes, by the platform to which it did. It joins on what this one brings across.
+    crossed: Mapping[Platform, Span] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -58,6 +106,7 @@ class Wish:
             "since": _iso(self.since),
             "before": _iso(self.before),
             "stopped": self.stopped,
+            "crossed": {platform.value: span.as_json() for platform, span in self.crossed.items()},
         }
 
     @classmethod
@@ -72,6 +121,7 @@ class Wish:
             _moment(saved["since"]),
             _moment(saved["before"]),
             bool(saved["stopped"]),
+            {Platform(platform): Span.read(span) for platform, span in saved["crossed"].items()},
         )
 
 
@@ -122,6 +172,11 @@ def _name(address: ChannelAddress) -> str:
     return f"{address.platform.value} {address.value}"
 
 
+def _local_day(moment: datetime) -> str:
+    """As the command line takes it."""
+    return f"{moment.astimezone():%Y-%m-%d}"
+
+
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
@@ -153,10 +208,6 @@ async def read_progress(uow: UnitOfWork, wish: Wish) -> Mapping[Platform, Progre
 
 
 # --- The command line's part ------------------------------------------------------------------------------
-
-
-class NotNow(RelayError):
-    """A wish that cannot be taken: a sentence with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +242,9 @@ async def ask(uow: UnitOfWork, wanted: Wanted) -> Wish:
             if wanted.says_more and differs:
                 raise NotNow(f"{pair.name} has a backfill that is not at its end: let it go on without options")
             wish = replace(before, stopped=False)
-        elif all(one is not None and one.state == "done" for one in progress):
-            wish = _older(wish, before)
-        elif not wanted.says_more:
+        elif wanted.says_more or all(one is not None and one.state == "done" for one in progress):
+            wish = await _rest(uow, wish, before) or replace(before, stopped=False)
+        else:
             wish = await _anew(uow, replace(before, id=wish.id, stopped=False), before)
     await _put(uow, {**wishes, wish.key: wish})
     return wish
@@ -209,13 +260,22 @@ async def _anew(uow: UnitOfWork, wish: Wish, failed: Wish) -> Wish:
     return wish
 
 
-def _older(wish: Wish, before: Wish) -> Wish:
-    """What is left of a wish after one that is done: what is older, or another direction; else the one that is done."""
-    if fresh := tuple(one for one in wish.towards if one not in before.towards):
-        return replace(wish, towards=fresh)
-    if before.since is None or (wish.since is not None and wish.since >= before.since):
-        return before
-    return replace(wish, before=before.since)
+async def _rest(uow: UnitOfWork, wish: Wish, before: Wish) -> Wish | None:
+    """What is left of a wish after one that is at its end; None for nothing. Raises `NotNow`."""
+    crossed = dict(before.crossed)
+    for towards, progress in (await read_progress(uow, before)).items():
+        if progress is not None and progress.state == "done":
+            span = Span(before.since, before.before)
+            crossed[towards] = crossed[towards].joined(span) if towards in crossed else span
+    asked = Span(wish.since, wish.before)
+    rests = {one: asked.without(crossed[one]) if one in crossed else asked for one in wish.towards}
+    left = {towards: span for towards, span in rests.items() if span is not None}
+    if not left:
+        return None
+    if len(spans := set(left.values())) > 1:
+        raise NotNow("more has crossed to one side than to the other: say with --to which side is meant")
+    [span] = spans
+    return replace(wish, towards=tuple(left), since=span.since, before=span.before, crossed=crossed)
 
 
 async def stop(uow: UnitOfWork, pair: Pair) -> bool:

@@ -283,6 +283,21 @@ async def _waits(bridge: World, wish: Wish, core: Core) -> None:
     assert "not declared" in " ".join(core.backfills.notes(bridge.pairs[0]))
 
 
+async def test_whose_address_leads_elsewhere_by_now_may_begin_anew(bridge: World) -> None:
+    here, _ = bridge.channels()
+    bridge.discord.say(here, "ann", "d0")
+    wish = await wish_for(bridge, towards=Platform.MATRIX)
+    async with bridge.store.write() as uow:
+        before = Progress(wish.id, ("help", "before"), position="9" * 6, crossed=7)
+        await uow.key_values.put(progress_key(wish, Platform.MATRIX), before.as_json())
+    async with bridge.relay():
+        [found] = await done(bridge, wish)
+        assert (found.state, found.problem[:41]) == ("failed", "Before was in the pair when it began, and")
+        [found] = await done(bridge, await wish_for(bridge))
+    assert (found.state, found.crossed) == ("done", 1)
+    assert said(bridge) == ["d0"]
+
+
 async def test_where_it_is_not_known_where_the_past_ends_it_fails_and_can_be_asked_for_again(bridge: World) -> None:
     here, _ = bridge.channels()
     bridge.discord.say(here, "ann", "d0")
@@ -320,6 +335,43 @@ async def test_what_is_asked_for_twice_begins_nothing_anew(bridge: World) -> Non
     assert (older.since, older.before, older.id == first.id) == (None, since, False)
     await _set(bridge, older, "done")
     assert await wish_for(bridge) == older
+
+
+async def test_one_that_is_done_can_be_stopped_and_asked_for_again(bridge: World) -> None:
+    first = await wish_for(bridge)
+    await _set(bridge, first, "done")
+    async with bridge.store.write() as uow:
+        assert await stop(uow, bridge.pairs[0])
+    assert await wish_for(bridge) == first
+
+
+async def test_what_is_asked_for_later_joins_on_what_has_crossed_and_nothing_crosses_twice(bridge: World) -> None:
+    days = [NOW - timedelta(days=number) for number in (400, 300, 200, 100)]
+    first = await wish_for(bridge, since=days[1], before=days[2])
+    await _set(bridge, first, "done")
+    for more in ({"before": days[0]}, {"since": days[3]}, {}):
+        with pytest.raises(NotNow, match="has crossed"):
+            await wish_for(bridge, **more)
+    newer = await wish_for(bridge, since=days[1])
+    assert (newer.since, newer.before, newer.towards) == (days[2], None, first.towards)
+    await _set(bridge, newer, "done")
+    # What has crossed to one side is not forgotten while it crosses to the other.
+    older = await wish_for(bridge, towards=Platform.DISCORD, before=days[3])
+    assert (older.since, older.before) == (None, days[1])
+    await _set(bridge, older, "done")
+    last = await wish_for(bridge)
+    assert (last.since, last.before, last.towards) == (None, days[1], (Platform.MATRIX,))
+    async with bridge.store.read() as uow:
+        assert (await read_wishes(uow))[last.key] == last
+    await _set(bridge, last, "done")
+    assert await wish_for(bridge) == last == await wish_for(bridge, towards=Platform.DISCORD)
+
+
+async def test_where_it_has_crossed_unequally_far_the_side_has_to_be_said(bridge: World) -> None:
+    for towards, days in ((Platform.DISCORD, 10), (Platform.MATRIX, 20)):
+        await _set(bridge, await wish_for(bridge, towards=towards, since=NOW - timedelta(days=days)), "done")
+    with pytest.raises(NotNow, match="--to"):
+        await wish_for(bridge)
 
 
 async def test_the_other_direction_may_follow(bridge: World) -> None:
