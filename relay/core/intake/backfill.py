@@ -70,6 +70,10 @@ class _Way:
     lane: LaneKey
 
 
+class _Elsewhere(Permanent):
+    """The pair has come to lead elsewhere since it began: the next one begins anew."""
+
+
 class _Changed(Exception):
     """What was read, and is not on record yet, may be another by now: read it again."""
 
@@ -142,7 +146,7 @@ class Backfills:
                     await self.clock.sleep(backoff.next(error.retry_after if isinstance(error, Transient) else None))
                 except Permanent as error:
                     _log.warning("backfill ends", towards=towards.value, reason=str(error))
-                    await self._tell(wish, towards, "failed", str(error))
+                    await self._tell(wish, towards, "failed", str(error), begins_anew=isinstance(error, _Elsewhere))
                     self._ended.add(key)
                     return
                 except StoreError:
@@ -155,14 +159,15 @@ class Backfills:
         finally:
             self._progress.pop(key, None)
 
-    async def _tell(self, wish: Wish, towards: Platform, state: State, why: str) -> None:
-        """Keep why it does not go on, for those who wait for it."""
+    async def _tell(self, wish: Wish, towards: Platform, state: State, why: str, *, begins_anew: bool = False) -> None:
+        """Keep why it does not go on, for those who wait for it; `begins_anew`: and not how far it is."""
         problem, known = sentence(why), self._progress.get((wish.id, towards))
         if known is not None and (known.state, known.problem) == (state, problem):
             return  # a pair may be paused for months
         try:
             async with self.store.write() as uow:
-                progress = (await read_progress(uow, wish))[towards] or Progress(wish.id, ("", ""))
+                known = None if begins_anew else (await read_progress(uow, wish))[towards]
+                progress = known or Progress(wish.id, ("", ""))
                 progress = replace(progress, state=state, problem=problem)
                 await uow.key_values.put(progress_key(wish, towards), progress.as_json())
         except StoreUnavailable as error:
@@ -223,7 +228,7 @@ class Backfills:
         return _Way(wish, towards, pair, lane)
 
     async def _begin(self, way: _Way) -> Progress:
-        """How far it is. Raises `Permanent` where the pair has come to lead elsewhere since."""
+        """How far it is. Raises `_Elsewhere` where the pair has come to lead elsewhere since."""
         async with self.store.read() as uow:
             progress = (await read_progress(uow, way.wish))[way.towards]
         channels = (way.lane.source, way.lane.destination)
@@ -231,7 +236,7 @@ class Backfills:
             return Progress(way.wish.id, (channels[0].id, channels[1].id))
         for before, now in zip(progress.channels, channels, strict=True):
             if before != now.id and before not in {one.id for one in self.pairs.predecessors(now)}:
-                raise Permanent(f"{before} was in the pair when it began, and {now.id} is now; ask for it again")
+                raise _Elsewhere(f"{before} was in the pair when it began, and {now.id} is now; ask for it again")
         return replace(progress, channels=(channels[0].id, channels[1].id))
 
     def _pages(self, way: _Way, position: str) -> AsyncGenerator[PastPage]:
