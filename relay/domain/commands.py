@@ -92,6 +92,8 @@ class PostNotice:
     thread: ThreadRef | None = None
     # The message in the same channel that it answers.
     reply_to: MessageRef | None = None
+    # It notifies nobody.
+    silent: bool = False
     kind: Literal["notice"] = field(default="notice", kw_only=True, repr=False)
 
 

@@ -392,7 +392,7 @@ class Executor:
             # A room may have been replaced since; a reply cannot lead into another one.
             here = answered is not None and answered.channel == plan.target.channel
             target = replace(plan.target, reply_to=answered if here else None)
-            await self._say(target, plan.notice.text, "n", plan.notice.thread)
+            await self._say(target, plan.notice.text, "n", plan.notice.thread, silent=plan.notice.silent)
         except TargetGone:
             _log.info("notice has no place any more", pair=plan.target.pair.name, direction=plan.entry.lane.label)
         await self.entries.done(plan.entry)
@@ -409,8 +409,11 @@ class Executor:
             _log.info("what is to be marked is gone", pair=target.pair.name, direction=plan.entry.lane.label)
         await self.entries.done(plan.entry)
 
-    async def _say(self, target: Target, words: n.RichText, verb: str, thread: ThreadRef | None = None) -> None:
-        delivery = render.delivery(target, None, Content(words, style="notice"), verb, suspect=target.suspect)
+    async def _say(
+        self, target: Target, words: n.RichText, verb: str, thread: ThreadRef | None = None, *, silent: bool = False
+    ) -> None:
+        content = Content(words, style="notice", silent=silent)
+        delivery = render.delivery(target, None, content, verb, suspect=target.suspect)
         await target.adapter.send(replace(delivery, thread=thread))
 
     # --- Late files -----------------------------------------------------------------------------------

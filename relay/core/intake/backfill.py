@@ -292,8 +292,9 @@ class Backfills:
                         left_out += 1
                     elif await self._record(uow, event, command):
                         day = _day(event.created_at)
-                        notice = PostNotice(RichText.plain(f"Said before the relay was here, on {day}:"))
+                        words = RichText.plain(f"Said before the relay was here, on {day}:")
                         if day != progress.day:
+                            notice = PostNotice(words, silent=True)
                             queued.append(await uow.outbox.append(way.lane, notice, self.clock.now()))
                         queued.append(await uow.outbox.append(way.lane, command, self.clock.now()))
                         progress = replace(progress, day=day, crossed=progress.crossed + 1)
