@@ -237,13 +237,17 @@ async def ask(uow: UnitOfWork, wanted: Wanted) -> Wish:
     wishes = await read_wishes(uow)
     if (before := wishes.get(wish.key)) is not None:
         progress = (await read_progress(uow, before)).values()
-        if any(one is None or one.state == "running" for one in progress):
-            differs = (towards, wanted.since, wanted.before) != (before.towards, before.since, before.before)
-            if wanted.says_more and differs:
-                raise NotNow(f"{pair.name} has a backfill that is not at its end: let it go on without options")
+        is_running = any(one is None or one.state == "running" for one in progress)
+        same = (towards, wanted.since, wanted.before) == (before.towards, before.since, before.before)
+        is_another = wanted.says_more and not same
+        if is_running and is_another and not before.stopped:
+            raise NotNow(
+                f"{pair.name} has a backfill that is not at its end: let it go on without options, or --stop it"
+            )
+        if is_running and not is_another:
             wish = replace(before, stopped=False)
         elif wanted.says_more or all(one is not None and one.state == "done" for one in progress):
-            wish = await _rest(uow, wish, before) or replace(before, stopped=False)
+            wish = await _rest(uow, wish, before) or replace(before, stopped=is_running)
         else:
             wish = await _anew(uow, replace(before, id=wish.id, stopped=False), before)
     await _put(uow, {**wishes, wish.key: wish})
