@@ -63,6 +63,8 @@ def backfill(
     settings = invocation_of(context).load(config)
     if stop and (since or before or to):
         raise typer.BadParameter("--stop takes no other options", ctx=context)
+    if since and before and since >= before:
+        raise typer.BadParameter("--since has to be earlier than --before", ctx=context)
     towards = None if to is None else _side(context, to)
     wanted = Wanted(_pair(settings, pair), datetime.now(UTC), towards, _in_utc(since), _in_utc(before))
     try:
@@ -91,7 +93,10 @@ def _pair(settings: "Settings", name: str) -> "Pair":
 
 def _in_utc(day: datetime | None) -> datetime | None:
     """The beginning of a day in the operator's own zone."""
-    return None if day is None else day.astimezone(UTC)
+    try:
+        return None if day is None else day.astimezone(UTC)
+    except (ValueError, OverflowError):  # on the first or the last day of the calendar
+        return None if day is None else day.replace(tzinfo=UTC)
 
 
 async def _stop(settings: "Settings", wanted: "Wanted") -> int:
@@ -117,6 +122,7 @@ async def _carry(settings: "Settings", wanted: "Wanted", *, wait: bool) -> int:
         if not await is_held(store):
             print_problem("no daemon runs: it begins once `relay run` does", kind="note")
         if not wait:
+            print_line(f"It crosses in the background: `relay backfill {wanted.pair.name}` shows how far it is.")
             return 0
         with _Screen(wish) as screen:
             while True:

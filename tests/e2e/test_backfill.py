@@ -47,7 +47,7 @@ async def test_the_past_of_both_sides_crosses_once_in_order_and_notifies_nobody(
         assert on_matrix[on_matrix.index("today") :] == ["today", NOTICE, "one", "two for @Ada", "three"]
         on_discord = await place.until_discord("help", lambda words: "zwei" in words)
         assert on_discord[on_discord.index("heute") :] == ["heute", NOTICE, "eins", "zwei"]
-        for message in place.on_discord("help")[-2:]:
+        for message in place.on_discord("help")[-3:]:
             assert message["flags"] == 1 << 12
         shown = {message.body: message for message in await place.on_matrix("help")}
         assert shown["Ben: two for @Ada"].reply_to == shown["Ada: one"].event_id
@@ -121,6 +121,8 @@ async def test_it_rests_and_goes_on_from_there(homeserver: Homeserver, tmp_path:
     [
         (["nobody"], "there is no pair nobody"),
         (["help", "--since", "yesterday"], "yesterday"),
+        (["help", "--since", "2024-02-01", "--before", "2024-02-01"], "--since has to be earlier than --before"),
+        (["help", "--since", "0001-01-01", "--to", "irc"], "irc"),
         (["help", "--stop", "--to", "matrix"], "--stop takes no other options"),
         (["help", "--to", "both"], "both is no side of a pair: write discord or matrix"),
         ([], "PAIR"),
