@@ -294,8 +294,11 @@ class Router:
         """
         if event.author.is_self or event.command is not None:
             return None
-        if _left_out(event, pair) is not None or await self._is_unwanted(uow, pair, lane, event.author.user):
+        user = event.author.user
+        if _left_out(event, pair) is not None or await self._is_unwanted(uow, pair, lane, user):
             return None
+        if (request := await uow.people.request_of(user)) is not None and request.copies:
+            return None  # what crossed of them is being deleted just now
         author = await self.names.distinguished(uow, event.ref.channel, event.author)
         reply_to = event.reply_to or (await _root(uow, event.thread) if event.thread else None)
         content = replace(event.content, silent=True)

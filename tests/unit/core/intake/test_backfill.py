@@ -25,14 +25,15 @@ from relay.core.operations.backfill_wishes import (
     read_wishes,
     stop,
 )
+from relay.core.people.storage import ForgetRequest
 from relay.core.storage import Store
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import Pair
 from relay.errors import Permanent
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
-from tests.support.platform import RELAY
-from tests.support.world import World, pair, redeclare, until
+from tests.support.platform import RELAY, created
+from tests.support.world import World, lane, pair, redeclare, until
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
@@ -165,6 +166,16 @@ async def test_who_has_opted_out_does_not_cross(bridge: World) -> None:
         found = await done(bridge, await wish_for(bridge, towards=Platform.DISCORD))
         assert [(one.state, one.crossed, one.left_out) for one in found] == [("done", 0, 1)]
     assert bridge.words(here) == []
+
+
+@pytest.mark.parametrize("copies", [True, False])
+async def test_whose_copies_are_being_deleted_does_not_cross(bridge: World, copies: bool) -> None:
+    here, _ = bridge.channels()
+    said_before = created(bridge.discord.messages[bridge.discord.say(here, "ann", "d0")])
+    async with bridge.relay() as core, bridge.store.write() as uow:
+        await uow.people.put_request(ForgetRequest(said_before.author.user, copies))
+        command = await core.backfills.router.past(uow, said_before, bridge.pairs[0], lane(Platform.MATRIX))
+    assert (command is None) is copies
 
 
 async def test_what_is_said_today_does_not_wait_behind_the_past(bridge: World) -> None:
