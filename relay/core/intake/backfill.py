@@ -132,7 +132,7 @@ class Backfills:
 
     async def _serve(self, wish: Wish, towards: Platform) -> None:
         """Carry a wish out in one direction, through every outage; end when it is done, cannot be, or is stopped."""
-        backoff = Backoff(self.rng)
+        backoff, told = Backoff(self.rng), ""
         key = (wish.id, towards)
         try:
             while wish.id in self._wanted:
@@ -141,8 +141,9 @@ class Backfills:
                         self._ended.add(key)
                     return
                 except (Transient, StoreUnavailable) as error:
-                    _log.info("backfill waits", towards=towards.value, reason=str(error), tries=backoff.tries + 1)
-                    await self._tell(wish, towards, "running", str(error))
+                    if told != (told := str(error)):  # it may wait for months, for a pair that nobody declares any more
+                        _log.info("backfill waits", towards=towards.value, reason=told)
+                    await self._tell(wish, towards, "running", told)
                     await self.clock.sleep(backoff.next(error.retry_after if isinstance(error, Transient) else None))
                 except Permanent as error:
                     _log.warning("backfill ends", towards=towards.value, reason=str(error))
