@@ -59,6 +59,8 @@ class AuthorNames:
     def __init__(self) -> None:
         # Of each channel: digest of a name's look -> digest of the user who has it; the last used at the end.
         self._owners = Recent[ChannelRef, OrderedDict[str, str]](_MEMORY, lambda _, owners: _NAME_BYTES * len(owners))
+        # Of those who spoke before the relay came; most are gone, and take no name from anybody of today.
+        self._past = Recent[ChannelRef, OrderedDict[str, str]](_MEMORY, lambda _, owners: _NAME_BYTES * len(owners))
         # The name that was decided for a name, and both digests. Valid as long as the user owns that look.
         self._shown = Recent[_Asked, tuple[str, str, str]](_MEMORY)
 
@@ -77,19 +79,36 @@ class AuthorNames:
             await uow.key_values.put(_key(channel), json.dumps(owners, separators=(",", ":")))
         return author if name == author.name else replace(author, name=name)
 
+    async def distinguished_in_past(self, uow: UnitOfWork, channel: ChannelRef, author: Author) -> Author:
+        """`author`, who spoke before the relay came, with a name that nobody else has or had: see `distinguished`."""
+        past = self._past.get(channel)
+        if past is None:
+            past = self._past[channel] = _saved(await uow.key_values.get(_past_key(channel)))
+        today = self._owners.get(channel)
+        if today is None:
+            today = self._owners[channel] = _saved(await uow.key_values.get(_key(channel)))
+        name, is_new = _decided(past | today, author)
+        if is_new:
+            past[_look(name)] = user = _user(author)
+            _forget(past, user)
+            self._past[channel] = past  # it is larger now
+            await uow.key_values.put(_past_key(channel), json.dumps(past, separators=(",", ":")))
+        return author if name == author.name else replace(author, name=name)
+
     def forget(self) -> None:
         """Read everything from the store again: a transaction failed in which names may have been given."""
         self._owners.clear()
+        self._past.clear()
         self._shown.clear()
 
     async def forget_person(self, uow: UnitOfWork, channels: Iterable[ChannelRef], user: UserRef) -> None:
         """Nobody has the names that somebody had in these channels. Call `forget` once that is on disk."""
         digest = _digest(user.id, _USER_BYTES)
-        for channel in channels:
-            owners = _saved(await uow.key_values.get(_key(channel)))
+        for key in (key_of(channel) for channel in channels for key_of in (_key, _past_key)):
+            owners = _saved(await uow.key_values.get(key))
             if digest in owners.values():
                 left = {look: owner for look, owner in owners.items() if owner != digest}
-                await uow.key_values.put(_key(channel), json.dumps(left, separators=(",", ":")))
+                await uow.key_values.put(key, json.dumps(left, separators=(",", ":")))
 
     def _remembered(self, owners: OrderedDict[str, str], asked: _Asked) -> str | None:
         """The name that was decided before, unless somebody else has it now."""
@@ -192,6 +211,10 @@ def _forget(owners: OrderedDict[str, str], user: str) -> None:
 
 def _key(channel: ChannelRef) -> str:
     return f"names {channel.platform} {channel.id}"
+
+
+def _past_key(channel: ChannelRef) -> str:
+    return f"backfill {_key(channel)}"
 
 
 def _look(name: str) -> str:

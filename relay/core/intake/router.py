@@ -299,7 +299,7 @@ class Router:
             return None
         if (request := await uow.people.request_of(user)) is not None and request.copies:
             return None  # what crossed of them is being deleted just now
-        author = await self.names.distinguished(uow, event.ref.channel, event.author)
+        author = await self.names.distinguished_in_past(uow, event.ref.channel, event.author)
         reply_to = event.reply_to or (await _root(uow, event.thread) if event.thread else None)
         content = replace(event.content, silent=True)
         return SendMessage(event.ref, author, content, event.created_at, reply_to)

@@ -68,6 +68,36 @@ async def test_a_name_that_its_owner_gave_up_long_ago_is_free(bridge: World) -> 
     assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
 
 
+async def shown_in_past(names: AuthorNames, made: World, name: str, user: str) -> str:
+    async with made.store.write() as uow:
+        return (await names.distinguished_in_past(uow, ROOM, author(name, user))).name
+
+
+async def test_who_spoke_before_the_relay_came_takes_no_name_from_anybody_of_today(bridge: World) -> None:
+    names = AuthorNames()
+    assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+    for number in range(320):
+        assert await shown_in_past(names, bridge, f"guest {number}", f"guest{number}:one.test") == f"guest {number}"
+    for _ in range(2):
+        assert await shown_in_past(names, bridge, "Sam", "mallory:evil.test") == "Sam ⟨mallory⟩"
+        assert await shown_in_past(names, bridge, "Sam", "sam:one.test") == "Sam"
+        assert await shown_in_past(names, bridge, "Ann", "ann:one.test") == "Ann"
+        assert await shown_in_past(names, bridge, "Ann", "mallory:evil.test") == "Ann ⟨mallory⟩"
+        names = AuthorNames()
+    assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+    assert await shown(names, bridge, "Ann", "mallory:evil.test") == "Ann"
+    assert await shown_in_past(names, bridge, "Ann", "ann:one.test") == "Ann ⟨ann⟩"
+
+
+async def test_the_names_of_the_past_are_forgotten_with_who_had_them(bridge: World) -> None:
+    names = AuthorNames()
+    assert await shown_in_past(names, bridge, "Ann", "ann:one.test") == "Ann"
+    async with bridge.store.write() as uow:
+        await names.forget_person(uow, [ROOM], author("Ann", "ann:one.test").user)
+    names.forget()
+    assert await shown_in_past(names, bridge, "Ann", "mallory:evil.test") == "Ann"
+
+
 async def test_who_speaks_keeps_the_name_however_many_come(bridge: World) -> None:
     names = AuthorNames()
     for number in range(320):
