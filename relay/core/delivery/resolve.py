@@ -269,6 +269,8 @@ class Resolver:
             parts = tuple(without_media(part, page) for part in command.parts)
             command = replace(command, content=without_media(command.content, page), parts=parts)
         content, quotation = await self._words(target, command)
+        if target.original is not None and target.original.from_past:
+            content = replace(content, silent=True)
         target = self.lookups.in_gap(target, command.edited_at)
         return Edit(target=target, command=command, content=content, is_new=is_new, unseen=unseen, quotation=quotation)
 

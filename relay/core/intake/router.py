@@ -343,13 +343,14 @@ class Router:
             routed.dropped.append((lane, "optout"))
             return
         author = await self.names.distinguished(uow, event.ref.channel, event.author)
+        content = replace(event.content, silent=True) if original.from_past else event.content
         if original.left_out:
             # It was empty and is not any more: it crosses now, as a new message.
             await uow.messages.leave_out(original.id, None)
-            sent = SendMessage(event.ref, author, event.content, original.created_at, original.reply_to)
+            sent = SendMessage(event.ref, author, content, original.created_at, original.reply_to)
             await self._queue(uow, lane, sent, routed)
         else:
-            command = EditMessage(event.ref, author, event.content, event.edited_at, original.reply_to)
+            command = EditMessage(event.ref, author, content, event.edited_at, original.reply_to)
             await self._queue(uow, lane, command, routed)
         await self._requote(uow, event.ref, original, pair, routed)
 

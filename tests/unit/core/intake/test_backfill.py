@@ -27,9 +27,12 @@ from relay.core.operations.backfill_wishes import (
 )
 from relay.core.people.storage import ForgetRequest
 from relay.core.storage import Store
+from relay.domain.commands import RefreshMessage
+from relay.domain.content import Content
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import Pair
 from relay.errors import Permanent
+from relay.domain.text.nodes import RichText
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
 from tests.support.platform import RELAY, created
@@ -143,6 +146,24 @@ async def test_who_edits_an_old_message_all_the_time_keeps_no_other_from_crossin
             task.cancel()
     assert found.crossed + found.left_out == 60
     assert set(said(bridge)) >= {f"d{number}" for number in range(59) if number != 7}
+
+
+async def test_what_it_is_changed_to_notifies_nobody_either(bridge: World) -> None:
+    here, there = bridge.channels()
+    edited, refreshed = (bridge.discord.say(here, "ann", words) for words in ("d0", "d1"))
+    async with bridge.relay():
+        await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
+        bridge.discord.edit(edited, "better")
+        await until(lambda: said(bridge) == ["better", "d1"])
+        async with bridge.store.write() as uow:
+            bridge.discord.messages[refreshed] = replace(
+                bridge.discord.messages[refreshed], content=Content(RichText.plain("fresh"))
+            )
+            await uow.outbox.append(lane(Platform.MATRIX), RefreshMessage(refreshed, NOW), NOW)
+        assert bridge.core is not None
+        bridge.core.dispatcher.wake_all()
+        await until(lambda: said(bridge) == ["better", "fresh"])
+    assert all(one.content.silent for one in bridge.matrix.shown(there))
 
 
 async def test_commands_and_what_the_relay_said_do_not_cross(bridge: World) -> None:
