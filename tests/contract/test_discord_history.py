@@ -259,7 +259,10 @@ async def test_the_past_of_a_channel_whose_beginning_is_not_known_needs_an_end(w
             await past_of(world, adapter, None)
         tomorrow = datetime.now(UTC) + timedelta(days=1)
         assert texts(await past_of(world, adapter, None, before=tomorrow)) == ["past"]
-        assert texts(await past_of(world, adapter, None, before=tomorrow - timedelta(days=2))) == []
+        yesterday = tomorrow - timedelta(days=2)
+        assert texts(await past_of(world, adapter, None, before=yesterday)) == []
+        # What is younger is not read for nothing, where the beginning is known.
+        assert texts(await past_of(world, adapter, str(world.say("more").id), before=yesterday)) == []
 
 
 async def test_a_past_that_the_bot_may_not_read_is_not_taken_for_none(world: World) -> None:

@@ -374,8 +374,9 @@ class DiscordAdapter:
         """See `PastReader.past`. Of threads nothing is read."""
         self._connected()
         buffer = self._open_buffer(channel)
-        last = await began(messages_stream(channel.id)) or (None if before is None else snowflake_at(before))
-        if last is None or not is_snowflake(last):
+        ends = [await began(messages_stream(channel.id)), None if before is None else snowflake_at(before)]
+        last = min((end for end in ends if end and is_snowflake(end)), key=int, default=None)
+        if last is None:
             raise Permanent(
                 f"it is not on record when the relay came into channel {channel.id}: say with --before which messages"
                 " are older than the first that crossed"
