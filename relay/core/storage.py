@@ -271,6 +271,10 @@ class MessageMap(Protocol):
         """
         ...
 
+    async def waiting_past(self, channel: ChannelRef, limit: int) -> tuple[Original, ...]:
+        """Of the last `limit` originals of `channel` that are `from_past` those without a copy yet, oldest first."""
+        ...
+
     async def written_by(self, author: UserRef, after: int, limit: int) -> tuple[int, tuple[Original, ...]]:
         """Look at the `limit` rows behind row `after`: the last of them, and those that `author` wrote.
 

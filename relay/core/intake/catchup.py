@@ -18,6 +18,9 @@ _EVER = datetime.min.replace(tzinfo=UTC)
 _RECONCILED_MESSAGES = 500
 """How many of a channel's last messages are read again, to find edits and deletions."""
 
+_WAITING_PAST = 25
+"""Of so many messages of a backfill, the last ones, those are read again that have not crossed yet, however old."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class CatchUp:
@@ -35,13 +38,17 @@ class CatchUp:
         reader = self.readers[channel.platform]
         # By the platform's clock, which also dates the messages: ours may be a day off.
         since = reader.now() - self.window
-        async with self.store.look() as uow:
+        async with self.store.read() as uow:
             known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES, with_past=True)
+            waiting = await uow.messages.waiting_past(channel, _WAITING_PAST)
         if not reader.knows(position):
             position = await self._instead(channel, position)
         known = tuple(original for original in known if reader.knows(original.ref.id))
+        old = tuple(one for one in waiting if one.created_at < since and reader.knows(one.ref.id))
         messages = await self._missed(channel, position, known)
-        changes = await self._changed(channel.platform, known) if known else 0
+        changes = 0
+        for some in (old, known):
+            changes += await self._changed(channel.platform, some) if some else 0
         if messages or changes:
             _log.info(
                 "caught up", platform=channel.platform.value, channel=channel.id, events=messages, changes=changes

@@ -199,6 +199,11 @@ _RECENT, _RECENT_WITH_PAST = (
     select(those).where(those.c.created_at >= bindparam("since")).order_by(those.c.created_at, those.c.id)
     for those in (_standing, _standing_all)
 )
+_WAITING_PAST = (
+    select(_standing_past)
+    .where(~exists().where(_c.message_id == _standing_past.c.id))
+    .order_by(_standing_past.c.created_at, _standing_past.c.id)
+)
 # By the row's number: an index of authors would cost as much as the rest of the row.
 _next_rows = select(_m.id).where(_m.id > bindparam("after")).order_by(_m.id).limit(bindparam("at_most")).subquery()
 _NEWEST = select(func.max(_m.id).label("id"))
@@ -341,6 +346,11 @@ class SqlMessageMap:
         """See `MessageMap.recent`."""
         values = {**_of_channel(channel), "since": since, "at_most": limit}
         rows = await self.transaction.all(_RECENT_WITH_PAST if with_past else _RECENT, values)
+        return tuple(original_of(row, channel) for row in rows)
+
+    async def waiting_past(self, channel: ChannelRef, limit: int) -> tuple[Original, ...]:
+        """See `MessageMap.waiting_past`."""
+        rows = await self.transaction.all(_WAITING_PAST, {**_of_channel(channel), "at_most": limit})
         return tuple(original_of(row, channel) for row in rows)
 
     async def written_by(self, author: UserRef, after: int, limit: int) -> tuple[int, tuple[Original, ...]]:

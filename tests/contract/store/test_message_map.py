@@ -22,9 +22,13 @@ class TestMessageMap:
             assert [one.ref for one in await unit.messages.recent(there(1).channel, NOON, 1)] == [there(1)]
             both = await unit.messages.recent(there(1).channel, NOON, 1, with_past=True)
             assert [one.ref for one in both] == [there(1), there(2)]
+            assert [one.ref for one in await unit.messages.waiting_past(there(1).channel, 9)] == [there(2)]
             found = await unit.messages.find(there(2))
         assert found is not None
         assert (found.id, found.from_past) == (past, True)
+        async with store.write() as unit:
+            await unit.messages.record_copy(Copy(found.id, 0, here(1)))
+            assert await unit.messages.waiting_past(there(1).channel, 9) == ()
 
     async def test_an_original_comes_back_as_it_was(self, store: Store) -> None:
         async with store.write() as unit:

@@ -231,6 +231,22 @@ async def test_it_goes_on_after_each_end_of_the_process(bridge: World) -> None:
     assert len(notices(bridge)) == 1
 
 
+async def test_what_is_deleted_or_edited_while_it_waits_and_the_relay_is_away(bridge: World) -> None:
+    here, _ = bridge.channels()
+    refs = [bridge.discord.say(here, "ann", f"d{number}") for number in range(10)]
+    for ref in refs:
+        long_ago = replace(bridge.discord.messages[ref], created_at=NOW - timedelta(days=900))
+        bridge.discord.messages[ref] = long_ago
+    async with bridge.relay(_holding(asyncio.Semaphore(2), asyncio.Event())):
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        await until(lambda: said(bridge) == ["d0"])
+    bridge.discord.delete(refs[3])
+    bridge.discord.edit(refs[4], "better")
+    async with bridge.relay():
+        await done(bridge, wish)
+        await until(lambda: said(bridge) == ["d0", "d1", "d2", "better", *(f"d{number}" for number in range(5, 10))])
+
+
 async def test_while_its_channels_are_paired_otherwise_it_waits(bridge: World) -> None:
     here, there = bridge.channels()
     for number in range(60):
