@@ -40,8 +40,9 @@ def violations(
     for source, target in (platforms, platforms[::-1]):
         found += _direction(source, target, operator, copies, batches, removed, since, undeclared, past, from_past)
     for original, refs in copies.items():
-        partner = operator.said.get(original)
-        if refs and original in operator.unsaid and not _was_command(original, platforms):
+        came_later = past is not None and original in from_past
+        partner = past.leads.get(original.channel) if past and came_later else operator.said.get(original)
+        if refs and original in operator.unsaid and not came_later and not _was_command(original, platforms):
             found.append(f"said while its pair was paused: {original.platform} {original.id}")
         found += [
             f"in a room where it was not said: {ref.platform} {ref.id} in {ref.channel.id}, of {original.id}"

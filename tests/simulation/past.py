@@ -28,6 +28,8 @@ class Past:
     trace: Callable[[str], None]
     said: list[MessageRef] = field(default_factory=list)
     wishes: dict[tuple[ChannelAddress, ChannelAddress], Wish] = field(default_factory=dict)
+    # Where it crosses, by where it was said; also what was said since, before the relay was first ready.
+    leads: dict[ChannelRef, ChannelRef] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -75,6 +77,7 @@ class Past:
         """Where what was said before crosses from now on."""
         self.trace(f"the past of {pair.name} is to cross")
         discord, matrix = (ChannelRef(side.platform, side.value.lstrip("#")) for side in pair.sides)
+        self.leads |= {discord: matrix, matrix: discord}
         for ref in self.said:
             if ref.channel in (discord, matrix):
                 self.operator.said[ref] = matrix if ref.channel == discord else discord
