@@ -218,6 +218,8 @@ class _Screen:
 def _words(progress: "Progress | None") -> str:
     if progress is None:
         return "not begun"
+    if progress.reached is None and progress.position:
+        return "looking for the first message" + (f"; waits: {progress.problem}" if progress.problem else "")
     reached = "" if progress.reached is None else f"{progress.reached:%Y-%m-%d}, "
     waits = f"; waits: {progress.problem}" if progress.problem else ""
     return f"{reached}{_counts(progress)}{waits}"

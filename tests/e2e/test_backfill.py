@@ -50,6 +50,8 @@ async def test_the_past_of_both_sides_crosses_once_in_order_and_notifies_nobody(
         for message in place.on_discord("help")[-3:]:
             assert message["flags"] == 1 << 12
         shown = {message.body: message for message in await place.on_matrix("help")}
+        assert shown["Ada: one"].content["msgtype"] == "m.notice"
+        assert shown["Ben: two for @Ada"].content["m.mentions"] == {}
         assert shown["Ben: two for @Ada"].reply_to == shown["Ada: one"].event_id
 
         # What crossed is known from then on: an edit and a deletion follow, and to ask again begins nothing.

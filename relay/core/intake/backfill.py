@@ -147,24 +147,29 @@ class Backfills:
                     await self.clock.sleep(backoff.next(error.retry_after if isinstance(error, Transient) else None))
                 except Permanent as error:
                     _log.warning("backfill ends", towards=towards.value, reason=str(error))
-                    await self._tell(wish, towards, "failed", str(error), begins_anew=isinstance(error, _Elsewhere))
-                    self._ended.add(key)
-                    return
+                    if await self._tell(wish, towards, "failed", str(error), begins_anew=isinstance(error, _Elsewhere)):
+                        self._ended.add(key)
+                        return
+                    await self.clock.sleep(backoff.next())
                 except StoreError:
                     raise
                 except Exception as error:  # noqa: BLE001 - the top of this worker: a bug must not end the daemon
                     _log.exception("bug during a backfill", towards=towards.value)
-                    await self._tell(wish, towards, "failed", f"internal error ({type(error).__name__})")
-                    self._ended.add(key)
-                    return
+                    if await self._tell(wish, towards, "failed", f"internal error ({type(error).__name__})"):
+                        self._ended.add(key)
+                        return
+                    await self.clock.sleep(backoff.next())
         finally:
             self._progress.pop(key, None)
 
-    async def _tell(self, wish: Wish, towards: Platform, state: State, why: str, *, begins_anew: bool = False) -> None:
-        """Keep why it does not go on, for those who wait for it; `begins_anew`: and not how far it is."""
+    async def _tell(self, wish: Wish, towards: Platform, state: State, why: str, *, begins_anew: bool = False) -> bool:
+        """Keep why it does not go on, for those who wait for it; False where the store does not take it.
+
+        `begins_anew`: and not how far it is.
+        """
         problem, known = sentence(why), self._progress.get((wish.id, towards))
         if known is not None and (known.state, known.problem) == (state, problem):
-            return  # a pair may be paused for months
+            return True  # a pair may be paused for months
         try:
             async with self.store.write() as uow:
                 known = None if begins_anew else (await read_progress(uow, wish))[towards]
@@ -173,8 +178,9 @@ class Backfills:
                 await uow.key_values.put(progress_key(wish, towards), progress.as_json())
         except StoreUnavailable as error:
             _log.warning("how a backfill is cannot be kept", reason=str(error))
-        else:
-            self._progress[wish.id, towards] = progress
+            return False
+        self._progress[wish.id, towards] = progress
+        return True
 
     async def _carry(self, wish: Wish, towards: Platform, backoff: Backoff) -> bool:
         """Go on with it; whether it is done. False: it was stopped."""

@@ -255,11 +255,12 @@ def _with_prefix(fallback: str, formatted: str) -> str:
 
 def _msgtype(delivery: Delivery) -> str:
     # Bots do not answer notices (https://spec.matrix.org/latest/client-server-api/#mnotice). So a message of the relay
-    # itself, or of a bot of the other side, starts no endless conversation between bots.
-    author = delivery.author
-    if author is None or author.is_bot or delivery.content.style == "notice":
+    # itself, or of a bot of the other side, starts no endless conversation between bots. And they notify nobody, also
+    # where somebody wants to hear of each message (https://spec.matrix.org/latest/client-server-api/#default-override-rules).
+    author, content = delivery.author, delivery.content
+    if author is None or author.is_bot or content.style == "notice" or (content.silent and content.style == "text"):
         return "m.notice"
-    return "m.emote" if delivery.content.style == "emote" else "m.text"
+    return "m.emote" if content.style == "emote" else "m.text"
 
 
 def _relation(delivery: Delivery) -> Json:

@@ -31,8 +31,8 @@ from relay.domain.commands import RefreshMessage
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import Pair
-from relay.errors import Permanent
 from relay.domain.text.nodes import RichText
+from relay.errors import Permanent
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
 from tests.support.platform import RELAY, created
