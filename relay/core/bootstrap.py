@@ -241,6 +241,7 @@ def assemble(
         readers={platform: one for platform, one in adapters.items() if isinstance(one, PastReader)},
         clock=clock,
         rng=rng,
+        look_every=2 * outbox_every,
     )
     status.pair_notes = lambda pair: (*moderation.notes(pair), *backfills.notes(pair))
     told = Operators(

@@ -30,9 +30,6 @@ from relay.logs import get_logger
 
 _log = get_logger(__name__)
 
-_LOOK_SECONDS = 2.0
-"""How often the daemon looks for a new wish."""
-
 _STEP = 5
 """Messages that are queued at a time: behind so many what is said today may have to wait."""
 
@@ -89,6 +86,8 @@ class Backfills:
     readers: Mapping[Platform, PastReader]
     clock: Clock
     rng: random.Random
+    # Every how many seconds it looks for a new wish.
+    look_every: int
     # Wishes that nobody has stopped, by their IDs, as of the last look.
     _wanted: Mapping[str, Wish] = field(init=False, default_factory=dict)
     _tasks: dict[tuple[str, Platform], asyncio.Task[None]] = field(init=False, default_factory=dict)
@@ -111,7 +110,7 @@ class Backfills:
                     for wish in self._wanted.values():
                         for towards in wish.towards:
                             self._start(group, wish, towards)
-                await self.clock.sleep(_LOOK_SECONDS)
+                await self.clock.sleep(self.look_every)
 
     def notes(self, pair: Pair) -> Sequence[str]:
         """What of a pair's past is crossing now, as sentences."""
