@@ -1,6 +1,8 @@
 """Messages of other homeservers, which come late or only when they are asked for: between two real ones."""
 
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,12 @@ from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.mistakes import validated
 from relay.config.settings import MatrixSettings
 from relay.core.ports import Delivery, PastPage
+from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.jsontext import Json
 from relay.errors import ActionNeeded, Transient
 from tests.support.federation import federating
-from tests.support.matrix import BOB, SavedState, address, matrix_side, past_lines, person, read_past, room, words
+from tests.support.matrix import BOB, SavedState, Side, address, matrix_side, past_lines, person, read_past, room, words
 from tests.support.stack import eventually
 from tests.support.world import pair
 
@@ -148,78 +151,92 @@ async def lift(moderator: Person, room_id: str, edits: int, *, but: str) -> None
         await moderator.set_state(room_id, "m.room.server_acl", {"allow": ["*"], "deny": [f"{number}.{but}"]})
 
 
-async def test_what_others_have_of_the_time_before_is_fetched_from_them(tmp_path: Path) -> None:
-    """While they are away it waits: what cannot be fetched is not taken for what was never said."""
-    async with federating(tmp_path / "home") as home, federating(tmp_path / "other") as other:
+@dataclass(frozen=True)
+class Elsewhere:
+    """A room on another homeserver than the relay's, which the relay enters by its alias."""
+
+    home: Homeserver
+    other: Homeserver
+    ann: Person
+    place: str
+    alias: str
+    token: str
+    saved: SavedState
+
+    def relay(self) -> AbstractAsyncContextManager[Side]:
+        return matrix_side(self.home, f"@bot:{self.home.server_name}", [self.alias], token=self.token, saved=self.saved)
+
+
+@asynccontextmanager
+async def elsewhere(folder: Path) -> AsyncIterator[Elsewhere]:
+    async with federating(folder / "home") as home, federating(folder / "other") as other:
         token = await home.register("bot")
         async with person(other, "ann") as ann:
             place, alias = await ann.create_room(), f"#town:{other.server_name}"
             await ann.set_alias(alias, place)
-            said = [str(number) for number in range(130)]
-            for line in said:
-                await ann.text(place, line)
-            saved, user = SavedState(), f"@bot:{home.server_name}"
+            yield Elsewhere(home, other, ann, place, alias, token, SavedState())
 
-            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
-                await ann.text(place, "now")
-                await side.until_said("now")
-                await other.stop()
-                pages: list[PastPage] = []
-                with pytest.raises(Transient, match="on other homeservers, and ours cannot fetch them now"):
-                    await read_past(side, place, saved.position, pages=pages)
-                assert past_lines(pages) == []
-                await other.start()
-                position = pages[-1].position
-                pages = await read_past(side, place, saved.position, position=position)
-                assert past_lines(pages) == said
-                for number, page in enumerate(pages):
-                    rest = await read_past(side, place, saved.position, position=page.position)
-                    assert rest == pages[number + 1 :]
+
+async def test_what_others_have_of_the_time_before_is_fetched_from_them(tmp_path: Path) -> None:
+    """While they are away it waits: what cannot be fetched is not taken for what was never said."""
+    async with elsewhere(tmp_path) as town:
+        other, ann, place = town.other, town.ann, town.place
+        said = [str(number) for number in range(130)]
+        for line in said:
+            await ann.text(place, line)
+        async with town.relay() as side:
+            await ann.text(place, "now")
+            await side.until_said("now")
+            await other.stop()
+            pages: list[PastPage] = []
+            with pytest.raises(Transient, match="on other homeservers, and ours cannot fetch them now"):
+                await read_past(side, place, town.saved.position, pages=pages)
+            assert past_lines(pages) == []
+            await other.start()
+            position = pages[-1].position
+            pages = await read_past(side, place, town.saved.position, position=position)
+            assert past_lines(pages) == said
+            for number, page in enumerate(pages):
+                rest = await read_past(side, place, town.saved.position, position=page.position)
+                assert rest == pages[number + 1 :]
 
 
 @pytest.mark.parametrize("is_hidden_now", [True, False])
 async def test_the_past_of_a_room_elsewhere_that_we_may_not_see_is_not_waited_for(
     tmp_path: Path, is_hidden_now: bool
 ) -> None:
-    async with federating(tmp_path / "home") as home, federating(tmp_path / "other") as other:
-        token = await home.register("bot")
-        async with person(other, "ann") as ann:
-            place, alias = await ann.create_room(), f"#town:{other.server_name}"
-            await ann.set_alias(alias, place)
-            await ann.set_state(place, "m.room.history_visibility", {"history_visibility": "joined"})
-            for number in range(130):
-                await ann.text(place, f"hidden {number}")
-            said = [] if is_hidden_now else [str(number) for number in range(110)]
-            if said:
-                await ann.set_state(place, "m.room.history_visibility", {"history_visibility": "shared"})
-            for line in said:
-                await ann.text(place, line)
-            saved, user = SavedState(), f"@bot:{home.server_name}"
-
-            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
-                await ann.text(place, "now")
-                await side.until_said("now")
-                assert past_lines(await read_past(side, place, saved.position)) == said
+    async with elsewhere(tmp_path) as town:
+        ann, place = town.ann, town.place
+        await ann.set_state(place, "m.room.history_visibility", {"history_visibility": "joined"})
+        for number in range(130):
+            await ann.text(place, f"hidden {number}")
+        said = [] if is_hidden_now else [str(number) for number in range(110)]
+        if said:
+            await ann.set_state(place, "m.room.history_visibility", {"history_visibility": "shared"})
+        for line in said:
+            await ann.text(place, line)
+        async with town.relay() as side:
+            await ann.text(place, "now")
+            await side.until_said("now")
+            assert past_lines(await read_past(side, place, town.saved.position)) == said
 
 
 async def test_what_the_homeserver_missed_before_the_relay_was_there_is_fetched_too(tmp_path: Path) -> None:
     """Of what stands between that it has some newer and some older messages."""
-    async with federating(tmp_path / "home") as home, federating(tmp_path / "other") as other:
-        token = await home.register("bot")
-        async with person(other, "ann") as ann, person(home, "ben") as ben:
-            place, alias = await ann.create_room(), f"#town:{other.server_name}"
-            await ann.set_alias(alias, place)
+    async with elsewhere(tmp_path) as town:
+        other, ann, place = town.other, town.ann, town.place
+        async with person(town.home, "ben") as ben:
             said = [str(number) for number in range(190)]
-            await ben.join(alias)
+            await ben.join(town.alias)
             for line in said[:50]:
                 await ann.text(place, line)
             await eventually(lambda: ben.messages(place), lambda seen: said[49] in [it.body for it in seen])
-            await home.stop()
+            await town.home.stop()
             for line in said[50:180]:
                 await ann.text(place, line)
             await other.stop()
             await other.start()
-            await home.start()
+            await town.home.start()
             for line in said[180:]:
                 await ann.text(place, line)
             path, newest = f"client/v3/rooms/{place}/messages", {"dir": "b", "limit": "1"}
@@ -227,43 +244,37 @@ async def test_what_the_homeserver_missed_before_the_relay_was_there_is_fetched_
                 lambda: ben.call("GET", path, query=newest),
                 lambda seen: seen["chunk"][0]["content"]["body"] == said[-1],
             )
-            saved, user = SavedState(), f"@bot:{home.server_name}"
-
-            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
+            async with town.relay() as side:
                 await ann.text(place, "now")
                 await side.until_said("now")
-                assert past_lines(await read_past(side, place, saved.position)) == said
+                assert past_lines(await read_past(side, place, town.saved.position)) == said
 
 
 async def test_what_was_fetched_late_of_the_time_after_is_not_of_the_past(tmp_path: Path) -> None:
     """Synapse counts it as older than all that it has told."""
-    async with federating(tmp_path / "home") as home, federating(tmp_path / "other") as other:
-        token = await home.register("bot")
-        async with person(other, "ann") as ann:
-            place, alias = await ann.create_room(), f"#town:{other.server_name}"
-            await ann.set_alias(alias, place)
-            said = [str(number) for number in range(40)]
-            for line in said:
-                await ann.text(place, line)
-            saved, user = SavedState(), f"@bot:{home.server_name}"
-            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
-                await ann.text(place, "before")
-                await side.until_said("before")
-                await side.adapter.send(Delivery(room(place), "k", BOB, words("heard")))
-                await eventually(lambda: ann.messages(place), lambda seen: "Bob: heard" in [it.body for it in seen])
-            await home.stop()
-            missed = [f"missed {number}" for number in range(60)]
-            for line in missed:
-                await ann.text(place, line)
-            await other.stop()
-            await other.start()
-            await home.start()
-            async with matrix_side(home, user, [alias], token=token, saved=saved) as side:
-                await ann.text(place, "after")
-                await side.until(lambda: "after" in side.said)
-                assert side.said == ["before", *missed, "after"]
-                pages = await read_past(side, place, saved.position)
-                assert past_lines(pages) == said
-                for number, page in enumerate(pages):
-                    rest = await read_past(side, place, saved.position, position=page.position)
-                    assert rest == pages[number + 1 :]
+    async with elsewhere(tmp_path) as town:
+        other, ann, place = town.other, town.ann, town.place
+        said = [str(number) for number in range(40)]
+        for line in said:
+            await ann.text(place, line)
+        async with town.relay() as side:
+            await ann.text(place, "before")
+            await side.until_said("before")
+            await side.adapter.send(Delivery(room(place), "k", BOB, words("heard")))
+            await eventually(lambda: ann.messages(place), lambda seen: "Bob: heard" in [it.body for it in seen])
+        await town.home.stop()
+        missed = [f"missed {number}" for number in range(60)]
+        for line in missed:
+            await ann.text(place, line)
+        await other.stop()
+        await other.start()
+        await town.home.start()
+        async with town.relay() as side:
+            await ann.text(place, "after")
+            await side.until(lambda: "after" in side.said)
+            assert side.said == ["before", *missed, "after"]
+            pages = await read_past(side, place, town.saved.position)
+            assert past_lines(pages) == said
+            for number, page in enumerate(pages):
+                rest = await read_past(side, place, town.saved.position, position=page.position)
+                assert rest == pages[number + 1 :]

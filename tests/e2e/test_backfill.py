@@ -74,13 +74,13 @@ async def test_the_past_of_both_sides_crosses_once_in_order_and_notifies_nobody(
 
 async def test_it_goes_on_after_each_kill_beside_what_is_said_today(homeserver: Homeserver, tmp_path: Path) -> None:
     async with stack(tmp_path, homeserver) as place:
-        said = [f"d past {number}" for number in range(120)]
+        said = [f"d past {number}" for number in range(80)]
         for word in said:
             place.say("help", word)
         await place.daemon.start()
         status, output = await place.daemon.relay("backfill", "help", "--to", "matrix", "--no-wait")
         assert status == 0, output
-        for number, reached in enumerate((1, 33, 61, 90)):
+        for number, reached in enumerate((1, 23, 41, 60)):
             await place.until_matrix("help", lambda words, reached=reached: said[reached] in words)  # type: ignore[misc]
             await place.daemon.kill()
             place.say("help", f"d today {number}")
@@ -94,7 +94,7 @@ async def test_it_goes_on_after_each_kill_beside_what_is_said_today(homeserver: 
 
 async def test_it_rests_and_goes_on_from_there(homeserver: Homeserver, tmp_path: Path) -> None:
     async with stack(tmp_path, homeserver) as place:
-        said = [f"d {number}" for number in range(300)]
+        said = [f"d {number}" for number in range(120)]
         for word in said:
             place.say("help", word)
         await place.daemon.start()
@@ -113,7 +113,7 @@ async def test_it_rests_and_goes_on_from_there(homeserver: Homeserver, tmp_path:
         assert said[-1] not in rested
         status, output = await relay("backfill", "help")
         assert status == 0, output
-        assert "help to Matrix: 300 messages brought across." in output
+        assert "help to Matrix: 120 messages brought across." in output
         words = await place.until_matrix("help", lambda words: said[-1] in words)
         assert words == [NOTICE, *said]
 

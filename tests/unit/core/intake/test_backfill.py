@@ -137,15 +137,13 @@ async def _edited_all_the_time(bridge: World, ref: MessageRef) -> None:
 
 async def test_who_edits_an_old_message_all_the_time_keeps_no_other_from_crossing(bridge: World) -> None:
     here, _ = bridge.channels()
-    refs = [bridge.discord.say(here, "ann", f"d{number}") for number in range(60)]
+    refs = [bridge.discord.say(here, "ann", f"d{number}") for number in range(12)]
     async with bridge.relay(), asyncio.TaskGroup() as group:
-        # One of the first page, and one of the last.
-        tasks = [group.create_task(_edited_all_the_time(bridge, refs[number])) for number in (7, 59)]
+        editing = group.create_task(_edited_all_the_time(bridge, refs[3]))
         [found] = await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
-        for task in tasks:
-            task.cancel()
-    assert found.crossed + found.left_out == 60
-    assert set(said(bridge)) >= {f"d{number}" for number in range(59) if number != 7}
+        editing.cancel()
+    assert found.crossed + found.left_out == 12
+    assert set(said(bridge)) >= {f"d{number}" for number in range(12) if number != 3}
 
 
 async def test_what_it_is_changed_to_notifies_nobody_either(bridge: World) -> None:
