@@ -97,7 +97,9 @@ def _target(scene: Scene, answer: Written) -> _Target | None:
     # An answer to several messages in one is an answer to the last of them, as it was then or has become since.
     last = {keys[-1] for keys in (answer.reply_keys, copy.keys) if keys}
     originals = [message for message in scene.written_there if message.key in last]
-    if not originals or any(message.deleted for message in originals):
+    # Where pairs were changed, those that say the same are left out of both: then the last one may be one of them.
+    is_unclear = not last.intersection(SAME).issubset(message.key for message in scene.written_there)
+    if is_unclear or not originals or any(message.deleted for message in originals):
         return None
     return _Target(
         frozenset(message.id for message in originals),

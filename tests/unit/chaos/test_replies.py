@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.chaos.ledger import Written
+from tests.chaos.ledger import SAME, Written
 from tests.chaos.reading import Quote, Said, Standing
 from tests.chaos.replies import Place, Scene, check
 
@@ -55,6 +55,15 @@ def test_an_answer_to_a_copy_leads_to_its_original() -> None:
     scene = Scene((answer,), (copy,), (mia, noa), (stands,), _ROOM, lambda _: frozenset())
     assert check(scene) == (1, [])
     assert check(replace(scene, copies_there=(replace(stands, reply_to="$1"),)))[1]
+
+
+def test_an_answer_to_several_is_not_judged_where_the_last_of_them_is_left_out_as_unclear() -> None:
+    """It was said to lead to the wrong one: where pairs had changed, who say the same are left out of the copy."""
+    mia = Written("m1", "m1.0 tea", "Mia", id="$1")
+    copy = Standing("55", (Said("Mia", "m1.0 tea"),))
+    answer = replace(_BEN, reply_to="55", reply_keys=("m1", SAME[0]))
+    stands = Standing("$3", (Said("Ben", "d2.0 rain"),), reply_to="$2")
+    assert check(Scene((answer,), (copy,), (mia,), (stands,), _ROOM, lambda _: frozenset())) == (0, [])
 
 
 def test_links_of_discord() -> None:
