@@ -90,7 +90,7 @@ class Wish:
     @property
     def key(self) -> str:
         """Names it among the wishes: there is one for a pair."""
-        return " ".join(_name(side) for side in self.sides)
+        return _key(self.sides)
 
     def source(self, towards: Platform) -> ChannelAddress:
         """From where it crosses to a platform."""
@@ -172,6 +172,10 @@ def _name(address: ChannelAddress) -> str:
     return f"{address.platform.value} {address.value}"
 
 
+def _key(sides: tuple[ChannelAddress, ChannelAddress]) -> str:
+    return " ".join(map(_name, sides))
+
+
 def _local_day(moment: datetime) -> str:
     """As the command line takes it."""
     return f"{moment.astimezone():%Y-%m-%d}"
@@ -191,13 +195,26 @@ def progress_key(wish: Wish, towards: Platform) -> str:
 
 
 async def read_wishes(uow: UnitOfWork) -> Mapping[str, Wish]:
-    """All of them, by `Wish.key`. What cannot be read is left out."""
+    """All of them, by `Wish.key`. One that cannot be read is left out, and stays in the store."""
+    found = {}
+    for key, saved in (await _saved(uow)).items():
+        try:
+            found[key] = Wish.read(saved)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            _log.error("what is to be backfilled of a pair cannot be read: ask for it again", pair=key)
+    return found
+
+
+async def _saved(uow: UnitOfWork) -> dict[str, Any]:
     try:
-        saved = json.loads(await uow.key_values.get(_WISHES) or "{}")
-        return {key: Wish.read(one) for key, one in saved.items()}
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return dict(json.loads(await uow.key_values.get(_WISHES) or "{}"))
+    except (ValueError, TypeError, RecursionError):
         _log.error("what is to be backfilled cannot be read: ask for it again")
         return {}
+
+
+async def _put(uow: UnitOfWork, wish: Wish) -> None:
+    await uow.key_values.put(_WISHES, json.dumps(await _saved(uow) | {wish.key: wish.as_json()}))
 
 
 async def read_progress(uow: UnitOfWork, wish: Wish) -> Mapping[Platform, Progress | None]:
@@ -234,8 +251,7 @@ async def ask(uow: UnitOfWork, wanted: Wanted) -> Wish:
     if not towards:
         raise NotNow(f"{pair.name} does not mirror that way: give it a direction that does, or leave out --to")
     wish = Wish(secrets.token_hex(8), pair.sides, towards, wanted.now, wanted.since, wanted.before)
-    wishes = await read_wishes(uow)
-    if (before := wishes.get(wish.key)) is not None:
+    if (before := (await read_wishes(uow)).get(wish.key)) is not None:
         progress = (await read_progress(uow, before)).values()
         is_running = any(one is None or one.state == "running" for one in progress)
         same = (towards, wanted.since, wanted.before) == (before.towards, before.since, before.before)
@@ -250,7 +266,7 @@ async def ask(uow: UnitOfWork, wanted: Wanted) -> Wish:
             wish = await _rest(uow, wish, before) or replace(before, stopped=is_running)
         else:
             wish = await _anew(uow, replace(before, id=wish.id, stopped=False), before)
-    await _put(uow, {**wishes, wish.key: wish})
+    await _put(uow, wish)
     return wish
 
 
@@ -284,13 +300,8 @@ async def _rest(uow: UnitOfWork, wish: Wish, before: Wish) -> Wish | None:
 
 async def stop(uow: UnitOfWork, pair: Pair) -> bool:
     """Let the wish of a pair rest; False if there is none. What is queued already crosses."""
-    wishes = await read_wishes(uow)
-    wish = wishes.get(Wish("", pair.sides, (), datetime.now(UTC)).key)
+    wish = (await read_wishes(uow)).get(_key(pair.sides))
     if wish is None:
         return False
-    await _put(uow, {**wishes, wish.key: replace(wish, stopped=True)})
+    await _put(uow, replace(wish, stopped=True))
     return True
-
-
-async def _put(uow: UnitOfWork, wishes: Mapping[str, Wish]) -> None:
-    await uow.key_values.put(_WISHES, json.dumps({key: one.as_json() for key, one in wishes.items()}))

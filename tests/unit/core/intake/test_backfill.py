@@ -1,6 +1,7 @@
 """What was said before the relay came crosses once and silently, whatever becomes of it while it is read."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -454,6 +455,19 @@ async def test_what_cannot_be_read_of_it_counts_as_not_asked_for(bridge: World, 
         assert (await read_progress(uow, wish))[Platform.MATRIX] is None
         await uow.key_values.put("backfill wishes", damage)
         assert await read_wishes(uow) == {}
+
+
+async def test_one_wish_that_cannot_be_read_takes_no_other_along(bridge: World) -> None:
+    """All were forgotten, and with them what had crossed already."""
+    other = pair("other")
+    async with bridge.store.write() as uow:
+        first = await ask(uow, Wanted(other, NOW))
+        saved = json.loads(await uow.key_values.get("backfill wishes") or "")
+        await uow.key_values.put("backfill wishes", json.dumps({"of the future": {"id": 1}} | saved))
+    second = await wish_for(bridge)
+    async with bridge.store.read() as uow:
+        assert await read_wishes(uow) == {first.key: first, second.key: second}
+        assert "of the future" in json.loads(await uow.key_values.get("backfill wishes") or "")
 
 
 @given(
