@@ -275,7 +275,7 @@ class RoomState:
         ) or version.startswith("org.matrix.hydra")
 
     def _digest(self, user_id: str) -> str:
-        return blake2b(f"{self.room_id} {user_id}".encode("utf-8", "replace"), digest_size=8).hexdigest()
+        return blake2b(f"{self.room_id} {user_id}".encode("utf-8", "replace"), digest_size=16).hexdigest()
 
     def _apply_create(self, sender: str, content: Json) -> None:
         self.is_space = content.get("type") == SPACE
