@@ -15,6 +15,7 @@ from relay.core.moderation.decisions import Moderation
 from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
+from relay.core.people.forgetting import is_kept_back
 from relay.core.people.ports import MemberMirror, PictureKeeper
 from relay.core.ports import Clock, CommandCall, EventBatch
 from relay.core.recent import Recent
@@ -297,8 +298,8 @@ class Router:
         user = event.author.user
         if _left_out(event, pair) is not None or await self._is_unwanted(uow, pair, lane, user):
             return None
-        if (request := await uow.people.request_of(user)) is not None and request.copies:
-            return None  # what crossed of them is being deleted just now
+        if await is_kept_back(uow, user):
+            return None
         author = await self.names.distinguished_in_past(uow, event.ref.channel, event.author)
         reply_to = event.reply_to or (await _root(uow, event.thread) if event.thread else None)
         content = replace(event.content, silent=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 
 from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
@@ -27,6 +28,9 @@ _COPIES = 3
 
 _PEOPLE = 100
 """People who have a step each in one round; those who come after them have the next one."""
+
+_DIGESTS = 1_000
+"""Of so many people, for each of 256 beginnings of a digest, it is known that nothing earlier of them crosses."""
 
 _BETWEEN_STEPS = 0.1
 _BETWEEN_COPIES = 1.0
@@ -141,10 +145,33 @@ class Forgetter:
             await self.names.forget_person(uow, channels, request.user)
             if await _still_asked(uow, request):
                 await uow.people.forget_request(request.user)
+                if request.copies:
+                    await _keep_back(uow, request.user)
         self.names.forget()
         self._later.pop(request.user, None)
         _log.info("a person has been forgotten", platform=str(request.user.platform), copies=request.copies)
         return _BETWEEN_STEPS
+
+
+async def is_kept_back(uow: UnitOfWork, user: UserRef) -> bool:
+    """Whether what somebody said before must not cross: the copies of what had crossed are deleted, or are being."""
+    if (request := await uow.people.request_of(user)) is not None and request.copies:
+        return True
+    name, digest = _digest(user)
+    return digest in (await uow.key_values.get(name) or "").split()
+
+
+async def _keep_back(uow: UnitOfWork, user: UserRef) -> None:
+    name, digest = _digest(user)
+    kept = (await uow.key_values.get(name) or "").split()
+    if digest not in kept:
+        await uow.key_values.put(name, " ".join([*kept, digest][-_DIGESTS:]))
+
+
+def _digest(user: UserRef) -> tuple[str, str]:
+    """The named value in which a person is kept back, and how: a digest leads to nobody whose ID is not known."""
+    digest = blake2b(f"{user.platform} {user.id}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return f"forgotten {digest[:2]}", digest[2:]
 
 
 async def _still_asked(uow: UnitOfWork, request: ForgetRequest) -> bool:

@@ -30,7 +30,7 @@ from relay.core.people.storage import ForgetRequest
 from relay.core.storage import Store
 from relay.domain.commands import RefreshMessage
 from relay.domain.content import Content
-from relay.domain.ids import MessageRef, Platform
+from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.pair import Pair
 from relay.domain.text.nodes import RichText
 from relay.errors import Permanent
@@ -196,6 +196,31 @@ async def test_whose_copies_are_being_deleted_does_not_cross(bridge: World, copi
         await uow.people.put_request(ForgetRequest(said_before.author.user, copies))
         command = await core.backfills.router.past(uow, said_before, bridge.pairs[0], lane(Platform.MATRIX))
     assert (command is None) is copies
+
+
+@pytest.mark.parametrize("copies", [True, False])
+async def test_whose_copies_were_deleted_does_not_cross_later_either(bridge: World, copies: bool) -> None:
+    here, _ = bridge.channels()
+    ref = bridge.discord.say(here, "ann_ann", "d0")
+    bridge.discord.say(here, "ben", "d1")
+    user = created(bridge.discord.messages[ref]).author.user
+    async with bridge.relay() as core:
+        async with bridge.store.write() as uow:
+            await uow.people.put_request(ForgetRequest(user, copies))
+        core.people.settled.set()
+        async with asyncio.timeout(PATIENCE):
+            while await _is_asked(bridge, user):
+                await asyncio.sleep(0.002)
+        await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
+    assert said(bridge) == (["d1"] if copies else ["d0", "d1"])
+    with closing(sqlite3.connect(bridge.store.path)) as connection:
+        values = connection.execute("SELECT name || value FROM notebook").fetchall()
+    assert not copies or not any(user.id in value for [value] in values)
+
+
+async def _is_asked(bridge: World, user: UserRef) -> bool:
+    async with bridge.store.read() as uow:
+        return await uow.people.request_of(user) is not None
 
 
 async def test_what_is_said_today_does_not_wait_behind_the_past(bridge: World) -> None:
