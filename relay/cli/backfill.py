@@ -66,7 +66,7 @@ def backfill(
     if since and before and since >= before:
         raise typer.BadParameter("--since has to be earlier than --before", ctx=context)
     towards = None if to is None else _side(context, to)
-    wanted = Wanted(_pair(settings, pair), datetime.now(UTC), towards, _in_utc(since), _in_utc(before))
+    wanted = Wanted(_pair(settings, pair, may_be_archived=stop), datetime.now(UTC), towards, _in_utc(since), _in_utc(before))
     try:
         raise typer.Exit(run_async(_stop(settings, wanted) if stop else _carry(settings, wanted, wait=wait)))
     except KeyboardInterrupt:
@@ -82,11 +82,11 @@ def _side(context: typer.Context, name: str) -> "Platform":
     return Platform(name)
 
 
-def _pair(settings: "Settings", name: str) -> "Pair":
+def _pair(settings: "Settings", name: str, *, may_be_archived: bool) -> "Pair":
     declared = {pair.name: pair for pair in settings.declared_pairs()}
     if name not in declared:
         raise ConfigurationError.of("PAIR", *no_such_pair(name, declared))
-    if not declared[name].destinations:
+    if not declared[name].destinations and not may_be_archived:
         raise ConfigurationError.of("PAIR", f"{name} is archived: nothing crosses there", "take `archived` out first")
     return declared[name]
 

@@ -36,6 +36,11 @@ _STEP = 5
 _ROOM_SECONDS = 1.0
 """After so many it is looked again whether all of them have crossed."""
 
+_ABSENT_SECONDS = 60.0
+"""So long a wish waits for its pair to be declared: the file may have been saved just now, or be mended just now."""
+
+_NOT_DECLARED = "its pair is not declared in that direction any more; once it is, ask for it again"
+
 _TIMES_CHANGED = 5
 """What changes once more in the moment in which it is read is left out: its author keeps all others from crossing."""
 
@@ -91,8 +96,9 @@ class Backfills:
     # Wishes that nobody has stopped, by their IDs, as of the last look.
     _wanted: Mapping[str, Wish] = field(init=False, default_factory=dict)
     _tasks: dict[tuple[str, Platform], asyncio.Task[None]] = field(init=False, default_factory=dict)
-    # What is done, or cannot be done.
+    # What is done, or cannot be done, as the pairs were after so many changes.
     _ended: set[tuple[str, Platform]] = field(init=False, default_factory=set)
+    _changes: int = field(init=False, default=0)
     # How far those are that are under way.
     _progress: dict[tuple[str, Platform], Progress] = field(init=False, default_factory=dict)
 
@@ -107,6 +113,9 @@ class Backfills:
                     _log.warning("backfills cannot be looked for", reason=str(error))
                 else:
                     self._wanted = {wish.id: wish for wish in wishes.values() if not wish.stopped}
+                    if self._changes != (changes := self.pairs.changes):
+                        self._changes = changes
+                        self._ended.clear()
                     for wish in self._wanted.values():
                         for towards in wish.towards:
                             self._start(group, wish, towards)
@@ -131,16 +140,19 @@ class Backfills:
 
     async def _serve(self, wish: Wish, towards: Platform) -> None:
         """Carry a wish out in one direction, through every outage; end when it is done, cannot be, or is stopped."""
-        backoff, told = Backoff(self.rng), ""
-        key = (wish.id, towards)
+        backoff, told, key = Backoff(self.rng), "", (wish.id, towards)
         try:
             while wish.id in self._wanted:
                 try:
+                    if await self._is_over(wish, towards):
+                        self._ended.add(key)
+                        return
+                    await self._until_declared(wish, towards)
                     if await self._carry(wish, towards, backoff):
                         self._ended.add(key)
                     return
                 except (Transient, StoreUnavailable) as error:
-                    if told != (told := str(error)):  # it may wait for months, for a pair that nobody declares any more
+                    if told != (told := str(error)):  # it may wait for months, for a pair that is paused
                         _log.info("backfill waits", towards=towards.value, reason=told)
                     await self._tell(wish, towards, "running", told)
                     await self.clock.sleep(backoff.next(error.retry_after if isinstance(error, Transient) else None))
@@ -160,6 +172,30 @@ class Backfills:
                     await self.clock.sleep(backoff.next())
         finally:
             self._progress.pop(key, None)
+
+    async def _is_over(self, wish: Wish, towards: Platform) -> bool:
+        """Whether it has come to its end before. Raises `_Elsewhere` where its pair has come to lead elsewhere since."""
+        async with self.store.look() as uow:
+            progress = (await read_progress(uow, wish))[towards]
+        if progress is None or progress.state == "running":
+            return False
+        if progress.state == "done":
+            with suppress(ActionNeeded):  # as long as it is not known where its pair leads, it is as it was
+                self._check_channels(progress, self._way(wish, towards).lane)
+        return True
+
+    async def _until_declared(self, wish: Wish, towards: Platform) -> None:
+        """Wait for its pair. Raises `Permanent` if nobody declares it: who brings it back later means what is new."""
+        until = self.clock.monotonic() + _ABSENT_SECONDS
+        while self._pair(wish, towards) is None:
+            if (left := until - self.clock.monotonic()) <= 0:
+                raise Permanent(_NOT_DECLARED)
+            await self._tell(wish, towards, "running", _NOT_DECLARED)
+            await self.pairs.changed.wait(self.clock, left)
+
+    def _pair(self, wish: Wish, towards: Platform) -> Pair | None:
+        """The pair of a wish, if it is declared in that direction."""
+        return next((one for one in self.pairs.pairs if one.sides == wish.sides and towards in one.destinations), None)
 
     async def _tell(self, wish: Wish, towards: Platform, state: State, why: str, *, begins_anew: bool = False) -> bool:
         """Keep why it does not go on, for those who wait for it; False where the store does not take it.
@@ -190,8 +226,6 @@ class Backfills:
         try:
             while True:
                 progress = await self._begin(way)
-                if progress.state == "done":
-                    return True
                 with suppress(_Changed):
                     return await self._read(way, progress, watch, backoff)
         finally:
@@ -221,9 +255,8 @@ class Backfills:
 
     def _way(self, wish: Wish, towards: Platform) -> _Way:
         """The pair and the lane of a wish as they are now. Raises `ActionNeeded` while there is none."""
-        pair = next((one for one in self.pairs.pairs if one.sides == wish.sides), None)
-        if pair is None or towards not in pair.destinations:
-            raise ActionNeeded("its pair is not declared in that direction any more")
+        if (pair := self._pair(wish, towards)) is None:
+            raise ActionNeeded(_NOT_DECLARED)
         lane = LaneKey(self.pairs.channel(wish.source(towards)), self.pairs.channel(pair.side(towards)))
         if self.pairs.pair_for(lane) != pair or self.pairs.is_left(pair):
             raise ActionNeeded("another relay serves its pair")
@@ -240,10 +273,14 @@ class Backfills:
         channels = (way.lane.source, way.lane.destination)
         if progress is None or not any(progress.channels):
             return Progress(way.wish.id, (channels[0].id, channels[1].id))
-        for before, now in zip(progress.channels, channels, strict=True):
+        self._check_channels(progress, way.lane)
+        return replace(progress, channels=(channels[0].id, channels[1].id))
+
+    def _check_channels(self, progress: Progress, lane: LaneKey) -> None:
+        """Raise `_Elsewhere` unless these are the channels in which it began, or have replaced them."""
+        for before, now in zip(progress.channels, (lane.source, lane.destination), strict=True):
             if before != now.id and before not in {one.id for one in self.pairs.predecessors(now)}:
                 raise _Elsewhere(f"{before} was in the pair when it began, and {now.id} is now; ask for it again")
-        return replace(progress, channels=(channels[0].id, channels[1].id))
 
     def _pages(self, way: _Way, position: str) -> AsyncGenerator[PastPage]:
         """The pages of a channel's past. Raises `Permanent` where nobody can read it."""

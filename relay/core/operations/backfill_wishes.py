@@ -147,6 +147,11 @@ class Progress:
     # Why it does not go on, as a sentence; "" while it does.
     problem: str = ""
 
+    @property
+    def leads_elsewhere(self) -> bool:
+        """Whether its pair has come to lead elsewhere, where nothing has crossed yet."""
+        return not any(self.channels)
+
     def as_json(self) -> str:
         """For the store."""
         values = {name: getattr(self, name) for name in self.__slots__}
@@ -253,6 +258,8 @@ async def ask(uow: UnitOfWork, wanted: Wanted) -> Wish:
     wish = Wish(secrets.token_hex(8), pair.sides, towards, wanted.now, wanted.since, wanted.before)
     if (before := (await read_wishes(uow)).get(wish.key)) is not None:
         progress = (await read_progress(uow, before)).values()
+        if any(one is not None and one.leads_elsewhere for one in progress):
+            before = replace(before, crossed={})
         is_running = any(one is None or one.state == "running" for one in progress)
         same = (towards, wanted.since, wanted.before) == (before.towards, before.since, before.before)
         is_another = wanted.says_more and not same

@@ -346,8 +346,8 @@ class Commands:
     def _what_goes(self, copies: bool) -> str:
         if copies:
             return (
-                " The copies of your messages are being deleted, too; with many of them that takes a while. What you wrote"
-                " before the relay came does not cross later, either: of your ID a digest is kept for that."
+                " The copies of your messages are being deleted, too; with many of them that takes a while. What you"
+                " wrote before the relay came does not cross later, either: of your ID a digest is kept for that."
             )
         return " The copies of your messages stay on the other side. They go when you delete the messages."
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.bootstrap import Core
+from relay.core.clock import SystemClock
 from relay.core.operations.backfill_wishes import (
     NotNow,
     Progress,
@@ -52,14 +53,19 @@ async def progress_of(store: Store, wish: Wish) -> list[Progress | None]:
         return list((await read_progress(uow, wish)).values())
 
 
-async def done(bridge: World, wish: Wish) -> list[Progress]:
+async def ended(bridge: World, wish: Wish) -> list[Progress]:
     async with asyncio.timeout(PATIENCE):
         while True:
             found = [one for one in await progress_of(bridge.store, wish) if one is not None and one.state != "running"]
             if len(found) == len(wish.towards):
-                await bridge.quiet()
                 return found
             await asyncio.sleep(0.002)
+
+
+async def done(bridge: World, wish: Wish) -> list[Progress]:
+    found = await ended(bridge, wish)
+    await bridge.quiet()
+    return found
 
 
 def said(bridge: World, name: str = "help") -> list[str]:
@@ -208,9 +214,7 @@ async def test_whose_copies_were_deleted_does_not_cross_later_either(bridge: Wor
         async with bridge.store.write() as uow:
             await uow.people.put_request(ForgetRequest(user, copies))
         core.people.settled.set()
-        async with asyncio.timeout(PATIENCE):
-            while await _is_asked(bridge, user):
-                await asyncio.sleep(0.002)
+        await asyncio.wait_for(_until_forgotten(bridge, user), PATIENCE)
         await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
     assert said(bridge) == (["d1"] if copies else ["d0", "d1"])
     with closing(sqlite3.connect(bridge.store.path)) as connection:
@@ -218,9 +222,12 @@ async def test_whose_copies_were_deleted_does_not_cross_later_either(bridge: Wor
     assert not copies or not any(user.id in value for [value] in values)
 
 
-async def _is_asked(bridge: World, user: UserRef) -> bool:
-    async with bridge.store.read() as uow:
-        return await uow.people.request_of(user) is not None
+async def _until_forgotten(bridge: World, user: UserRef) -> None:
+    while True:
+        async with bridge.store.read() as uow:
+            if await uow.people.request_of(user) is None:
+                return
+        await asyncio.sleep(0.002)
 
 
 async def test_what_is_said_today_does_not_wait_behind_the_past(bridge: World) -> None:
@@ -288,6 +295,61 @@ async def test_while_its_channels_are_paired_otherwise_it_waits(bridge: World) -
         await _redeclare(bridge, core, old)
         await done(bridge, wish)
     assert said(bridge) == [f"d{number}" for number in range(60)]
+
+
+class _Hurried(SystemClock):
+    """Each look at it is two minutes later."""
+
+    def __init__(self) -> None:
+        self._looks = count(0, 120)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + next(self._looks)
+
+
+async def test_whose_pair_is_not_declared_any_more_ends_and_goes_on_only_if_it_is_asked_for_again(
+    bridge: World,
+) -> None:
+    here, there = bridge.channels()
+    for number in range(60):
+        bridge.discord.say(here, "ann", f"d{number}")
+    old, sent, go_on = bridge.pairs[0], asyncio.Semaphore(6), asyncio.Event()
+    async with bridge.relay(_holding(sent, go_on)) as core:
+        core.backfills.clock = _Hurried()
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        await until(lambda: len(bridge.words(there)) == 6)
+        await _redeclare(bridge, core, replace(old, destinations=frozenset()))  # archived
+        go_on.set()
+        sent.release()
+        [found] = await ended(bridge, wish)
+        assert found.state == "failed"
+        assert "Its pair is not declared in that direction any more;" in found.problem
+        assert core.backfills.notes(old) == []
+        await _redeclare(bridge, core, old)
+        bridge.discord.say(here, "ann", "today")
+        await until(lambda: "today" in said(bridge))
+    async with bridge.relay():
+        crossed = len(said(bridge))
+        assert await done(bridge, wish) == [found]
+        [found] = await done(bridge, await wish_for(bridge))
+    assert (found.state, found.crossed) == ("done", 60)
+    assert crossed < 20
+    assert [word for word in said(bridge) if word != "today"] == [f"d{number}" for number in range(60)]
+
+
+async def test_one_that_is_done_stays_so_when_its_pair_is_not_declared_any_more(bridge: World) -> None:
+    here, _ = bridge.channels()
+    bridge.discord.say(here, "ann", "d0")
+    async with bridge.relay():
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        found = await done(bridge, wish)
+    async with bridge.store.write() as uow:
+        other = await ask(uow, Wanted(pair("other"), NOW))
+    bridge.pairs = ()
+    async with bridge.relay() as core:
+        core.backfills.clock = _Hurried()
+        assert [one.state for one in await ended(bridge, other)] == ["failed", "failed"]
+    assert await progress_of(bridge.store, wish) == found
 
 
 async def _redeclare(bridge: World, core: Core, *pairs: Pair) -> None:
@@ -368,6 +430,29 @@ async def test_whose_address_leads_elsewhere_by_now_may_begin_anew(bridge: World
         [found] = await done(bridge, await wish_for(bridge))
     assert (found.state, found.crossed) == ("done", 1)
     assert said(bridge) == ["d0"]
+
+
+async def test_whose_address_leads_elsewhere_after_it_is_done_may_begin_anew(bridge: World) -> None:
+    here, _ = bridge.channels()
+    since = NOW - timedelta(days=300)
+    bridge.discord.say(here, "ann", "d0")
+    async with bridge.relay() as core:
+        await done(bridge, await wish_for(bridge, towards=Platform.MATRIX, since=since))
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        await done(bridge, wish)
+        core.pairs.open(bridge.pairs[0].sides[1], bridge.matrix.channel("other"))
+        await asyncio.wait_for(_until_failed(bridge, wish), PATIENCE)
+        again = await wish_for(bridge, towards=Platform.MATRIX)
+        assert (again.since, again.before, again.crossed) == (None, None, {})
+        await done(bridge, again)
+    assert (said(bridge), said(bridge, "other")) == (["d0"], [])  # what is on record crosses once
+
+
+async def _until_failed(bridge: World, wish: Wish) -> None:
+    while True:
+        if [one.state for one in await ended(bridge, wish)] == ["failed"]:
+            return
+        await asyncio.sleep(0.002)
 
 
 async def test_where_it_is_not_known_where_the_past_ends_it_fails_and_can_be_asked_for_again(bridge: World) -> None:
