@@ -66,7 +66,9 @@ def backfill(
     if since and before and since >= before:
         raise typer.BadParameter("--since has to be earlier than --before", ctx=context)
     towards = None if to is None else _side(context, to)
-    wanted = Wanted(_pair(settings, pair, may_be_archived=stop), datetime.now(UTC), towards, _in_utc(since), _in_utc(before))
+    wanted = Wanted(
+        _pair(settings, pair, may_be_archived=stop), datetime.now(UTC), towards, _in_utc(since), _in_utc(before)
+    )
     try:
         raise typer.Exit(run_async(_stop(settings, wanted) if stop else _carry(settings, wanted, wait=wait)))
     except KeyboardInterrupt:
@@ -163,7 +165,9 @@ def _result(pair: "Pair", found: "Mapping[Platform, Progress | None]") -> int:
 
 def _counts(progress: "Progress") -> str:
     crossed = how_many(progress.crossed, "message")
-    return f"{crossed} brought across" + (f", {progress.left_out} left out" if progress.left_out else "")
+    left_out = f", {progress.left_out} left out" if progress.left_out else ""
+    threads = f", without what was said in {how_many(progress.threads, 'thread')}" if progress.threads else ""
+    return f"{crossed} brought across{left_out}{threads}"
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -369,6 +369,8 @@ class PastPage:
     position: str
     # Messages of the page that cannot be carried at all: encrypted ones, for example.
     unreadable: int = 0
+    # Threads that begin in it, of which nothing is read.
+    threads: int = 0
 
 
 Began = Callable[[str], Awaitable[str | None]]

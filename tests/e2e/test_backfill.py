@@ -170,3 +170,34 @@ async def test_a_terminal_shows_a_bar(homeserver: Homeserver, tmp_path: Path) ->
         assert "30 messages brought across" in told, told
         assert "100%" in told, told
         await eventually(lambda: place.matrix_words("help"), lambda words: "d 29" in words, what=place.daemon.log)
+
+
+async def test_the_past_of_a_thread_a_post_and_a_voice_channel_crosses(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, homeserver, ("help", "thread", "post", "voice")) as place:
+        ada, here = place.people["Ada"], place.channels["help"]
+        forum = place.control.create_channel(place.guild, "ideas", type=15)["id"]
+        place.channels |= {
+            "thread": place.control.open_thread(here, ada, "long ago", place.say("help", "of a thread"))["id"],
+            "post": place.control.open_post(forum, ada, "an idea", "What about this?")["id"],
+            "voice": place.control.create_channel(place.guild, "talk", type=2)["id"],
+        }
+        for pair in place.channels:
+            place.say(pair, f"d {pair}")
+            await place.tell(pair, f"m {pair}")
+        for start in (None, place.say("help", "of another")):
+            place.control.say(place.control.open_thread(here, ada, "aside", start)["id"], ada, "without a pair")
+        place.control.archive_thread(place.channels["thread"])
+        place.write_config()
+        await place.daemon.start()
+        for pair in place.channels:
+            status, output = await place.daemon.relay("backfill", pair)
+            assert status == 0, output
+            assert ("without what was said in 2 threads" in output) is (pair == "help"), output
+        before = {"help": ["of a thread"], "post": ["What about this?"]}
+        after = {"help": ["of another"]}
+        for pair in place.channels:
+            said = [*before.get(pair, []), f"d {pair}", *after.get(pair, [])]
+            words = await place.until_matrix(pair, lambda words, last=said[-1]: last in words)  # type: ignore[misc]
+            assert words == [f"m {pair}", NOTICE, *said]
+            words = await place.until_discord(pair, lambda words, pair=pair: f"m {pair}" in words)  # type: ignore[misc]
+            assert words[-2:] == [NOTICE, f"m {pair}"]

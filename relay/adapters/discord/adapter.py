@@ -384,9 +384,9 @@ class DiscordAdapter:
         after = position or ("0" if since is None else snowflake_at(since))
         with translate_read_errors(channel.id):
             async with aclosing(self._history.past(buffer, after, last)) as pages:
-                async for batch, reached in pages:
+                async for batch, reached, threads in pages:
                     messages = tuple(event for event in batch.events if isinstance(event, MessageCreated))
-                    yield PastPage(messages, reached)
+                    yield PastPage(messages, reached, threads=threads)
 
     def _open_buffer(self, channel: ChannelRef) -> ChannelBuffer:
         buffer = self._buffers.get(channel.id)

@@ -26,6 +26,8 @@ PAGE = 100
 _PAST_PAGE = 25
 # Requests at the same time: each channel gets a page in turn, so that a busy one delays no other.
 _MAX_REQUESTS = 8
+# The type of the message in a channel that tells of a thread which begins at none.
+_THREAD_CREATED = 18
 # Nicknames that are asked for at most, per page of messages.
 _MAX_UNKNOWN_MEMBERS = 8
 # Seconds for asking for one nickname, and until the next is asked for after that failed.
@@ -153,10 +155,10 @@ class History:
             # There may have been more threads than are remembered.
             yield None
 
-    async def past(self, buffer: ChannelBuffer, after: str, last: str) -> AsyncGenerator[tuple[EventBatch, str]]:
+    async def past(self, buffer: ChannelBuffer, after: str, last: str) -> AsyncGenerator[tuple[EventBatch, str, int]]:
         """What was written in the channel, not in its threads, behind `after` and up to `last`, oldest first.
 
-        Some messages at a time, each with the ID of the last one.
+        Some messages at a time, with the ID of the last one, and how many threads without a pair begin at them.
         """
         channel = buffer.channel.id
         if int(last) <= int(after):
@@ -166,7 +168,10 @@ class History:
             within = [message for message in messages if _id(message) <= int(last)]
             if within:
                 await self._fetch_nicknames(buffer.access.guild, within)
-                yield await self.translator.page(buffer, channel, within), str(within[-1]["id"])
+                begun = [
+                    thread for it in within if (thread := _thread_begun(it)) and not self.guilds.is_declared(thread)
+                ]
+                yield await self.translator.page(buffer, channel, within), str(within[-1]["id"]), len(begun)
             if len(within) < len(messages):
                 return
 
@@ -392,6 +397,13 @@ def _message_route(channel: str, message: str) -> Route:
 
 def _id(message: Json) -> int:
     return int(message["id"])
+
+
+def _thread_begun(message: Json) -> str:
+    """The thread that begins at a message, or of which a message tells that it began; "" for none."""
+    if message.get("type") == _THREAD_CREATED:
+        return str(as_dict(message.get("message_reference")).get("channel_id", ""))
+    return str(as_dict(message.get("thread")).get("id", ""))
 
 
 def _archived_at(thread: Json) -> datetime | None:

@@ -174,7 +174,7 @@ class Backfills:
             self._progress.pop(key, None)
 
     async def _is_over(self, wish: Wish, towards: Platform) -> bool:
-        """Whether it has come to its end before. Raises `_Elsewhere` where its pair has come to lead elsewhere since."""
+        """Whether it has come to its end before. Raises `_Elsewhere` where its pair leads elsewhere since."""
         async with self.store.look() as uow:
             progress = (await read_progress(uow, wish))[towards]
         if progress is None or progress.state == "running":
@@ -247,7 +247,8 @@ class Backfills:
                     left_out += left
                 backoff.reset()
                 watch.times.clear()
-                progress = replace(progress, position=page.position, left_out=progress.left_out + left_out, problem="")
+                left_out, threads = progress.left_out + left_out, progress.threads + page.threads
+                progress = replace(progress, position=page.position, left_out=left_out, threads=threads, problem="")
                 await self._save(way, progress)
         _log.info("backfill done", pair=way.pair.name, direction=way.lane.direction, messages=progress.crossed)
         await self._save(way, replace(progress, state="done", problem=""))

@@ -139,6 +139,8 @@ class Progress:
     # Messages that were queued, and that do not cross.
     crossed: int = 0
     left_out: int = 0
+    # Threads that begin in what was looked at. Nothing of them is read.
+    threads: int = 0
     # When the first message and the last one that was looked at were written; None before there is one.
     first_at: datetime | None = None
     reached: datetime | None = None

@@ -589,6 +589,7 @@ async def test_one_wish_that_cannot_be_read_takes_no_other_along(bridge: World) 
         st.text(),
         st.integers(),
         st.integers(),
+        st.integers(),
         st.none() | st.datetimes(timezones=st.just(UTC)),
         st.none() | st.datetimes(timezones=st.just(UTC)),
         st.text(),
