@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from re import _constants, _parser  # type: ignore[attr-defined]
@@ -126,3 +127,18 @@ async def test_an_error_that_is_a_bug_is_not_hidden_behind_one_that_is_not() -> 
 def test_an_error_in_no_group_passes() -> None:
     with pytest.raises(FatalError, match="alone"), ungrouped(StoreError):
         raise FatalError("alone", "look")
+
+
+def test_each_connection_to_sqlite_is_closed() -> None:
+    """Since 3.13 a connection that is not closed is a warning, and `with connection:` only ends its transaction."""
+    nodes = sources(r"with .*sqlite3\.connect")
+    withs = ((place, node) for place, node in nodes if isinstance(node, ast.With | ast.AsyncWith))
+    opened = ((place, ast.unparse(item.context_expr)) for place, node in withs for item in node.items)
+    assert [place for place, text in opened if text.startswith("sqlite3.connect(")] == []
+
+
+def test_what_is_installed_is_the_same_on_each_python() -> None:
+    """What a newer one goes without is missed where nobody has tried it: on 3.14, the demo's Discord could not talk."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = (*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra))
+    assert [one for one in needed if "python" in one.partition(";")[2]] == []

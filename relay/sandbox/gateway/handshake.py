@@ -128,7 +128,7 @@ class ZlibStream:
 
 
 class ZstdStream:
-    """`compress=zstd-stream`. Needs `zstandard`, which a client of Python below 3.14 needs too before it asks."""
+    """`compress=zstd-stream`."""
 
     def __init__(self) -> None:
         import zstandard
