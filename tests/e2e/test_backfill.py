@@ -1,6 +1,7 @@
 """`relay backfill`: what was said before the relay came crosses once, in order, silently, and goes on after a kill."""
 
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -145,7 +146,7 @@ async def test_where_the_store_does_not_know_since_when_it_mirrors_the_day_has_t
         place.say("help", "today")
         await place.until_matrix("help", lambda words: "today" in words)
         assert await place.daemon.stop() == 0
-        with sqlite3.connect(place.store_url.removeprefix("sqlite:///")) as store:
+        with closing(sqlite3.connect(place.store_url.removeprefix("sqlite:///"))) as store, store:
             store.execute("UPDATE cursor SET began = NULL")
         await place.daemon.start()
         relay = place.daemon.relay

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,8 @@ async def test_a_file_that_is_no_store_is_one_line_and_stays_as_it_is(tmp_path: 
 async def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text(COMPLETE)
     assert (await preloaded.run("db", "upgrade", folder=tmp_path))[0] == 0
-    with sqlite3.connect(tmp_path / "relay.db") as store:
+    with closing(sqlite3.connect(tmp_path / "relay.db")) as store, store:
         store.execute("UPDATE alembic_version SET version_num = '9999'")
-    store.close()
     status, (line,) = await run(tmp_path)
     assert status == 1
     assert line.startswith(f"error: store {tmp_path}/relay.db: it was made by a newer relay (revision 9999, ")

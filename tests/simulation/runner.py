@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -29,9 +29,8 @@ def workshop() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         template = Path(name) / "template.db"
         upgrade(f"sqlite:///{template}")
-        with sqlite3.connect(template) as connection:
+        with closing(sqlite3.connect(template)) as connection, connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
         yield template
 
 

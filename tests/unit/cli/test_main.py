@@ -5,6 +5,7 @@ import gc
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -348,9 +349,8 @@ def test_dead_list(cli: Relay, url: str) -> None:
 
 
 def test_a_dead_letter_that_cannot_be_read_is_listed_raw(cli: Relay, url: str) -> None:
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         connection.execute("UPDATE outbox SET command = ? WHERE id = 1", (b'{"kind":"hologram","\x1b[2J\xff',))
-    connection.close()
     first, second, _ = json.loads(cli("dead", "list", "--json")[1])
     assert (first["kind"], first["source"]["id"], second["kind"]) == ("unreadable", "42", "delete")
     status, out, _ = cli("dead", "show", "1")

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,9 @@ DAMAGE = {
 
 def damage(bridge: World, sql: str, *values: object) -> None:
     """Change the file behind the relay's back."""
-    with sqlite3.connect(bridge.store.path) as connection:
+    with closing(sqlite3.connect(bridge.store.path)) as connection, connection:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute(sql, values)
-    connection.close()
 
 
 def unreachable(until_open: asyncio.Event) -> Callable[[MemoryAdapter, MemoryAdapter], None]:

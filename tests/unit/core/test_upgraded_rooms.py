@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -153,9 +154,8 @@ async def test_a_shared_copy_that_is_posted_again_is_shared_there(tmp_path: Path
                     await uow.messages.record_copy(Copy(original.id, 0, shared))
                 await uow.digests.put(shared, digest)
             if not readable:
-                with sqlite3.connect(bridge.store.path) as connection:
+                with closing(sqlite3.connect(bridge.store.path)) as connection, connection:
                     connection.execute("UPDATE batch SET command = '{'")
-                connection.close()
 
             async def post() -> dict[MessageRef, MessageRef]:
                 return {shared: again}

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -459,9 +460,8 @@ def rows(url: str, sql: str) -> list[tuple[object, ...]]:
 
 def test_what_was_queued_under_a_name_waits_under_it_until_it_is_known_where_it_leads(url: str) -> None:
     downgrade(url, "0005")
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         connection.executescript(BEFORE_LANES)
-    connection.close()
     queued = rows(url, "SELECT * FROM outbox WHERE id != 7 ORDER BY id")
     upgrade(url)
     lanes = rows(
@@ -493,7 +493,7 @@ def test_what_was_queued_under_a_name_waits_under_it_until_it_is_known_where_it_
 
 @pytest.mark.parametrize(("name", "why"), [("'help'", "another pair has that name now"), ("NULL", "is not known")])
 def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, name: str, why: str) -> None:
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         connection.executescript(
             f"""
             INSERT INTO lane (id, source_platform, source_channel, destination_platform, destination_channel, pair)
@@ -502,7 +502,6 @@ def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, n
             INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (1, 1, 'waiting', 1, '{{}}');
             """
         )
-    connection.close()
     before = tables(url)
     with pytest.raises(StoreError, match=rf"cannot go back to '0005': .*{why}; let the daemon deliver it"):
         downgrade(url, "0005")
@@ -510,7 +509,7 @@ def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, n
 
 
 def test_an_empty_lane_that_is_not_declared_any_more_keeps_nobody_from_going_back(url: str) -> None:
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         connection.executescript(
             """
             INSERT INTO address VALUES ('matrix', '#help:x', '!new');
@@ -519,13 +518,12 @@ def test_an_empty_lane_that_is_not_declared_any_more_keeps_nobody_from_going_bac
             INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (2, 1, 'waiting', 1, '{}');
             """
         )
-    connection.close()
     downgrade(url, "0005")
     assert rows(url, "SELECT pair, destination FROM outbox") == [("help", "matrix")]
 
 
 def test_an_address_and_its_channel_are_not_mistaken_for_each_other(url: str) -> None:
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
         connection.executescript(
             """
             INSERT INTO address VALUES ('matrix', '#help:x', '!help');
@@ -535,6 +533,5 @@ def test_an_address_and_its_channel_are_not_mistaken_for_each_other(url: str) ->
             INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (2, 1, 'waiting', 1, '{}');
             """
         )
-    connection.close()
     downgrade(url, "0005")
     assert rows(url, "SELECT pair, destination FROM outbox") == [("help", "matrix")]

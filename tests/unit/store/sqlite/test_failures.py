@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -143,10 +144,8 @@ async def test_a_file_that_vanishes_does_not_come_back_empty(store: SqlStore, tm
 async def test_a_file_that_was_replaced_is_opened_anew(store: SqlStore, tmp_path: Path) -> None:
     await queue(store, 1)
     backup = tmp_path / "backup.db"
-    with sqlite3.connect(store.path) as source, sqlite3.connect(backup) as target:
+    with closing(sqlite3.connect(store.path)) as source, closing(sqlite3.connect(backup)) as target:
         source.backup(target)
-    source.close()
-    target.close()
     await queue(store, 2)
     for path in tmp_path.glob("relay.db*"):
         path.unlink()
