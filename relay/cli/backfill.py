@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.cli.common import existing_store, is_terminal, no_such_pair, print_line, print_problem, printable, run_async
+from relay.cli.common import existing_store, is_terminal, no_such_pairs, print_line, print_problem, printable, run_async
 from relay.errors import ConfigurationError, how_many
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _side(context: typer.Context, name: str) -> "Platform":
 def _pair(settings: "Settings", name: str, *, may_be_archived: bool) -> "Pair":
     declared = {pair.name: pair for pair in settings.declared_pairs()}
     if name not in declared:
-        raise ConfigurationError.of("PAIR", *no_such_pair(name, declared))
+        raise no_such_pairs("PAIR", [name], declared)
     if not declared[name].destinations and not may_be_archived:
         raise ConfigurationError.of("PAIR", f"{name} is archived: nothing crosses there", "take `archived` out first")
     return declared[name]

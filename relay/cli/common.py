@@ -7,13 +7,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relay.errors import ConfigurationError, RelayError, StoreError, StoreTooNew, reason_of
+from relay.errors import ConfigurationError, Mistake, RelayError, StoreError, StoreTooNew, reason_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -215,14 +215,23 @@ def wrapped(text: str, width: int, *, indent: str = "", first: str = "") -> list
     return [line.rstrip() for line in lines]
 
 
-def no_such_pair(name: str, known: Iterable[str]) -> tuple[str, str]:
-    """That there is no pair of this name, and what to do: most have it in other letters, or are one letter off."""
+def no_such_pairs(where: str, names: Iterable[str], known: Collection[str]) -> ConfigurationError:
+    """That relay.toml has no pairs of these names, which the command line has at `where`."""
+    return ConfigurationError(
+        tuple(
+            Mistake(where, f"there is no pair {printable(name)}", meant(name, known) or "`relay pairs list` shows them")
+            for name in names
+        )
+    )
+
+
+def meant(name: str, known: Iterable[str]) -> str | None:
+    """Which pair is probably meant: most have its name in other letters, or are one letter off."""
     from difflib import get_close_matches  # only for mistakes
 
     spelled = {_spelling(one): one for one in known}
     close = get_close_matches(_spelling(name), spelled, n=1)
-    remedy = f"did you mean {printable(spelled[close[0]])}?" if close else "`relay pairs list` shows them"
-    return f"there is no pair {printable(name)}", remedy
+    return f"did you mean {printable(spelled[close[0]])}?" if close else None
 
 
 def _spelling(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
-from relay.cli.common import existing_store, no_such_pair, print_line, print_problem, run_async
+from relay.cli.common import existing_store, meant, print_line, print_problem, run_async
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -53,10 +53,9 @@ def discard(
         source, destination = (found.called(channel) for channel in (lane.source, lane.destination))
         print_line(f"{source} -> {destination}: {count} discarded", indent=2)
     if not found.discarded:
-        words, remedy = "nothing waits for an undeclared pair like that", "`relay status` shows what does"
-        if pair is not None and (close := no_such_pair(pair, found.left)[1]).startswith("did you mean"):
-            remedy = close
-        print_problem(f"{words}; {remedy}")
+        close = None if pair is None else meant(pair, found.left)
+        remedy = close or "`relay status` shows what does"
+        print_problem(f"nothing waits for an undeclared pair like that; {remedy}")
     raise typer.Exit(0 if found.discarded else 1)
 
 

@@ -14,10 +14,9 @@ from relay.cli.commands import ConfigOption, JsonOption, invocation_of
 from relay.cli.common import (
     existing_store,
     is_terminal,
-    no_such_pair,
+    no_such_pairs,
     print_error,
     print_json,
-    print_problem,
     printable,
     run_async,
 )
@@ -134,7 +133,7 @@ async def _tenants(host: "Host") -> "list[tuple[str, Report | str]]":
 def _show(
     invocation: "Invocation", config: "Path | None", screen: Screen, *, as_json: bool = False, clear: bool = False
 ) -> int:
-    """Show it once. Returns the exit status. Raises `RelayError`, and `Exit` where no pair is meant."""
+    """Show it once. Returns the exit status. Raises `RelayError`, also where there is no such pair."""
     subject, mistakes = _subject(invocation, config)
     try:
         report = run_async(read_status(subject.store, subject.pairs))
@@ -145,26 +144,23 @@ def _show(
     if mistakes is not None and not report.daemon.running and report.daemon.ended is None:
         raise mistakes  # No daemon has left anything to show.
     names = [pair.name for pair in report.pairs]
-    unknown = [name for name in screen.wanted if name not in names]
+    if unknown := [name for name in screen.wanted if name not in names]:
+        if mistakes is not None:
+            print_error(mistakes, invocation.redact)
+        raise no_such_pairs("PAIR", unknown, names)
     report = _narrowed(report, screen)
-    nothing = bool(unknown) and not report.pairs
     # What was shown stays until there is something else to show.
-    if clear and not nothing:
+    if clear:
         typer.echo(_CLEAR, nl=False)
     if as_json:
         print_json(report.as_json())
-    elif not nothing:
+    else:
         screen.show(report)
-    for name in unknown:
-        words, remedy = no_such_pair(name, names)
-        print_problem(f"{words}; {remedy}")
-    if nothing and not as_json:
-        raise typer.Exit(1)
     if mistakes is not None:
         print_error(mistakes, invocation.redact)
         typer.echo("This shows the pairs as the daemon knows them.", err=True)
         return mistakes.exit_status
-    return 0 if report.well and not unknown else 1
+    return 0 if report.well else 1
 
 
 def _narrowed(report: "Report", screen: Screen) -> "Report":

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import is_terminal, no_such_pair, print_json, printable, run_async, wrapped
+from relay.cli.common import is_terminal, no_such_pairs, print_json, printable, run_async, wrapped
 from relay.cli.setup.asking import heading
-from relay.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +84,7 @@ def _chosen(settings: "Settings", names: Sequence[str]) -> "list[Pair]":
     declared = {pair.name: pair for pair in settings.declared_pairs()}
     unknown = [name for name in names if name not in declared]
     if unknown:
-        raise ConfigurationError(tuple(Mistake("--pair", *no_such_pair(name, declared)) for name in unknown))
+        raise no_such_pairs("--pair", unknown, declared)
     return [declared[name] for name in names]
 
 

@@ -17,10 +17,9 @@ from relay.cli.common import (
     Invocation,
     existing_store,
     known_channels,
-    no_such_pair,
+    no_such_pairs,
     print_json,
     print_line,
-    print_problem,
     printable,
     run_async,
 )
@@ -261,14 +260,11 @@ class _Editor:
         return cls(path=path, text=text, settings=load(path, os.environ, text))
 
     def numbers(self, names: Sequence[str]) -> list[int]:
-        """Which pairs are meant, from 0. Exit status 1 if one does not exist."""
+        """Which pairs are meant, from 0. Raises `ConfigurationError` if one does not exist."""
         found = {name: self._number(name) for name in names}
         missing = [name for name, number in found.items() if number is None]
         if missing:
-            for name in missing:
-                words, remedy = no_such_pair(name, (pair.label for pair in self.settings.pairs))
-                print_problem(f"{words}; {remedy}")
-            raise typer.Exit(1)
+            raise no_such_pairs("NAME", missing, [pair.label for pair in self.settings.pairs])
         return sorted({number for number in found.values() if number is not None})
 
     def _number(self, name: str) -> int | None:

@@ -238,9 +238,9 @@ def test_status_before_the_first_run(cli: Relay, tmp_path: Path) -> None:
     assert status == 1
     assert json.loads(out)["pairs"][0]["to_matrix"]["last_message_at"] is None
     assert not (tmp_path / "relay.db").exists()
-    # That there is no such pair is all that is wrong, and no reason to look again.
-    for watch in ((), ("--watch",)):
-        assert cli("status", "hlep", *watch) == (1, "", "error: there is no pair hlep; did you mean help?\n")
+    # It is the command line that is wrong then, whatever is asked besides. No reason to look again.
+    for more in ((), ("--watch",), ("--json",), ("help",)):
+        assert cli("status", "hlep", *more) == (2, "", "error: PAIR: there is no pair hlep; did you mean help?\n")
 
 
 def test_status_of_a_stopped_daemon(cli: Relay, url: str) -> None:

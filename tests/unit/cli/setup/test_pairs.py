@@ -119,9 +119,9 @@ def test_what_would_be_a_mistake_is_refused_and_the_file_stays(pairs: Pairs, fil
     assert pairs("add", "#general", "new")[2].count("\n") == 2
     assert pairs("add", "07", "#new:example.org")[0] == 2
     status, _, err = pairs("pause", "help", "nothing")
-    assert (status, err) == (1, "error: there is no pair nothing; `relay pairs list` shows them\n")
+    assert (status, err) == (2, "error: NAME: there is no pair nothing; `relay pairs list` shows them\n")
     for name in ("Help", "#help", "hlep"):
-        assert pairs("remove", name)[:3:2] == (1, f"error: there is no pair {name}; did you mean help?\n")
+        assert pairs("remove", name)[:3:2] == (2, f"error: NAME: there is no pair {name}; did you mean help?\n")
     assert file.read_text() == CONFIG
 
 
