@@ -421,9 +421,10 @@ class Report:
 
     @property
     def well(self) -> bool:
-        """The daemon runs, both sides are connected, and no pair is in trouble."""
-        connected = all(side.connected for side in self.sides.values())
-        return self.daemon.running and connected and not any(pair.problems for pair in self.pairs)
+        """The daemon runs and can write, both sides are connected, and nothing is wrong, also in no pair."""
+        works = self.daemon.running and self.store_problem is None
+        found = any(pair.problems for pair in self.pairs) or any(one.state == "wrong" for one in self.findings)
+        return works and all(side.connected for side in self.sides.values()) and not found
 
     def as_json(self) -> Json:
         """The object of the operator's contract, as `relay status --json` prints it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import SideHealth
 from relay.core.status.reading import read_report
@@ -120,6 +121,10 @@ async def test_well_or_not(store: SqlStore, left: dict[str, Any], running: bool,
     await save(store, **left)
     report = await read_report(store, [pair("help")], running=running, now=NOW)
     assert report.well is well
+    # As the page has it, and `relay check`: what they show as wrong is wrong.
+    assert not replace(report, store_problem="the disk is full").well
+    full = [Finding("the disk of the store", state, "only 0 MiB free", "make room") for state in ("wrong", "note")]
+    assert [replace(report, findings=(one,)).well for one in full] == [False, well]
     if not running:
         assert report.sides["matrix"].problem == "The daemon is not running."
         assert report.daemon.pid == 7
