@@ -118,7 +118,11 @@ def _by_hand(
             return found
         for other in taken:
             if other.channel.address == found.channel.address or other.address == found.address:
-                return f"{words}: it is in a pair already."
+                if asker.present or other not in chosen:
+                    return f"{words}: it is in a pair already."
+                if (other.channel, other.address) == (found.channel, found.address):
+                    return None  # Whoever writes down pairs need not know what is suggested.
+                return f'{words}: it is in a pair already, a suggested one; choose others with "suggested"'
         if found.room is None and found.address.startswith("#") and (wrong := alias_problem(found.address)) is not None:
             return f"{wrong}; write another alias, or the room's ID."
         taken.append(found)

@@ -190,6 +190,21 @@ def test_which_rooms_are_for_adults_is_said_room_by_room(
     assert "adults" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("room", ["!help:example.org", "#help:example.org", "Help"])
+def test_a_pair_in_the_answers_may_be_one_that_is_suggested(tmp_path: Path, room: str) -> None:
+    """Who wrote down the pairs, and nothing about suggestions, was told that they are in a pair already."""
+    channels = [VisibleChannel("1", "#help"), VisibleChannel("2", "#dev")]
+    rooms = [VisibleChannel("!help:example.org", "Help", also=frozenset({"#help:example.org"}))]
+    rooms.append(VisibleChannel("!dev:example.org", "Elsewhere"))
+    keys = ("suggested", "pairs")
+    (tmp_path / "answers.toml").write_text(f'pairs = [["1", "{room}"], ["#dev", "!dev:example.org"]]')
+    chosen = pairing.choose_pairs(Answers(tmp_path / "answers.toml", keys), channels, rooms)
+    assert [one.channel.name for one in chosen] == ["#help", "#dev"]
+    (tmp_path / "answers.toml").write_text('pairs = [["1", "!dev:example.org"]]')
+    with pytest.raises(ConfigurationError, match='in a pair already, a suggested one; choose others with "suggested"'):
+        pairing.choose_pairs(Answers(tmp_path / "answers.toml", keys), channels, rooms)
+
+
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """`docker run --user 12345`: `relay init` ended with a traceback once all was written."""
 
