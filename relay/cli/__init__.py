@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relay.cli.common import Invocation, OutputFailed, finish_output, prepare_output, print_error
-from relay.errors import RelayError
+from relay.errors import ConfigurationError, RelayError
 
 BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
 
@@ -36,6 +36,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     words, tenant = without_option("--tenant", words)
     invocation = Invocation(None if config is None else Path(config))
     try:
+        if config == "":  # `--config "$FILE"` without such a variable: it would mean the folder
+            raise ConfigurationError.of("--config", "is empty", "write the path of the file, or leave it out")
         if tenant is not None:
             invocation.choose(tenant)
         if words[:1] == ["run"] and set(words[1:]) <= {"--take-over", "--standby"}:

@@ -175,7 +175,8 @@ def validate(source: Source, model: type[_Model]) -> tuple[_Model | None, list[M
         found = check(**{name: table for name, table in tables.items() if name not in odd})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        return None, [*mistakes, *(explain(detail, model, source.origin) for detail in details)]
+        new = [detail for detail in details if detail["loc"] not in source.unread]
+        return None, [*mistakes, *(explain(detail, model, source.origin) for detail in new)]
     return model(**{name: getattr(found, name) for name in keys_of(model)}), mistakes
 
 

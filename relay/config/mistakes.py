@@ -31,6 +31,9 @@ _CURLY = re.compile(r"^[^#\"']*=\s*\[?\s*([“”„‟‘’«»])")
 _ASSIGNMENT = re.compile(r"\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=(.*)")
 _COLON = re.compile(r"\s*[a-z_]+\s*:(?:\s|$)")
 _LONGEST_KEY = 32
+_LONGEST_WORDS = 80
+# Some words, as keys and the names of variables are, and no secret.
+_WORDS = re.compile(r"[a-z]{1,14}(__?[a-z]{1,14})+|[A-Z]{1,14}(__?[A-Z]{1,14})+")
 
 
 def positions(text: str) -> dict[Location, int]:
@@ -180,9 +183,9 @@ class Origin:
 
 
 def shown(key: object) -> str:
-    """A key in printable form: short, and on one line."""
+    """A key in printable form, on one line. Of what may be a secret in the wrong place, only the beginning."""
     text = str(key)
-    if len(text) > _LONGEST_KEY:
+    if len(text) > _LONGEST_KEY and not (len(text) <= _LONGEST_WORDS and _WORDS.fullmatch(text)):
         text = f"{text[:8]}…"
     return text if text.isprintable() else repr(text)
 

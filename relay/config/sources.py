@@ -62,6 +62,8 @@ class Source:
     mistakes: list[Mistake] = field(default_factory=list)
     # See `Settings.overridden`.
     overridden: tuple[tuple[str, str], ...] = ()
+    # The secrets whose files could not be read: something else stands in their places.
+    unread: set[Location] = field(default_factory=set)
 
 
 class _Checker(BaseSettings):
@@ -125,7 +127,8 @@ def read_file(file: Path) -> tuple[str, list[Mistake]]:
 
 def _instead_of_directory(folder: Path) -> str:
     try:
-        empty = not any(folder.iterdir())
+        # Nobody removes the folder that they are in.
+        empty = not any(folder.iterdir()) and not folder.samefile(Path.cwd())
     except OSError:
         empty = False
     if empty:  # Docker makes one where a file is to be mounted that is not there.
@@ -204,6 +207,12 @@ def _problem_of_variable(location: Location, value: str, model: type[Any]) -> tu
         inner, found = find_key(model, location[: number + 1])
         if found is None:
             above = "__".join((section, *keys[: number - 1]))
+            tables = [name for name, one in keys_of(inner).items() if holds_keys(one) and key.startswith(f"{name}_")]
+            for name in tables:  # as above, within a section
+                return (
+                    "there is no such key",
+                    f"did you mean {_variable(f'{above}__{name}', key.removeprefix(f'{name}_'))}?",
+                )
             return "there is no such key", did_you_mean(key, keys_of(inner), partial(_variable, above))
         if not holds_keys(found):
             return None if number == len(keys) else ("names no key", f"write {_variable(section)}")
@@ -283,5 +292,6 @@ def _open_secret(source: Source, environment: Mapping[str, Any], location: tuple
         which = f"the file {_printable(path)}" if may_be_shown else "the file that it names"
         remedy = f"write the path of a file that contains only the {key} and that the relay's user may read"
         source.mistakes.append(Mistake(source.origin.where((*tables, name)), f"{which} {problem}", remedy))
+        source.unread.add(location)
     # A placeholder if there is no secret: otherwise the same mistake would be reported again, as a missing key.
     around[key] = text or "-"

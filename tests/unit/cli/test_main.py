@@ -229,6 +229,12 @@ def test_a_config_without_a_path_and_words_behind_two_dashes() -> None:
     assert without_option("--config", ["--config", "a", "run", "--config=b"]) == (["run"], "b")
 
 
+def test_an_empty_path_is_no_configuration(cli: Relay) -> None:
+    """It was the folder, which the remedy told to remove."""
+    wrong = (2, "", "error: --config: is empty; write the path of the file, or leave it out\n")
+    assert cli("status", "--config", "") == cli("--config=", "run") == wrong
+
+
 def test_status_before_the_first_run(cli: Relay, tmp_path: Path) -> None:
     status, out, err = cli("status")
     assert (status, err) == (1, "")

@@ -309,6 +309,16 @@ discord_channel = 1
         ("RELAY_MODERATION__BLOCKED", "[]", "did you mean RELAY_DEFAULTS__MODERATION__BLOCKED?"),
         ("RELAY_DISCORD", '{"token": "x"}', "write RELAY_DISCORD__<KEY>"),
         ("RELAY_DISCORD__TOKEN__X", "x", "write RELAY_DISCORD__<KEY>"),
+        (
+            "RELAY_MATRIX__APPSERVICE_AS_TOKEN",
+            "x",
+            "AS_TOKEN: there is no such key; did you mean RELAY_MATRIX__APPSERVICE__AS_TOKEN?",
+        ),
+        (
+            "RELAY_DIRECTORY__MATRIX_SPACE_ALTERNATIVE",
+            "x",
+            "ALTERNATIVE: there is no such key; did you mean RELAY_DIRECTORY__MATRIX_SPACE_ALTERNATIVES?",
+        ),
         ("RELAY_PAIRS__0__NAME", "x", "write the whole list as JSON into RELAY_PAIRS"),
         ("RELAY_PAIRS", "[{", "is not a JSON list"),
         ("RELAY_PAIRS", '[{"discord_channel": 1}]', "RELAY_PAIRS: [[pairs]] 1 matrix_room: is missing"),

@@ -74,6 +74,13 @@ def test_the_path_of_a_secret_is_named_but_never_what_may_be_the_secret_itself(t
     assert TOKEN not in found
 
 
+@pytest.mark.parametrize(("section", "key"), [("web", "token"), ("store", "url"), ("matrix", "appservice.as_token")])
+def test_a_secret_that_cannot_be_read_is_one_mistake(tmp_path: Path, section: str, key: str) -> None:
+    """It was told besides that it can be guessed, or is no address."""
+    header = "" if section == "matrix" else f"[{section}]\n"
+    assert "gone cannot be read" in only(tmp_path, f'{SIDES}{header}{key}_file = "{tmp_path}/gone"\n')
+
+
 def test_a_secret_and_its_file(tmp_path: Path) -> None:
     found = only(tmp_path, SIDES.replace("[matrix]", 'token_file = "x"\n[matrix]'))
     assert found == "relay.toml:4: [discord] token_file: token is also set; keep only one of token and token_file"
