@@ -26,16 +26,24 @@ _LOOK_SECONDS = 0.5
 _LINE_SECONDS = 30.0
 """Where the output is no terminal, how often it is told how far it is."""
 
+
+def _day(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d")  # noqa: DTZ007 - see `_in_utc`
+    except ValueError:
+        raise typer.BadParameter(f"{printable(text)} is no day: write it like 2026-11-30") from None
+
+
 DateOption = Annotated[
     datetime | None,
-    typer.Option("--since", metavar="DATE", formats=["%Y-%m-%d"], help="Only what was said since this day."),
+    typer.Option("--since", metavar="DATE", parser=_day, help="Only what was said since this day."),
 ]
 BeforeOption = Annotated[
     datetime | None,
     typer.Option(
         "--before",
         metavar="DATE",
-        formats=["%Y-%m-%d"],
+        parser=_day,
         help="Only what was said before this day. Needed where the store does not know since when the pair mirrors.",
     ),
 ]

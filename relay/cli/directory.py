@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import known_channels, print_json, print_problem, run_async
+from relay.cli.common import known_channels, print_json, print_problem, printable, run_async
 from relay.errors import StoreError
 
 # How many of the rooms that are left out are named.
@@ -21,11 +21,19 @@ class Format(StrEnum):
     JSON = "json"
 
 
+def _format(word: str) -> Format:
+    try:
+        return Format(word)
+    except ValueError:
+        raise typer.BadParameter(f"{printable(word)} is none of {', '.join(Format)}") from None
+
+
 def directory(
     context: typer.Context,
     config: ConfigOption = None,
     format_: Annotated[
-        Format | None, typer.Option("--format", metavar="WORD", help="Print it as markdown, html or json.")
+        Format | None,
+        typer.Option("--format", metavar="WORD", parser=_format, help="Print it as markdown, html or json."),
     ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown (the default).")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="Print one HTML document.")] = False,

@@ -235,6 +235,19 @@ def test_an_empty_path_is_no_configuration(cli: Relay) -> None:
     assert cli("status", "--config", "") == cli("--config=", "run") == wrong
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("backfill", "help", "--since", "2026-13-01"), "2026-13-01 is no day: write it like"),
+        (("backfill", "help", "--before", "x"), "x is no day: write it like"),
+        (("directory", "--format", "pdf"), "pdf is none of markdown, html, json"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_of_ours(cli: Relay, arguments: tuple[str, ...], words: str) -> None:
+    status, _, err = cli(*arguments)
+    assert (status, words in err, "Value error" in err) == (2, True, False)
+
+
 def test_status_before_the_first_run(cli: Relay, tmp_path: Path) -> None:
     status, out, err = cli("status")
     assert (status, err) == (1, "")
