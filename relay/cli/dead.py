@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, JsonOption, invocation_of
-from relay.cli.common import existing_store, print_json, print_line, print_problem, printable, run_async, way
+from relay.cli.common import (
+    existing_store,
+    is_terminal,
+    print_json,
+    print_line,
+    print_problem,
+    printable,
+    run_async,
+    way,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from relay.config.settings import Settings
     from relay.core.storage import DeadLetter, Outbox
+
+# Whoever searches the output finds all about a dead letter on one line.
+_PIPED = 10_000
 
 commands = typer.Typer(help="List, show, retry or discard what failed for good.", no_args_is_help=True)
 
@@ -194,4 +206,4 @@ def _print_table(letters: "Sequence[DeadLetter]") -> None:
         words = (values["pair"] or "–", way(values["direction"]), what_died(letter), values["author"] or "–")
         row = (values["id"], *words, _moment(letter.died_at), letter.reason)
         table.add_row(*(Text(printable(str(word))) for word in row))
-    Console(highlight=False, markup=False).print(table)
+    Console(highlight=False, markup=False, width=None if is_terminal() else _PIPED).print(table)

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,14 +65,15 @@ def status(
     if watch and as_json:
         raise typer.BadParameter("--watch is for people, --json for programs", ctx=context)
     invocation = invocation_of(context)
-    if (host := _with_tenants(invocation)) is not None:
-        raise typer.Exit(_show_tenants(host, as_json=as_json))
+    # A pair is one of a tenant: which, the command line has to say.
+    host = None if pairs else _with_tenants(invocation)
     screen = Screen(wanted=tuple(pairs or ()), problems_only=problems)
+    show = partial(_show, invocation, config, screen) if host is None else partial(_show_tenants, host)
     if not watch:
-        raise typer.Exit(_show(invocation, config, screen, as_json=as_json))
+        raise typer.Exit(show(as_json=as_json))
     with suppress(KeyboardInterrupt):
         while True:
-            _show(invocation, config, screen, clear=is_terminal())
+            show(clear=is_terminal())
             typer.echo()
             time.sleep(_WATCH_SECONDS)
 
@@ -88,9 +90,11 @@ def _with_tenants(invocation: "Invocation") -> "Host | None":
     return host
 
 
-def _show_tenants(host: "Host", *, as_json: bool) -> int:
+def _show_tenants(host: "Host", *, as_json: bool = False, clear: bool = False) -> int:
     """A line for each tenant. Returns the exit status."""
     found = run_async(_tenants(host))
+    if clear:
+        typer.echo(_CLEAR, nl=False)
     if as_json:
         print_json(
             {"tenants": {name: {"problem": one} if isinstance(one, str) else one.as_json() for name, one in found}}
@@ -98,7 +102,8 @@ def _show_tenants(host: "Host", *, as_json: bool) -> int:
     else:
         for name, one in found:
             well = not isinstance(one, str) and one.well
-            typer.secho(f"{name}: {printable(_in_words(one))}", fg="green" if well else "red")
+            for line in _in_words(one).splitlines():
+                typer.secho(f"{name}: {printable(line)}", fg="green" if well else "red")
         if not found:
             typer.echo(f"There are no tenants in {host.folder}: write a file for each, like name.toml.")
     return 0 if all(not isinstance(one, str) and one.well for _, one in found) else 1

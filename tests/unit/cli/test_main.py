@@ -235,6 +235,20 @@ def test_an_empty_path_is_no_configuration(cli: Relay) -> None:
     assert cli("status", "--config", "") == cli("--config=", "run") == wrong
 
 
+def test_the_status_of_tenants(cli: Relay, tmp_path: Path) -> None:
+    """Two mistakes stood on one line, with an escaped line break between; and a pair was not looked for."""
+    (tmp_path / "tenants.d").mkdir()
+    (tmp_path / "tenants.d" / "one.toml").write_text(CONFIG.replace("access_token", "acces_token"))
+    (tmp_path / "relay.toml").write_text('tenants = "tenants.d"\n')
+    status, out, _ = cli("status")
+    assert status == 1
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["one", "one"]
+    assert "did you mean access_token?" in out
+    for asked in (("help",), ("--problems", "help")):
+        status, out, err = cli("status", *asked)
+        assert (status, out, "name one with --tenant: one" in err) == (2, "", True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -343,14 +357,19 @@ def test_dead_without_a_store(cli: Relay) -> None:
     assert (status, "it does not exist yet" in err) == (1, True)
 
 
-def test_dead_list(cli: Relay, url: str) -> None:
+def test_dead_list(cli: Relay, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert url
+    monkeypatch.setenv("COLUMNS", "60")
     status, out, _ = cli("dead", "list")
     assert status == 0
     for words in ("help", "to Matrix", "a message", "Ann\\x1b[31m\\x9b", "forbidden: no permission"):
         assert words in out
     assert "first line" not in out
     assert "\x1b" not in out
+    # One line each where no terminal limits it: there were three, and a search found a part of each.
+    (line,) = (line for line in out.splitlines() if line.lstrip().startswith("1 "))
+    assert "a message" in line
+    assert "forbidden: no permission" in line
     first, second, third = json.loads(cli("dead", "list", "--json")[1])
     assert first == {
         "id": 1,
