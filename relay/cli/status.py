@@ -60,7 +60,7 @@ def status(
 ) -> None:
     """Show each pair: last message, backlog, drops, dead letters, what is wrong and what to do.
 
-    → is from Discord to Matrix, ← is back. Exit status 1 if something is wrong, 2 if the configuration has mistakes.
+    → is from Discord to Matrix, ← is back. Exit status 1 if something is wrong, 2 if a name or the file is.
     """
     if watch and as_json:
         raise typer.BadParameter("--watch is for people, --json for programs", ctx=context)
