@@ -24,7 +24,7 @@ from relay.logs import get_logger
 from relay.store.lease import place_of
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import connect, translated
-from relay.store.sqlite.replacing import BESIDE, finish_replacing, put_in_place, remove_with_log
+from relay.store.sqlite.replacing import BESIDE, finish_replacing, is_there, put_in_place, remove_with_log
 from relay.store.unit_of_work import SqlStore
 
 _log = get_logger(__name__)
@@ -43,14 +43,14 @@ def back_up(store: Path, target: Path, now: datetime) -> Path:
     Nobody else may read the copy, as the store. Raises `StoreError`.
     """
     with translated(store):
-        is_there = store.exists()
-    if not is_there:
+        found = is_there(store)
+    if not found:
         raise StoreError(store, "it does not exist yet", "start the daemon once with `relay run`")
     with translated(target):
         if target.is_dir():
             target = target / f"{store.stem}-{now:%Y%m%d-%H%M%S}.db"
-        is_there = target.exists()
-    if is_there:
+        found = is_there(target)
+    if found:
         raise StoreError(target, "there is such a file already", "choose another name, or a folder")
     partly = target.with_name(f"{target.name}.part")
     remove_with_log(partly)
@@ -70,8 +70,8 @@ def restore(backup: Path, store: Path) -> Path | None:
     Raises `StoreError`; then nothing has changed. Killed at any moment, it leaves the old store or the new one.
     """
     with translated(backup):
-        is_there = backup.is_file()
-    if not is_there:
+        found = is_there(backup) and backup.is_file()
+    if not found:
         raise StoreError(backup, "there is no such file", "name a file that `relay db backup` made")
     with LockFile(store) as lock:
         with translated(store):
@@ -160,7 +160,9 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 def _check(backup: Path) -> None:
     """Raises `StoreError` if the file is no store, or damaged."""
-    if any(backup.with_name(f"{backup.name}{suffix}").exists() for suffix in BESIDE):
+    with translated(backup):
+        has_log = any(is_there(backup.with_name(f"{backup.name}{suffix}")) for suffix in BESIDE)
+    if has_log:
         reason = "it has a log beside it, so it is a store that was not closed, and no backup"
         raise StoreError(backup, reason, "make a backup of it with `relay db backup`")
     with translated(backup), closing(_read_only(backup)) as connection:

@@ -24,7 +24,7 @@ from relay.store.lease import hold, is_held
 from relay.store.lock_file import LockFile
 from relay.store.portable import WholeNumber, insert, storable
 from relay.store.sqlite.engine import BUSY_TIMEOUT, connect, database_path, translated
-from relay.store.sqlite.replacing import BESIDE, remove_with_log
+from relay.store.sqlite.replacing import BESIDE, is_there, remove_with_log
 from relay.store.tables import (
     AnyInteger,
     channel,
@@ -120,8 +120,8 @@ def _new_file(path: Path) -> Iterator[str]:
     """A store beside the file, which gets its name at the end of the block. Until then nobody else may make one."""
     partly = path.with_name(f"{path.name}.part")
     with LockFile(path) as lock, ExitStack() as undo:
-        alone = not lock.path.exists()
         with translated(partly):  # told as what else cannot be written there
+            alone = not is_there(lock.path)
             free = lock.take()
         if not free:
             raise StoreHeld(path, "another process is making it", "wait for that one, or name another file")
@@ -137,7 +137,7 @@ def _new_file(path: Path) -> Iterator[str]:
             with closing(connect(partly)) as copy:
                 copy.execute("DELETE FROM lease")  # nobody holds it
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
-            if path.exists():
+            if is_there(path):
                 raise StoreError(path, "another process has made it meanwhile", "name another file")
             partly.rename(path)
 
@@ -147,14 +147,14 @@ def _filled_file(url: str) -> Iterator[None]:
     """Tables in a file that has none. When the block fails it is as it was, unless somebody else uses it by then."""
     path = database_path(url)
     lock = LockFile(path).path
-    was_locked, content = lock.exists(), path.read_bytes()
+    was_locked, content = is_there(lock), path.read_bytes()
     migrate.upgrade(url)
     try:
         yield
     except BaseException:
         # What is told is why the copy failed.
         with suppress(StoreError, OSError):
-            if run_unhindered(_is_unused(url)) and not any(path.with_name(path.name + end).exists() for end in BESIDE):
+            if run_unhindered(_is_unused(url)) and not any(is_there(path.with_name(path.name + end)) for end in BESIDE):
                 path.write_bytes(content)
                 if not was_locked:
                     lock.unlink(missing_ok=True)

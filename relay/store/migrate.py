@@ -25,6 +25,7 @@ from relay.errors import StoreError, StoreTooNew
 from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import connect, database_path, keep_private, translated
+from relay.store.sqlite.replacing import is_there
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -147,8 +148,8 @@ def check(url: str) -> Schema:
         return _on_postgresql(url).check()
     path = database_path(url)
     with translated(path):
-        is_there = path.exists()
-    if not is_there:
+        found = is_there(path)
+    if not found:
         return Schema("missing", None, known_revisions()[-1])
     with _opened(path, create=False) as connection:
         return schema_of(connection)

@@ -30,18 +30,27 @@ def put_in_place(store: Path, file: Path) -> Path | None:
 
 def finish_replacing(store: Path) -> Path | None:
     """Do what a process that was killed has left to do; needs the store's lock. Raises `OSError`."""
-    return _finish(store) if _complete(store).exists() else None
+    return _finish(store) if is_there(_complete(store)) else None
 
 
 def before_opening(store: Path) -> None:
     """The same for whoever opens the store, without its lock. Raises `StoreUnavailable`, `OSError`."""
-    if not _complete(store).exists():
+    if not is_there(_complete(store)):
         return
     with LockFile(store) as lock:
         if not lock.take():
             raise StoreUnavailable(store, "a backup is being put in its place", "try again in a moment")
         old = finish_replacing(store)
     _log.warning("finished a restore that was interrupted", old=str(old))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises `OSError` where nobody can see that: since 3.14 `Path.exists` says no."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    return True
 
 
 def remove_with_log(file: Path) -> None:
@@ -62,8 +71,8 @@ def _finish(store: Path) -> Path | None:
     for suffix in BESIDE:
         with suppress(FileNotFoundError):
             store.with_name(f"{store.name}{suffix}").rename(aside.with_name(f"{aside.name}{suffix}"))
-    existed = store.exists()
-    if existed and not aside.exists():
+    existed = is_there(store)
+    if existed and not is_there(aside):
         try:
             aside.hardlink_to(store)  # so that there is a store at any moment
         except OSError:
@@ -75,10 +84,10 @@ def _finish(store: Path) -> Path | None:
 
 def _aside(store: Path) -> Path:
     """Where the store that is replaced goes, or is already."""
-    if not store.exists():
+    if not is_there(store):
         return store.with_name(f"{store.name}.without-store")  # a log whose store somebody has removed
     number = 1
-    while (aside := store.with_name(f"{store.name}.replaced-{number}")).exists() and not aside.samefile(store):
+    while is_there(aside := store.with_name(f"{store.name}.replaced-{number}")) and not aside.samefile(store):
         number += 1
     return aside
 
