@@ -18,7 +18,7 @@ _MARK = re.compile(r" *+[>#*\d-]")
 _QUOTE_LINE = re.compile(r" *+> ?")
 _QUOTE_START = re.compile(r" *+> ")
 _QUOTE_REST = re.compile(r" *+>>> ")
-_HEADING = re.compile(r" *+(#{1,3})[^\S\n]++(?=[^\s#])")
+_HEADING = re.compile(r" *+(#{1,3})\s++(?=[^\s#])")
 _SUBTEXT = re.compile(r"-#[^\S\n]++(?=\S)(?!-#)")
 _BULLET = re.compile(r"( *+)(?:[*-]|(\d++)\.) +(?=\S)", re.ASCII)
 # A line that may begin a block, also inside markup.
@@ -76,16 +76,21 @@ class _Blocks:
         inline = InlineParser(self.source, self.names, depth=self.depth)
         position, end = 0, len(self.source)
         blank = 0
+        # Clients show an indented heading only where nothing but a block with a mark is in the line above.
+        indented = True
         while position < end:
             if self.source[position] == "\n":
                 position += 1
                 blank += 1
+                indented = False
                 continue
-            if (found := self._marked(position)) is not None:
+            if (found := self._marked(position, indented=indented)) is not None:
                 blocks, position = found
                 yield from blocks
                 blank = 0
+                indented = True
                 continue
+            indented = False
             if (within := self._within(inline, position)) is not None:
                 node, content, position = within
                 yield from marked(tuple(replace(self, source=content, depth=self.depth + 1).read()), node)
@@ -117,7 +122,7 @@ class _Blocks:
             return None
         return found if _BLOCK_LINE.search(found[1]) else None
 
-    def _marked(self, position: int) -> tuple[list[n.Block], int] | None:
+    def _marked(self, position: int, *, indented: bool) -> tuple[list[n.Block], int] | None:
         """The blocks that begin with a mark at `position`, the start of a line, and where they end; None for text."""
         source = self.source
         if not _MARK.match(source, position):
@@ -126,8 +131,8 @@ class _Blocks:
             return [self._quote(source[match.end() :])], len(source)
         if not self.quoted and _QUOTE_START.match(source, position):
             return self._quoted_lines(position)
-        if (match := self._heading(position)) or (match := _SUBTEXT.match(source, position)):
-            end = _line_end(source, position)
+        if (match := self._heading(position, indented=indented)) or (match := _SUBTEXT.match(source, position)):
+            end = _line_end(source, match.end())
             words = source[match.end() : end]
             if match.re is _SUBTEXT:
                 return [n.Subtext(self._inline(words))], end + 1
@@ -154,8 +159,9 @@ class _Blocks:
             or (not self.listed and _BULLET.match(source, position))
         )
 
-    def _heading(self, position: int) -> re.Match[str] | None:
-        return _HEADING.match(self.source, position) if self.headings else None
+    def _heading(self, position: int, *, indented: bool = False) -> re.Match[str] | None:
+        match = _HEADING.match(self.source, position) if self.headings else None
+        return match if match and (indented or match.start(1) == position) else None
 
     def _inline(self, source: str) -> tuple[n.Inline, ...]:
         return InlineParser(source, self.names).all()
@@ -239,7 +245,12 @@ class _ListTree:
         else:
             self._root = _List(indent, number, [item])
             self._open.append(self._root)
-        self._append(item, text)
+        within = _BULLET.match(text)
+        if within and len(self._open) < _MAX_LIST_DEPTH:
+            number = None if within[2] is None else _number(within[2])
+            self.add(indent + width + len(within[1]), within.end() - len(within[1]), number, text[within.end() :])
+        else:
+            self._append(item, text)
 
     def continue_item(self, line: str) -> None:
         """Add a further line to the last item."""

@@ -23,7 +23,8 @@ _SHRUG = "¯\\_(ツ)_/¯"
 _LONG_RUN = re.compile(r"\*{8,}+|_{8,}+|~{8,}+|\|{8,}+")
 _STRONG = re.compile(r"\*\*((?:\\[\s\S]|[^\\])(?>(?:[^\\*]++|\\[\s\S]|\*(?!\*(?!\*)))*))\*\*")
 _UNDERLINE = re.compile(r"__((?:\\[\s\S]|[^\\])(?>(?:[^\\_]++|\\[\s\S]|_(?!_(?!_)))*))__")
-_EM_STAR = re.compile(r"\*(?=\S)((?>(?:[^\s*\\]++|\\[\s\S]|\*\*|\s++(?=\*\*|[^*]))*))(\*(?!\*))?")
+# One or two blanks may stand before the closing star, unless there is something bold to be seen instead.
+_EM_STAR = re.compile(r"\*(?=\S)((?>(?:[^\s*\\]++|\\[\s\S]|\*\*|\s++(?=\*\*|[^*]))*))( {0,2}\*(?!\*))?")
 _EM_LINE = re.compile(r"_((?>(?:__|\\[\s\S]|[^\\_]++)*))(_(?!\w))?", re.ASCII)
 _STRIKE_END = re.compile(r"~~(?!_)")
 _LANGUAGE = re.compile(r"([a-z0-9_+\-.#]++)\n", re.IGNORECASE)
@@ -220,7 +221,7 @@ class InlineParser:
                 if not match[2]:
                     # No italics that begin between here and the end of the match are closed.
                     self._failed_at[single] = max(self._failed_at.get(single, 0), match.end())
-                elif best is None or match.end() >= best[2]:
+                elif best is None or (match.end() >= best[2] and not match[2].startswith(" ")):
                     best = n.Emphasis, match[1], match.end()
         return best
 

@@ -47,7 +47,9 @@ INLINE: list[tuple[str, tuple[n.Inline, ...]]] = [
     ("snake_case_name and __init__", (t("snake_case_name and "), n.Underline((t("init"),)))),
     ("2 * 3 * 4", (t("2 * 3 * 4"),)),
     ("a * not italic*", (t("a * not italic*"),)),
-    ("**open and *open", (t("**open and *open"),)),
+    ("*a * *b  * *c   *", (n.Emphasis((t("a"),)), t(" "), n.Emphasis((t("b"),)), t(" *c   *"))),
+    ("**a *b** *c *d", (n.Strong((t("a *b"),)), t(" "), n.Emphasis((t("c"),)), t("d"))),
+    ("**open and _open", (t("**open and _open"),)),
     (r"\*no\* \_no\_ \\ \a", (t(r"*no* _no_ \ \a"),)),
     ("********", (t("********"),)),
     ("¯\\_(ツ)_/¯", (t("¯\\_(ツ)_/¯"),)),
@@ -120,6 +122,11 @@ BLOCKS: list[tuple[str, tuple[n.Block, ...]]] = [
     ),
     ("**1.** a ||# b||", (p(n.Strong((t("1."),)), t(" a "), n.Spoiler((t("# b"),))),)),
     ("#a\na # b", (p(t("#a"), n.LineBreak(), t("a # b")),)),
+    ("#\n\na\nb", (n.Heading(1, (t("a"),)), p(t("b")))),
+    (
+        " # a\n # b\nc\n # d\n\n # e",
+        (n.Heading(1, (t("a"),)), n.Heading(1, (t("b"),)), p(t("c"), n.LineBreak(), t(" # d")), p(t(" # e"))),
+    ),
     ("-# a\n-# b", (n.Subtext((t("a"), n.LineBreak(), t("b"))),)),
     ("> a\n> b\nc", (n.Quote((p(t("a"), n.LineBreak(), t("b")),)), p(t("c")))),
     (">a", (p(t(">a")),)),
@@ -141,6 +148,10 @@ BLOCKS: list[tuple[str, tuple[n.Block, ...]]] = [
     ("0. a\n0. b", (n.BulletList((item(p(t("a"))), item(p(t("b")))), start=1),)),
     ("5551234567. a", (n.BulletList((item(p(t("a"))),), start=1_000_000_000),)),
     ("- a\n1. b", (n.BulletList((item(p(t("a"))), item(p(t("b"))))),)),
+    (
+        "- 1. a\n  2. b\n- c",
+        (n.BulletList((item(n.BulletList((item(p(t("a"))), item(p(t("b")))), start=1)), item(p(t("c"))))),),
+    ),
     ("2. a\n- b\n\n- c", (n.BulletList((item(p(t("a"))), item(p(t("b")))), start=2), n.BulletList((item(p(t("c"))),)))),
     (
         "1. a\n   - b\n2. c",
