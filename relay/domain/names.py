@@ -313,5 +313,12 @@ def file_name(name: str, kind: str) -> str:
     return f"{stem}.{ending}" if ending else stem
 
 
+def content_type(name: str) -> str:
+    """What a file is by the ending of its `name`."""
+    ending = name[name.rfind(".") :].lower()
+    known = next((kind for kind, suffix in _SUFFIXES.items() if suffix == ending), None)
+    return known or mimetypes.guess_type(f"file{ending}")[0] or _UNKNOWN
+
+
 def _suffix(kind: str) -> str:
     return _SUFFIXES.get(kind) or ("" if kind == _UNKNOWN else mimetypes.guess_extension(kind) or "")

@@ -14,6 +14,7 @@ from relay.adapters.discord.media import STICKER_CONTENT_TYPE, STICKER_SUFFIX
 from relay.domain.content import Attachment, Content, MediaKind
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
+from relay.domain.names import content_type as type_by_ending
 
 OFFICIAL_CDN = "https://cdn.discordapp.com"
 _MEDIA_PROXY = "https://media.discordapp.net"
@@ -34,9 +35,10 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
     """The attachments of a message. `page` is the address of the message."""
     voice = bool((message.get("flags") or 0) & _VOICE)
     for item in objects(message, "attachments"):
-        content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
         flags = item.get("flags") or 0
         name = _original_name(item)
+        # Discord tells no type of what it does not look into, and of old files.
+        content_type = str(item.get("content_type") or type_by_ending(item["filename"])).partition(";")[0].strip()
         marked = str(item["filename"]).startswith("SPOILER_") or name.startswith("SPOILER_")
         spoiler = marked or bool(flags & _SPOILER_FILE)
         yield Attachment(
