@@ -16,6 +16,9 @@ from relay.domain.text.normalise import normalise, normalise_inline, split_lines
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
 _BLANK_LINES = re.compile(r"\n(?:\s*\n)+")
+# The line after a break that clients leave out in a list: they cut their text before anything that could be markup
+# (also before a word with a colon, a number with a full stop), and take line breaks off the end of each piece.
+_GLUED = re.compile(r"(?<=\n)(?= *+(?:[^\s0-9A-Za-z\u00c0-\U0010ffff]|\w+:\S|\d+\.))", re.ASCII)
 # Clients indent no further than about that.
 _MAX_DEPTH = 10
 # A column is not padded further, in characters: a wider cell sticks out. Otherwise one long cell would widen every row,
@@ -64,7 +67,8 @@ class _BlockWriter:
         if self.listed:
             # A blank line would end the list that contains both.
             lists = isinstance(above, n.BulletList) and isinstance(below, n.BulletList)
-            return f"\n{ZERO_WIDTH}\n" if lists else "\n"
+            words = isinstance(above, n.Paragraph | n.Heading) and isinstance(below, n.Paragraph | n.Heading)
+            return f"\n{ZERO_WIDTH}\n" if lists else f"\n{ZERO_WIDTH * (words and _glued(written))}"
         apart = type(above) is type(below) and isinstance(above, n.Paragraph | n.Quote | n.BulletList)
         # An indented line below a list would belong to its last item, and line breaks of a paragraph need a blank line.
         return "\n\n" if apart or (isinstance(below, n.Paragraph) and written[0] in " \n") else "\n"
@@ -74,7 +78,7 @@ class _BlockWriter:
             case n.Paragraph(children):
                 text = escape_lines(render_inline(children, self.codes, self.context))
                 # A blank line would end the list that contains the text.
-                return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
+                return _GLUED.sub(ZERO_WIDTH, _BLANK_LINES.sub("\n", text.strip("\n"))) if self.listed else text
             case n.Heading(_, children) if self.listed:
                 # Clients show no headings in a list.
                 return self._block(n.Paragraph(normalise_inline((n.Strong(children),))))
@@ -118,6 +122,11 @@ class _BlockWriter:
             indent = " " * len(mark) if self.depth < _MAX_DEPTH else ""
             done.append(mark + body.replace("\n", f"\n{indent}"))
         return "\n".join(done)
+
+
+def _glued(line: str) -> bool:
+    """Whether clients would leave out a line break in front of `line` in a list."""
+    return _GLUED.match(f"\n{line}", 1) is not None
 
 
 def _without_unsupported(blocks: tuple[n.Block, ...]) -> Iterator[n.Block]:

@@ -17,14 +17,16 @@ ZERO_WIDTH = "\u200b"
 
 _SPECIAL = re.compile(r"([\\*_~|`<\[@:])(?>\1*)")
 _ANGLE = re.compile(
-    r"<(?:[#:]|/[^\s:<>][^:<>\n]{0,100}:\d|a:|t:|id:|https?:|mailto:|tel:|sms:|\+\d|[^\s<>@]{1,64}+@)",
+    r"<(?:[#:]|/[^\s:<>][^:<>\n]{0,100}:\d|a:|t:|id:|[^\s:>]{1,64}:/|mailto:|tel:|sms:|\+\d|[^\s<>@]{1,64}+@)",
     re.ASCII | re.IGNORECASE,
 )
+# A link behind the text may make one thing of it all, up to the next `>`.
+_OPEN_ANGLE = re.compile(r"<[^\s:>]{0,64}\Z")
 _MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")
 _SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)
 # Clients also see a heading, a quote or a list item at the start of what is bold, say, if that begins a line
 # (https://github.com/LyricLy/parse-discord).
-_LINE_MARK = re.compile(r"^( *(?:[*_~|]*(?=#{1,3}\s|-#?\s|>(?:\s|$|>>\s))|(?=\*\s)))", re.MULTILINE)
+_LINE_MARK = re.compile(r"^( *(?:[*_~|]*(?=#{1,3}(?:\s|\Z)|-#?\s|>(?:\s|$|>>\s))|(?=\*\s)))", re.MULTILINE)
 _LINE_NUMBER = re.compile(r"^( *[*_~|]*\d++)(?=\.\s)", re.MULTILINE | re.ASCII)
 
 _RUN = re.compile(r"`++")
@@ -35,7 +37,8 @@ _MAX_ROUNDS = 5
 _DELIMITERS: dict[type, str] = {n.Strong: "**", n.Underline: "__", n.Strike: "~~"}
 
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
-_LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
+# What clients refuse to show as the words of a link: addresses, and invitations without `https://`.
+_LABEL_URL = re.compile(r"https?://[^\s<]{2}|discord(?:app)?\.(?:com|gg|gift|new)/\w", re.IGNORECASE)
 _BALANCED_LABEL = re.compile(r"(?>(?:[^\[\]]|\[[^\[\]]*+\])*)")
 _BALANCED_URL = re.compile(r"(?>(?:[^()]|\([^()]*+\))*)")
 _RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
@@ -85,7 +88,8 @@ def replace_unsupported(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Ite
             continue
         match node:
             case n.Text(text):
-                yield from link_bare_urls(text) if "://" in text else (node,)
+                for part in link_bare_urls(text) if "://" in text else (node,):
+                    yield from _link(part, codes) if isinstance(part, n.Link) else (part,)
             case n.Strong() | n.Emphasis() | n.Underline() | n.Strike():
                 yield type(node)(tuple(replace_unsupported(node.children, codes)))
             case n.Spoiler(children, reason):
@@ -138,7 +142,8 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
     words = hoist_literals(children, codes)
     label = _InlineWriter(codes, _LABEL).write(words)
     plain = label == _with_escapes(words, codes) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
-    if plain and label.strip() and not _LABEL_URL.search(label):
+    # Clients take zero-width spaces out of a label before they read it.
+    if plain and label.strip() and ZERO_WIDTH not in label and not _LABEL_URL.search(label):
         if not _BALANCED_URL.fullmatch(url):
             url = url.replace("(", "%28").replace(")", "%29")
         yield n.Link(url, words, link.preview)
@@ -390,7 +395,7 @@ def _is_markup(text: str, index: int, context: EscapeContext) -> bool:
             joined = (not before and context.joined_before) or (not after and context.joined_after)
             return joined or char in (before, after)
         case "<":
-            return bool(_ANGLE.match(text, index)) or (not after and context.joined_after)
+            return bool(_ANGLE.match(text, index) or (context.joined_after and _OPEN_ANGLE.match(text, index)))
         case "[":
             return context.brackets
         case ":":

@@ -205,6 +205,15 @@ RENDERED: list[tuple[tuple[n.Block, ...], str]] = [
     ((p(n.Strong((t("> a"),)), n.LineBreak(), n.Spoiler((n.Emphasis((t("1. b"),)),))),), "**\\> a**\n||*1\\. b*||"),
     ((p(n.Emphasis((t("|"),)), t(" a")),), "*|* a"),
     ((n.Heading(1, (t("- a"),)), n.Subtext((t("> b"),))), "# \\- a\n-# \\> b"),
+    ((p(t("##")), p(t("a"))), "\\##\n\na"),
+    (
+        (p(t("<b:c <file:///etc/a> <b"), n.Link("https://a.b", (t("https://a.b"),)), t(">")),),
+        "<b:c \\<file:///etc/a> \\<b<https://a.b>>",
+    ),
+    (
+        (p(n.Link("https://a.b", (t("@here"),)), n.Link("https://a.b", (t("discord.gg/a"),))),),
+        "@\u200bhere (<https://a.b>)discord.gg/a (https://a.b)",
+    ),
     ((n.BulletList((item(n.Heading(2, (t("a"),))),)),), "- **a**"),
     ((p(t("@everyone @here <@1> <@&2> <#3>")),), "@\u200beveryone @\u200bhere <@\u200b1> <@\u200b&2> \\<#3>"),
     ((p(t("<b>a</b> </help:1> <sms:+1555> <é@a.b>")),), "<b>a</b> \\</help:1> \\<sms:+1555> \\<é@a.b>"),
@@ -212,6 +221,7 @@ RENDERED: list[tuple[tuple[n.Block, ...], str]] = [
     ((p(t("C:\\Users\\me 10:30:15 :smile:")),), "C:\\Users\\me 10:30:15 \\:smile:"),
     ((p(n.Link("https://a.b", (t("w"),))),), "[w](https://a.b)"),
     ((p(n.Link("https://a.b", (t("https://evil.example"),))),), "https://evil.example (https://a.b)"),
+    ((p(n.Link("https://a.b", (t("https://c.d@everyone"),))),), "https://c.d%40everyone (https://a.b)"),
     ((p(n.Link("https://a.b", (t("a*b"),))),), "a\\*b (https://a.b)"),
     # A star between blanks is no markup, except in italics; there it would need a backslash, which a label would show.
     ((p(n.Link("https://a.b", (t("a * b"),))),), "[a * b](https://a.b)"),
@@ -238,6 +248,10 @@ RENDERED: list[tuple[tuple[n.Block, ...], str]] = [
     (
         (n.BulletList((item(p(t("a")), p(t("b"))), item(p(t("c")), n.BulletList((item(p(t("d"))),)))), 9),),
         "9. a\n   b\n10. c\n    - d",
+    ),
+    (
+        (n.BulletList((item(p(t("a"), n.LineBreak(), n.Strong((t("b"),)), n.LineBreak(), t("c:d")), p(t("(e)"))),)),),
+        "- a\n  \u200b**b**\n  \u200bc:d\n  \u200b(e)",
     ),
     ((n.BulletList((item(p(t("a"))),)), n.BulletList((item(p(t("b"))),), 0)), "- a\n\n1. b"),
     (
