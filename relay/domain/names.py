@@ -303,7 +303,9 @@ _FORBIDDEN = frozenset('/\\:*?"<>|')
 def file_name(name: str, kind: str) -> str:
     """`name` as every system takes it: one path segment, no hidden characters, an ending (by `kind` if missing)."""
     shown = "".join(
-        "_" if char in _FORBIDDEN else char for char in unicodedata.normalize("NFC", name) if not is_hidden(char)
+        "_" if char in _FORBIDDEN else char
+        for char in " ".join(unicodedata.normalize("NFC", name).split())
+        if not is_hidden(char)
     )
     shown = " ".join(shown.split()).strip(". ") or "file"
     stem, dot, ending = shown.rpartition(".")

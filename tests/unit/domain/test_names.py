@@ -123,6 +123,7 @@ def test_no_control_is_left(text: str) -> None:
         ("../../etc/passwd", "text/plain", "_.._etc_passwd.txt"),
         ("a\u202egnp.exe", "application/octet-stream", "agnp.exe"),
         ("  two   words .txt", "text/plain", "two words.txt"),
+        ("two\nlines.txt", "text/plain", "two lines.txt"),
         ("", "image/jpeg", "file.jpg"),
         ("...", "application/octet-stream", "file"),
         (".profile", "text/plain", "profile.txt"),
