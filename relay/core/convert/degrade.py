@@ -96,9 +96,10 @@ def _is_far_too_long(text: n.RichText, limit: int) -> bool:
 
 def _written_out(blocks: tuple[n.Block, ...], author: Author) -> Attachment:
     """A whole text as a file, which we make ourselves."""
-    words = n.plain_text(n.RichText(blocks))
     nowhere = MediaRef(author.user.platform, "")
-    data = words.encode()
+    # Half a surrogate pair is possible in JSON, but not in UTF-8.
+    data = n.plain_text(n.RichText(blocks)).encode("utf-8", "replace")
+    words = data.decode()
     # After an edit it is another file.
     name = f"text-{hashlib.sha256(data).hexdigest()[:16]}"
     return Attachment(name, "message.txt", "file", nowhere, "text/plain; charset=utf-8", size=len(data), text=words)

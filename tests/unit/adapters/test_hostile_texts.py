@@ -183,6 +183,7 @@ def check_on_discord(body: str, mentions: dict[str, Any]) -> None:
 @example("", "`<pre>` @everyone</pre>", "Ada", None, False, "text")
 @example("", '<a href="https://a.b/`">a</a><pre>`&lt;@1></pre>', "Ada", None, False, "text")
 @example("", "x" * 1_700 + "<br><b>b</b>" * 9, "Ada", None, False, "text")
+@example("\ud800" * 11_000, "", "Ada", None, True, "text")
 # Brackets need no backslash, but for the link in the quoted line above them.
 @example("", "<b>" + "[" * 1_828 + "</b>", "Ada", "", False, "text")
 def test_what_is_written_on_matrix_fits_on_discord(
