@@ -10,7 +10,17 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relay.adapters.discord.markup.references import CONTACT, WEB, NameLookup, link, read_angle, read_broadcast, url_at
+from relay.adapters.discord.markup.references import (
+    CONTACT,
+    LABEL_URL,
+    WEB,
+    NameLookup,
+    link,
+    read_angle,
+    read_broadcast,
+    url_at,
+)
+from relay.domain.names import visible
 from relay.domain.text import nodes as n
 
 # What is certainly not markup. This includes the first characters of a rule where the next ones do not fit it.
@@ -32,7 +42,6 @@ _TARGET = re.compile(
     r"\]\(\s*+(<?)((?>(?:[^\s\\()<>]++|\([^\s()\\<>]*+\)|\\.)+))(>?)"
     r"(?:\s++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?\s*+\)"
 )
-_LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
 _BRACKET = re.compile(r"\\\]|[\[\]]")
 _RUN = re.compile(r"`++")
 MAX_DEPTH = 16
@@ -278,9 +287,9 @@ class InlineParser:
         if (target := _TARGET.match(source, close)) is None:
             return None
         label, url = source[position + 1 : close], target[2]
-        if bool(target[1]) != bool(target[3]) or not (WEB.match(url) or CONTACT.match(url)) or not label.strip():
+        if bool(target[1]) != bool(target[3]) or not (WEB.match(url) or CONTACT.match(url)) or not visible(label):
             return None
-        if _LABEL_URL.search(label):
+        if LABEL_URL.search(label):
             return source[position : target.end()], target.end()
         children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
         return link(url, children, self._names, preview=not target[1]), target.end()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from relay.adapters.discord.markup.references import ReferenceCodes, reference_code, reference_name, url_at
+from relay.adapters.discord.markup.references import LABEL_URL, ReferenceCodes, reference_code, reference_name, url_at
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise_inline
 from relay.domain.text.rewrite import is_bare, link_bare_urls
@@ -37,8 +37,6 @@ _MAX_ROUNDS = 5
 _DELIMITERS: dict[type, str] = {n.Strong: "**", n.Underline: "__", n.Strike: "~~"}
 
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
-# What clients refuse to show as the words of a link: addresses, and invitations without `https://`.
-_LABEL_URL = re.compile(r"https?://[^\s<]{2}|discord(?:app)?\.(?:com|gg|gift|new)/\w", re.IGNORECASE)
 _BALANCED_LABEL = re.compile(r"(?>(?:[^\[\]]|\[[^\[\]]*+\])*)")
 _BALANCED_URL = re.compile(r"(?>(?:[^()]|\([^()]*+\))*)")
 _RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
@@ -143,7 +141,7 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
     label = _InlineWriter(codes, _LABEL).write(words)
     plain = label == _with_escapes(words, codes) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
     # Clients take zero-width spaces out of a label before they read it.
-    if plain and label.strip() and ZERO_WIDTH not in label and not _LABEL_URL.search(label):
+    if plain and label.strip() and ZERO_WIDTH not in label and not LABEL_URL.search(label):
         if not _BALANCED_URL.fullmatch(url):
             url = url.replace("(", "%28").replace(")", "%29")
         yield n.Link(url, words, link.preview)

@@ -15,6 +15,8 @@ _URL = re.compile(r"https?://[^\s<]++", re.IGNORECASE)
 WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 # What a masked link may lead to besides (https://github.com/wingio/plugins/issues/49).
 CONTACT = re.compile(r"(?:mailto|tel|sms):[^\s/]", re.IGNORECASE)
+# What clients refuse to show as the words of a link: addresses, and invitations without `https://`.
+LABEL_URL = re.compile(r"https?://[^\s<]{2}|discord(?:app)?\.(?:com|gg|gift|new)/\w", re.IGNORECASE)
 _JUMP = re.compile(
     r"https?://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/channels/(?:\d{1,20}|@me)/(\d{1,20})(?:/(\d{1,20}))?/?"
 )
