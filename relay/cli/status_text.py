@@ -106,7 +106,7 @@ class Screen:
             lines.append([Line(f"{_count_others(report, len(well))}.")])
         if not report.pairs:
             lines.append(
-                _wrapped("There are no pairs, so nothing crosses: add [[pairs]] to the file.", width, "yellow")
+                _wrapped("There are no pairs, so nothing crosses: add [[pairs]] to the file.", width, "red")
             )
         lines.append(_undeclared(report.undeclared, width))
         if not self.problems_only:

@@ -421,8 +421,8 @@ class Report:
 
     @property
     def well(self) -> bool:
-        """The daemon runs and can write, both sides are connected, and nothing is wrong, also in no pair."""
-        works = self.daemon.running and self.store_problem is None
+        """The daemon runs and can write, both sides are connected, there are pairs, and nothing is wrong in any."""
+        works = self.daemon.running and self.store_problem is None and bool(self.pairs)
         found = any(pair.problems for pair in self.pairs) or any(one.state == "wrong" for one in self.findings)
         return works and all(side.connected for side in self.sides.values()) and not found
 

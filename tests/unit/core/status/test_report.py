@@ -123,6 +123,7 @@ async def test_well_or_not(store: SqlStore, left: dict[str, Any], running: bool,
     assert report.well is well
     # As the page has it, and `relay check`: what they show as wrong is wrong.
     assert not replace(report, store_problem="the disk is full").well
+    assert not replace(report, pairs=()).well
     full = [Finding("the disk of the store", state, "only 0 MiB free", "make room") for state in ("wrong", "note")]
     assert [replace(report, findings=(one,)).well for one in full] == [False, well]
     if not running:
