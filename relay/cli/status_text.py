@@ -105,9 +105,7 @@ class Screen:
         elif well:
             lines.append([Line(f"{_count_others(report, len(well))}.")])
         if not report.pairs:
-            lines.append(
-                _wrapped("There are no pairs, so nothing crosses: add [[pairs]] to the file.", width, "red")
-            )
+            lines.append(_wrapped("There are no pairs, so nothing crosses: add [[pairs]] to the file.", width, "red"))
         lines.append(_undeclared(report.undeclared, width))
         if not self.problems_only:
             lines.append(_notes(report.pairs, width, most_notes))

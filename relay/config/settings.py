@@ -179,7 +179,7 @@ class WebSettings(Section):
     link_lifetime: KeptFor = field(default=90 * 86400.0, metadata=example('"90d"'))
     # Who may read the directory of rooms at `/directory`: nobody ("off"), those who may see the status page ("local",
     # or true in the file), or everybody who reaches `public_url`, too ("public").
-    directory: DirectoryAccess = field(default="off", metadata=example('"local"'))
+    directory: DirectoryAccess = field(default="local", metadata=example('"public"'))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

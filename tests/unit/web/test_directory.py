@@ -356,13 +356,15 @@ class Nothing:
 
 
 @pytest.mark.parametrize(
-    ("access", "here", "outside"), [("off", 404, 404), ("local", 200, 404), (True, 200, 404), ("public", 200, 200)]
+    ("access", "here", "outside"),
+    [(None, 200, 404), ("off", 404, 404), ("local", 200, 404), (True, 200, 404), ("public", 200, 200)],
 )
 @pytest.mark.parametrize("token", [None, "long-enough-to-be-a-token-1234567890"])
 @pytest.mark.parametrize("below", ["", "/relay"])
 async def test_who_may_read_it(access: object, here: int, outside: int, below: str, token: str | None) -> None:
     public_url = f"https://relay.example.org{below}"
-    chosen = {"listen": "127.0.0.1:0", "directory": access, "public_url": public_url, "token": token}
+    chosen: dict[str, object] = {"listen": "127.0.0.1:0", "public_url": public_url, "token": token}
+    chosen |= {} if access is None else {"directory": access}
     if token is not None and access != "public":
         here = 401  # as the status page
     server = WebServer(
