@@ -246,6 +246,24 @@ async def test_what_stood_there_long_before_is_no_earlier_try(world: World, off:
         assert await adapter.send(world.delivery("second", key="k2", suspect=True, queued_at=queued_at)) == sent
 
 
+@pytest.mark.parametrize("off", [timedelta(), timedelta(days=-1), timedelta(days=1)], ids=str)
+async def test_what_an_author_said_minutes_before_a_new_store_is_no_earlier_try(world: World, off: timedelta) -> None:
+    """Where the first try was answered 503, an old message of its author was taken for it: what they said was lost."""
+    world.clock = WrongClock(off)
+    now = world.state.snowflakes
+    world.state.snowflakes = Snowflakes(lambda: time.time() - 300)
+    async with world.running() as adapter:
+        await adapter.send(world.delivery("good morning"))
+    world.state.snowflakes = now
+    async with world.running() as adapter:  # a new store: no copy is on record
+        queued_at = world.clock.now()
+        sent = await adapter.send(world.delivery("who is there", key="k2", suspect=True, queued_at=queued_at))
+        assert world.words() == ["good morning", "who is there"]
+    async with world.running() as adapter:  # what it quotes may be another name since
+        suspect = world.delivery("who is here", key="k2", suspect=True, queued_at=queued_at)
+        assert await adapter.send(suspect) == sent
+
+
 async def test_rate_limits_are_told_at_once_and_not_sent_twice(world: World) -> None:
     async with world.running() as adapter:
         await adapter.send(world.delivery())

@@ -51,6 +51,8 @@ _MAX_ACCEPTED = 500
 _PAGE = 100
 # How wrong the time since an entry was queued may be, if our clock was set meanwhile.
 _CLOCKS_DIFFER = timedelta(hours=1)
+# How wrong it may be otherwise: it takes a while to learn Discord's clock well.
+_CLOCKS_AGREE = timedelta(minutes=1)
 # A request with files may be under way for so long before it is given up.
 _TRY_LASTS = timedelta(minutes=2)
 _MIN_PAGES = 10
@@ -430,11 +432,18 @@ class MessagePoster:
             for message in found:
                 if not self._is_expected(expected, message, by):
                     continue
+                if by == "name" and delivery.after is None and self._is_older(message, delivery):
+                    continue  # something else that its author has said, with an earlier store
                 if await delivery.on_record(MessageRef(delivery.channel, str(message["id"]))):
                     continue
                 _log.info("earlier try adopted", channel=channel, message=message["id"])
                 return str(message["id"])
         return None
+
+    def _is_older(self, message: Json, delivery: Delivery) -> bool:
+        """Whether a message stood there before `delivery` was queued. Right only while our clock is not set."""
+        queued_at = delivery.queued_at
+        return queued_at is not None and created_at(str(message["id"])) < self.rest.time.of(queued_at) - _CLOCKS_AGREE
 
     async def _find_unrecorded(
         self, delivery: Delivery, channel: str, expected: ExpectedMessage, since: datetime
