@@ -14,6 +14,8 @@ _FORMER = re.compile(
     r"(This message|\d+ messages here) did not cross: its copy stands where this channel is not mirrored to any more"
     r"( \(\d+\))?\."
     r"|A message that was deleted here still stands where this channel was mirrored to before, .*"
+    # And what stands above what was said before the first start.
+    r"|Said before the relay was here, on .*:"
 )
 
 
@@ -66,9 +68,10 @@ def check(written: Sequence[Written], seen: Sequence[Standing], moved: frozenset
     _same(written, parts, verdict)
     _nothing_else(written, parts, verdict)
     excused = {key for message in seen if message.id in moved for key in message.keys if key not in SAME}
-    expected = [message.key for message in living if message.key not in excused]
     standing = [message for message in seen if message.id not in moved]
-    verdict.out_of_order += _disorder(expected, _first_places(standing, frozenset(expected)))
+    for past in (True, False):  # what was said before the first start crosses later, and stands behind
+        expected = [message.key for message in living if message.past is past and message.key not in excused]
+        verdict.out_of_order += _disorder(expected, _first_places(standing, frozenset(expected)))
     return verdict
 
 

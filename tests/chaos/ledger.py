@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 SAME = ("same here", "me too", "thanks a lot")
 """What several people say, and some say twice."""
 
+FIRST_PAST = 1_000_000
+"""From this number on messages are from before the first start."""
+
 _TAG = re.compile(r"\b([dm]\d+)\.\d+")
 
 
@@ -28,7 +31,8 @@ class Written:
 
     `reply_to`: the ID of the message that it answers, "" for none; `reply_keys`: what that one said, where it was a
     copy. `plain_at_first`: its first words did not say who it is. `led_to`: the place to which its channel led;
-    `loose`: that has changed since, so it need not cross, nor what becomes of it. Elsewhere it may not be.
+    `loose`: that has changed since, so it need not cross, nor what becomes of it. Elsewhere it may not be. `past`: it
+    was written before the first start, and crosses once the operator wants it, in an order of its own.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Written:
     plain_at_first: bool = False
     led_to: str = ""
     loose: bool = False
+    past: bool = False
     deleted: bool = False
 
     @property
@@ -60,6 +65,11 @@ class Ledger:
 def tagged(text: str) -> bool:
     """Whether `text` says whose it is."""
     return _TAG.search(text) is not None
+
+
+def is_past(key: str) -> bool:
+    """Whether a message of this name is from before the first start."""
+    return key[1:].isdecimal() and int(key[1:]) >= FIRST_PAST
 
 
 def key_of(text: str) -> str:

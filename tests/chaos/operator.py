@@ -50,11 +50,14 @@ class Operator:
         self._runs = runs
         self._trace = trace
         self._versions = 0
+        self._asking = False
         # By channel, the place that it belongs to.
         self._places = {value(text, "discord_channel"): value(text, "name") for text in self._file.sections()}
 
     def swap_names(self, rng: random.Random) -> None:
-        """Two pairs swap their names, whatever waits; a lone one gets another."""
+        """Two pairs swap their names, whatever waits; a lone one gets another. Not while one is asked for by name."""
+        if self._asking:
+            return
         sections = self._file.sections()
         one, *more = rng.sample(range(len(sections)), min(2, len(sections)))
         names = [value(section, "name") for section in sections]
@@ -64,6 +67,24 @@ class Operator:
         if more:
             sections[other] = with_value(sections[other], "name", new[1])
         self._file.write(sections)
+
+    async def let_past_cross(self, relay: Callable[..., Awaitable[tuple[int, str]]]) -> None:
+        """What was said before the first start crosses, but for channels that have led elsewhere since."""
+        for place in self._places.values():
+            async with self._pairs.inside(place):
+                if any(written.loose for side in self._ledgers for written in side[place].written):
+                    continue
+                self._asking, status, output = True, 1, ""
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_UNTIL_TAKEN):
+                        while status != 0:
+                            name = value(self._file.sections()[self._number(place)], "name")
+                            status, output = await relay("backfill", name, "--no-wait")
+                            await asyncio.sleep(0.2)
+                self._asking = False
+                self._trace(f"OPERATOR lets the past of {place} cross: {output.strip()}")
+                if status != 0:
+                    self._runs.problems.append(f"a backfill of {place} could not be asked for: {output}")
 
     async def swap_rooms(self, rng: random.Random) -> int:
         """Two channels swap their rooms: what was written before crosses to where it was said, or not at all.
@@ -138,7 +159,7 @@ class Operator:
     def _on_record(self, places: set[str]) -> bool:
         known = self._known()
         messages = [each for side in self._ledgers for place in places for each in side[place].written]
-        return all(each.id in known for each in messages if not each.deleted)
+        return all(each.id in known for each in messages if not (each.deleted or each.past))
 
     async def _taken(self) -> None:
         """Wait until a life of the daemon that lasts has the pairs that are in the file."""

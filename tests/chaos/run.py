@@ -35,6 +35,8 @@ _PER_SECOND = 20
 """Messages, where no kills set the pace."""
 _START = 4.0
 """Seconds that the first start takes at most on a machine of its own."""
+_MOST_BEFORE = 30
+"""Messages that people write in a channel before the first start."""
 _QUIET = 4.0
 _QUIET_IN_VAIN = 45.0
 """Seconds of quiet after which what is wrong will stay so: there is nothing that the daemon leaves for later."""
@@ -92,6 +94,7 @@ class Run:
         ledgers = [people.ledgers for people in self._traffic]
         config = place.daemon.config
         known = store.known if store is not None else partial(in_file, config.with_name("relay.db"))
+        self._operator = Operator(self._led, config, known, ledgers, runs, trace)
         self._trouble = Trouble(
             stack=place,
             proxy=proxy,
@@ -99,8 +102,9 @@ class Run:
             trace=trace,
             freeze=runs.freeze,
             webhook_deleted=self._judge.webhook_deleted,
-            operator=Operator(self._led, config, known, ledgers, runs, trace),
+            operator=self._operator,
         )
+        self._past = random.Random(f"past {plan.seed}")
         self._provoking: asyncio.Task[None] | None = None
         place.sandbox.state.listeners.append(self._on_dispatch)
 
@@ -120,6 +124,8 @@ class Run:
     async def play(self) -> Outcome:
         """From the first start to the verdict."""
         started = time.monotonic()
+        for people in self._traffic:
+            await people.say_before(self._past, _MOST_BEFORE)
         slower = await self._first_start()
         self._runs.be_patient(slower)
         over = asyncio.Event()
@@ -128,8 +134,9 @@ class Run:
             talk = [group.create_task(people.run(half)) for people, half in zip(self._traffic, halves, strict=True)]
             trouble = group.create_task(self._trouble.run(self._plan.faults, over, slower))
             others = [] if self._database is None else [group.create_task(self._database.disturb(slower))]
+            wish = group.create_task(self._let_past_cross())
             await self._die_again_and_again(halves)
-            await asyncio.wait(talk)
+            await asyncio.wait([*talk, wish])
             over.set()
             await trouble
             for task in others:
@@ -140,6 +147,7 @@ class Run:
             await self._trouble.let_in(pair)
         if self._runs.daemon is None or not self._runs.daemon.running:
             await self._runs.start()  # it had found no database
+        await self._operator.let_past_cross(self._stack.daemon.relay)  # its pair may have been away for too long
         calm = time.monotonic()
         look = await self._until_quiet("quiet")
         drained = time.monotonic() - calm
@@ -184,6 +192,13 @@ class Run:
         self._trace(f"READY for the first time: trouble comes {slower:.1f} times more rarely")
         await self._runs.stop()
         return slower
+
+    async def _let_past_cross(self) -> None:
+        """At some moment of the run."""
+        at = self._past.uniform(0, 0.8) * self._plan.messages
+        while sum(people.sent for people in self._traffic) < at:  # noqa: ASYNC110 - they write many times a second
+            await asyncio.sleep(0.5)
+        await self._operator.let_past_cross(self._stack.daemon.relay)
 
     async def _die_again_and_again(self, halves: tuple[int, int]) -> None:
         ends = deaths(self._plan.seed, self._plan.kills)

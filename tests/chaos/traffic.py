@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tests.chaos.ledger import SAME, Ledger, Written
+from tests.chaos.ledger import FIRST_PAST, SAME, Ledger, Written, is_past
 from tests.chaos.pairs import Pairs, loose_among
 from tests.chaos.sides import Side, Upload
 
@@ -86,6 +86,19 @@ class Traffic:
         unclear = SAME if loose_among(self.ledgers) else ()
         return [each for each in self.ledgers[place].written if not each.loose and each.key not in unclear]
 
+    async def say_before(self, rng: random.Random, most: int) -> None:
+        """Before the first start, people write up to so many messages in each pair."""
+        number = FIRST_PAST
+        for pair in self.pairs:
+            for _ in range(rng.randint(0, most)):
+                author, text = rng.choice(self.side.authors), f"{self.side.letter}{number}.0 {rng.choice(_WORDS)}"
+                written = Written(f"{self.side.letter}{number}", text, author, at=time.monotonic(), past=True)
+                written.led_to = self.led.leads_to(self.side.letter, pair)
+                written.id = await self.side.say(pair, author, text, reply_to="", file=None)
+                self.ledgers[pair].written.append(written)
+                self._said[pair].append(_Said(author, written))
+                number += 1
+
     async def run(self, messages: int) -> None:
         """Until so many messages are written."""
         while self.sent < messages:
@@ -130,7 +143,7 @@ class Traffic:
         written = Written(name, text, author, None if file is None else file.file, at=time.monotonic())
         written.plain_at_first = act == "same"
         written.led_to = self.led.leads_to(self.side.letter, pair)
-        if act == "reply" and (recent := await self.side.recent(pair)):
+        if act == "reply" and (recent := [it for it in await self.side.recent(pair) if not any(map(is_past, it.keys))]):
             # Often to what has only just appeared, and may not be on record yet.
             target = self.rng.choice(recent[-3:] if self.rng.random() < 0.5 else recent)
             written.reply_to, written.reply_keys = target.id, target.keys
