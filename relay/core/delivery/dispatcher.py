@@ -99,6 +99,10 @@ class Dispatcher:
         else:
             lane.enqueue(entry)
 
+    def seconds_each(self, lane: LaneKey) -> float:
+        """How many seconds a message took when the platform last refused one; 0 if it never did."""
+        return self.budgets.of(lane).learnt
+
     def retry_now(self, lanes: Iterable[LaneKey] | None = None) -> None:
         """Something changed for the better for these lanes (None: for all): they do not wait for their next try."""
         for key in self._lanes if lanes is None else lanes:

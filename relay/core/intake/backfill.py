@@ -7,11 +7,10 @@ transaction that queues them: after a restart it goes on from there.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
 from typing import Protocol
 
 from relay.core.clock import Backoff, Bell
@@ -32,6 +31,9 @@ _log = get_logger(__name__)
 
 _STEP = 5
 """Messages that are queued at a time: behind so many what is said today may have to wait."""
+
+_SLOW_SECONDS = 3.0
+"""Where a message takes longer under a rate limit, several cross as one, and that counts as one of a step."""
 
 _ROOM_SECONDS = 1.0
 """After so many it is looked again whether all of them have crossed."""
@@ -59,6 +61,10 @@ class Lanes(Protocol):
 
     def wake_all(self) -> None:
         """Something may have been queued; it is not known in which lane."""
+        ...
+
+    def seconds_each(self, lane: LaneKey) -> float:
+        """How many seconds a message took when the platform last refused one; 0 if it never did."""
         ...
 
 
@@ -209,7 +215,7 @@ class Backfills:
             async with self.store.write() as uow:
                 known = None if begins_anew else (await read_progress(uow, wish))[towards]
                 progress = known or Progress(wish.id, ("", ""))
-                progress = replace(progress, state=state, problem=problem)
+                progress = replace(progress, state=state, problem=problem, leads_elsewhere=begins_anew)
                 await uow.key_values.put(progress_key(wish, towards), progress.as_json())
         except StoreUnavailable as error:
             _log.warning("how a backfill is cannot be kept", reason=str(error))
@@ -239,10 +245,12 @@ class Backfills:
                 page = await anext(pages, None)
                 if page is None:
                     break
-                left_out = page.unreadable
-                for step in _in_steps(page.messages):
+                left_out, rest = page.unreadable, page.messages
+                while rest:
                     if not await self._has_room(way):
                         return False
+                    step = _step(rest, together=self.lanes.seconds_each(way.lane) > _SLOW_SECONDS)
+                    rest = rest[len(step) :]
                     progress, left = await self._queue(way, step, progress, watch)
                     left_out += left
                 backoff.reset()
@@ -370,10 +378,17 @@ class Backfills:
         self._progress[way.wish.id, way.towards] = progress
 
 
-def _in_steps(messages: Sequence[MessageCreated]) -> Iterable[Sequence[MessageCreated]]:
-    rest = iter(messages)
-    while step := tuple(islice(rest, _STEP)):
-        yield step
+def _step(messages: Sequence[MessageCreated], *, together: bool) -> Sequence[MessageCreated]:
+    """The first of these messages, to be queued now. `together`: those without files cross as one."""
+    if not together:
+        return messages[:_STEP]
+    copies, is_alone = 0, True
+    for number, event in enumerate(messages):
+        was_alone, is_alone = is_alone, bool(event.content.attachments)
+        copies += is_alone or was_alone
+        if copies > _STEP:
+            return messages[:number]
+    return messages
 
 
 def _day(moment: datetime) -> str:

@@ -148,11 +148,8 @@ class Progress:
     day: str = ""
     # Why it does not go on, as a sentence; "" while it does.
     problem: str = ""
-
-    @property
-    def leads_elsewhere(self) -> bool:
-        """Whether its pair has come to lead elsewhere, where nothing has crossed yet."""
-        return not any(self.channels)
+    # Its pair has come to lead elsewhere, where nothing has crossed yet.
+    leads_elsewhere: bool = False
 
     def as_json(self) -> str:
         """For the store."""

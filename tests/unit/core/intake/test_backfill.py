@@ -34,7 +34,7 @@ from relay.domain.content import Content
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.pair import Pair
 from relay.domain.text.nodes import RichText
-from relay.errors import Permanent
+from relay.errors import Permanent, RateLimited
 from tests.support.memory_adapter import MemoryAdapter
 from tests.support.patience import PATIENCE
 from tests.support.platform import RELAY, created
@@ -243,6 +243,34 @@ async def test_what_is_said_today_does_not_wait_behind_the_past(bridge: World) -
         for _ in range(7):
             sent.release()
         await until(lambda: "today" in bridge.words(there))
+
+
+@pytest.mark.parametrize(("seconds", "at_once"), [(2.0, 5), (4.0, 7)])
+async def test_where_messages_are_limited_more_are_queued_at_once_and_may_cross_together(
+    bridge: World, seconds: float, at_once: int
+) -> None:
+    here, _ = bridge.channels()
+    for number in range(15):
+        bridge.discord.say(here, "ann", f"d{number}")
+    sends, waiting = count(), []
+    policy = replace(bridge.pairs[0].policy, batch_when_behind=0.0)  # they are counted one by one
+    bridge.pairs = (replace(bridge.pairs[0], policy=policy),)
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        async def limited(call: str) -> None:
+            match next(sends) if call == "send" else None:
+                case 0:
+                    raise RateLimited("not now", retry_after=seconds)
+                case 9:  # the first one of the second page
+                    async with bridge.store.read() as uow:
+                        waiting.extend(await uow.outbox.waiting(lane(Platform.MATRIX), 99))
+
+        matrix.before = limited
+
+    async with bridge.relay(prepare):
+        await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
+    assert len(waiting) == at_once
+    assert said(bridge) == [f"d{number}" for number in range(15)]
 
 
 async def test_it_goes_on_after_each_end_of_the_process(bridge: World) -> None:
@@ -502,6 +530,18 @@ async def test_what_is_asked_for_twice_begins_nothing_anew(bridge: World) -> Non
     assert await wish_for(bridge) == older
 
 
+async def test_what_has_crossed_is_not_forgotten_while_another_waits_to_begin(bridge: World) -> None:
+    since = NOW - timedelta(days=30)
+    await _set(bridge, await wish_for(bridge, since=since), "done")
+    older = await wish_for(bridge)
+    async with bridge.store.write() as uow:
+        for state in ("running", "failed"):
+            waiting = Progress(older.id, ("", ""), state, problem="A channel of its pair is not open.")  # type: ignore[arg-type]
+            await uow.key_values.put(progress_key(older, Platform.MATRIX), waiting.as_json())
+            older = await ask(uow, Wanted(bridge.pairs[0], NOW))
+            assert (older.before, set(older.crossed)) == (since, set(Platform))
+
+
 async def test_one_that_is_done_can_be_stopped_and_asked_for_again(bridge: World) -> None:
     first = await wish_for(bridge)
     await _set(bridge, first, "done")
@@ -594,6 +634,7 @@ async def test_one_wish_that_cannot_be_read_takes_no_other_along(bridge: World) 
         st.none() | st.datetimes(timezones=st.just(UTC)),
         st.text(),
         st.text(),
+        st.booleans(),
     )
 )
 def test_how_far_it_is_is_read_as_it_was_written(progress: Progress) -> None:
