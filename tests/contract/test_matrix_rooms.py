@@ -271,6 +271,37 @@ async def test_a_kick_closes_the_room_and_an_invitation_opens_it_again(town: Tow
         assert others == ["farewell", "regretted", "edit: so long", "deletion", "welcome"]
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_who_comes_into_a_room_again_is_not_told_what_was_said_before_they_first_came(
+    town: Town, is_seen: bool
+) -> None:
+    place = await town.ann.create_room(public=False)
+    await town.ann.text(place, "before")
+    await town.ann.invite(place, town.bot_id)
+    saved = SavedState()
+
+    async def remove() -> None:
+        await town.ann.kick(place, town.bot_id)
+        await town.ann.text(place, "meanwhile")
+
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, saved=saved) as side:
+        await town.ann.text(place, "first")
+        await side.until_said("first")
+        if is_seen:
+            await remove()
+            await side.until(lambda: place in side.inbox.problems)
+    if not is_seen:  # nor that it is back: somebody let it in with its own account
+        await remove()
+    await town.ann.invite(place, town.bot_id)
+    if not is_seen:
+        async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
+            await bot.join(place)
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, saved=saved) as side:
+        await side.until_said("first", "meanwhile")
+        await town.ann.text(place, "welcome")
+        await side.until_said("first", "meanwhile", "welcome")
+
+
 async def test_a_kick_while_the_relay_is_down_is_noticed(town: Town) -> None:
     place = await town.ann.create_room(public=False, invite=[town.bot_id])
     saved = SavedState()

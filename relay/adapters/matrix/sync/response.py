@@ -232,13 +232,15 @@ class ResponseHandler:
             if since is None:
                 await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
             update.cursors = await self._tombstone_cursor(update, since or token, inbox)
+            if since is not None and any(map(self._is_own_join, update.timeline)):
+                _read_back(update, since, token)  # removed and back in before we were told of either
             return update
         update.cursors = (cursor(room_stream(room_id), token),)
         if position == OUTSIDE:
             await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
             return update
         if position:
-            update.since = position.removeprefix(OUTSIDE)
+            _read_back(update, position.removeprefix(OUTSIDE), token)
             return update
         update.first_join = True
         update.starts = self._is_own_join
@@ -563,6 +565,15 @@ def _split(page: Page) -> Iterator[Page]:
     yield Page(page.token, [], page.state)
     for piece in _pieces(page.events or []):
         yield Page(page.token, piece, [])
+
+
+def _read_back(update: RoomUpdate, since: str, token: str) -> None:
+    """Ask for what was written from `since` on, up to the response's `token`, instead of taking the timeline.
+
+    Where we have come into a room again, Synapse's begins with what was written before we left, and even before we ever
+    were in there, and its `prev_batch` is not where that begins (ran, 1.163).
+    """
+    update.since, update.prev_batch, update.timeline = since, token, []
 
 
 def _pieces(timeline: list[Json]) -> Iterator[list[Json]]:

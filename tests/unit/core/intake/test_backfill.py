@@ -28,7 +28,7 @@ from relay.core.operations.backfill_wishes import (
     stop,
 )
 from relay.core.people.storage import ForgetRequest
-from relay.core.storage import Store
+from relay.core.storage import Entry, Store
 from relay.domain.commands import RefreshMessage
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef, Platform, UserRef
@@ -252,7 +252,7 @@ async def test_where_messages_are_limited_more_are_queued_at_once_and_may_cross_
     here, _ = bridge.channels()
     for number in range(15):
         bridge.discord.say(here, "ann", f"d{number}")
-    sends, waiting = count(), []
+    sends, waiting = count(), list[Entry]()
     policy = replace(bridge.pairs[0].policy, batch_when_behind=0.0)  # they are counted one by one
     bridge.pairs = (replace(bridge.pairs[0], policy=policy),)
 
@@ -536,7 +536,7 @@ async def test_what_has_crossed_is_not_forgotten_while_another_waits_to_begin(br
     older = await wish_for(bridge)
     async with bridge.store.write() as uow:
         for state in ("running", "failed"):
-            waiting = Progress(older.id, ("", ""), state, problem="A channel of its pair is not open.")  # type: ignore[arg-type]
+            waiting = Progress(older.id, ("", ""), state, problem="A channel of its pair is not open.")
             await uow.key_values.put(progress_key(older, Platform.MATRIX), waiting.as_json())
             older = await ask(uow, Wanted(bridge.pairs[0], NOW))
             assert (older.before, set(older.crossed)) == (since, set(Platform))
