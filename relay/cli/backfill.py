@@ -186,6 +186,8 @@ class _Screen:
     _bars: "Bars | None" = field(init=False, default=None)
     _tasks: "dict[Platform, TaskID]" = field(init=False, default_factory=dict)
     _told: "dict[Platform, tuple[float, str]]" = field(init=False, default_factory=dict)
+    # When it was first seen under way, and how far it was then.
+    _since: "dict[Platform, tuple[float, float]]" = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
         if is_terminal():
@@ -207,11 +209,15 @@ class _Screen:
     def show(self, found: "Mapping[Platform, Progress | None]") -> None:
         """This is how far it is now."""
         for towards, progress in found.items():
-            part, words = self._share(progress), _words(progress)
+            now = asyncio.get_running_loop().time()
+            part = self._share(progress)
+            words = _words(progress)
+            if 0.0 < part < 1.0:
+                began, first = self._since.setdefault(towards, (now, part))
+                words += time_left(now - began, part - first, 1.0 - part)
             if self._bars is not None:
                 self._bars.update(self._tasks[towards], completed=part, words=words)
                 continue
-            now = asyncio.get_running_loop().time()
             at, before = self._told.get(towards, (now - _LINE_SECONDS, ""))
             if words != before and now >= at + _LINE_SECONDS:
                 self._told[towards] = now, words
@@ -225,6 +231,15 @@ class _Screen:
             return 1.0
         whole = ((self.wish.before or self.wish.asked_at) - progress.first_at).total_seconds()
         return min(1.0, max(0.0, (progress.reached - progress.first_at).total_seconds() / whole)) if whole > 0 else 0.0
+
+
+def time_left(seconds: float, done: float, left: float) -> str:
+    """About how long the part `left` takes if the part `done` took so many seconds; "" before that can be told."""
+    if done <= 0.0 or seconds < _LINE_SECONDS:
+        return ""
+    minutes = max(1, round(seconds * left / done / 60))
+    unit, size = ("minute", 1) if minutes < 120 else ("hour", 60) if minutes < 2880 else ("day", 1440)
+    return f"; about {how_many(round(minutes / size), unit)} left"
 
 
 def _words(progress: "Progress | None") -> str:
