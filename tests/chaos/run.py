@@ -17,6 +17,7 @@ from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
 from tests.chaos.daemon_runs import DaemonRuns, deaths
 from tests.chaos.database import Database, database
 from tests.chaos.judge import Judge, Look
+from tests.chaos.ledger import is_past
 from tests.chaos.operator import Operator, in_file
 from tests.chaos.outcome import Outcome, Plan, Trace
 from tests.chaos.pairs import Pairs
@@ -198,6 +199,11 @@ class Run:
         at = self._past.uniform(0, 0.8) * self._plan.messages
         while sum(people.sent for people in self._traffic) < at:  # noqa: ASYNC110 - they write many times a second
             await asyncio.sleep(0.5)
+        for people in self._traffic:
+            for pair in self._pairs:
+                keys = [key for copy in (await people.side.view(pair)).copies for key in copy.keys]
+                if early := [key for key in keys if is_past(key)]:
+                    self._runs.problems.append(f"crossed in {pair} before anybody asked for it: {early}")
         await self._operator.let_past_cross(self._stack.daemon.relay)
 
     async def _die_again_and_again(self, halves: tuple[int, int]) -> None:
