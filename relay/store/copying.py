@@ -30,6 +30,7 @@ from relay.store.tables import (
     channel,
     ghost,
     lane,
+    last_commits,
     lease,
     message,
     message_copy,
@@ -44,7 +45,8 @@ _AT_ONCE = 1_000
 """Rows in one read."""
 _EMPTY = "copy into an empty database"
 
-_TABLES = tuple(table for table in metadata.sorted_tables if table is not lease)
+# Of the others each store has its own.
+_TABLES = tuple(table for table in metadata.sorted_tables if table not in (lease, last_commits))
 # Tables that may be long are read in the order of a number; all others at once.
 _ORDER = {message: message.c.id, message_copy: message_copy.c.message_id, message_edit: message_edit.c.message_id}
 _ORDER[outbox] = outbox.c.id

@@ -527,3 +527,12 @@ lease = Table(
     Column("renewed_at", Timestamp, nullable=False),
     CheckConstraint("slot = 1", name="slot"),
 )
+
+# By which a process finds out what became of a commit whose answer was lost; on PostgreSQL only.
+last_commits = Table(
+    "last_commits",
+    metadata,
+    Column("slot", WholeNumber, primary_key=True, autoincrement=False),  # always 1
+    Column("marks", AnyText, nullable=False),  # one for each transaction, separated by spaces, the last one first
+    CheckConstraint("slot = 1", name="slot"),
+)

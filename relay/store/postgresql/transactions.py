@@ -3,11 +3,14 @@
 Writers take turns, in this process and among all processes: each write transaction first takes an advisory lock of the
 database, as one on SQLite takes the file's. So both stores behave alike, and the core needs to know only one of them.
 
-Is a commit done whose answer was lost? The server knows (`pg_xact_status`), and is asked until it says so. So a write
-transaction that returns was committed, and one that raises was not, whatever happens to the network or the server.
+Is a commit done whose answer was lost? Each write transaction leaves a mark of its own, which is there if it is, and
+the server is asked until it answers. So a write transaction that returns was committed, and one that raises was not,
+whatever happens to the network or the server. (`pg_xact_status` says yes for one that a crash took along, too, as soon
+as another one has been given its number.)
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -48,18 +51,22 @@ def write_lock(url: str) -> int:
     return int.from_bytes(blake2b(schema.encode(), digest_size=7).digest()) if schema else WRITE_LOCK
 
 
-def end_stale(url: str) -> str:
-    """Ends the process of the server that has the lock and has waited for its client for long: it is stopped, or gone.
-
-    `idle_in_transaction_session_timeout` does so, but not within a statement, and asyncpg prepares each one by itself.
-    """
+def _end_holder(url: str) -> str:
     return f"""
         SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND (CAST(l.classid AS bigint) << 32) | CAST(l.objid AS bigint) = {write_lock(url)}
-        AND a.wait_event = 'ClientRead' AND a.state_change < clock_timestamp() - interval '15 seconds'
     """  # noqa: S608 - a number of our own
+
+
+def end_stale(url: str) -> str:
+    """Ends the process of the server that has the lock and has waited for its client for long: it is stopped, or gone.
+
+    `idle_in_transaction_session_timeout` does so, but not within a statement, and asyncpg prepares each one by itself.
+    """
+    stale = "a.wait_event = 'ClientRead' AND a.state_change < clock_timestamp() - interval '15 seconds'"
+    return f"{_end_holder(url)} AND {stale}"
 
 
 _GRACE = 2.0  # seconds that a cancelled commit may still take
@@ -67,14 +74,16 @@ _ASK_EVERY = 0.5  # seconds
 
 _DIALECT = dialect()  # type: ignore[no-untyped-call]  # not annotated there
 # The lock comes first: what stands beside it is read once it is ours. FOR SHARE lets whoever takes the lease wait for
-# the end of this transaction.
+# the end of this transaction. The marks are of the last dozen transactions: others may write before somebody asks.
 _ENTER = (
-    "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))"
-    " SELECT pg_current_xact_id()::text AS number, pg_backend_pid() AS process,"
-    " (SELECT holder FROM lease WHERE slot = 1 FOR SHARE) AS holder FROM locked"
+    "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)), marked AS ("
+    "INSERT INTO last_commits (slot, marks) SELECT 1, $2 FROM locked ON CONFLICT (slot)"
+    " DO UPDATE SET marks = left(excluded.marks || ' ' || last_commits.marks, 155))"
+    " SELECT pg_backend_pid() AS process, (SELECT holder FROM lease WHERE slot = 1 FOR SHARE) AS holder FROM locked"
 )
+_MARK_BYTES = 9
 _HOLDER = "SELECT host, pid FROM lease"
-_OUTCOME = "SELECT pg_xact_status($1::text::xid8)"
+_MARKS = "SELECT marks FROM last_commits WHERE slot = 1"
 _CHANNEL = insert(channel).values(platform=bindparam("platform"), native_id=bindparam("native_id")).or_ignore().inline()
 _channel_insert = insert(channel).values({name: bindparam(name) for name in ("platform", "native_id", "last_copy")})
 _LAST_COPY = _channel_insert.or_update("platform", "native_id", last_copy=_channel_insert.new.last_copy).inline()
@@ -201,7 +210,7 @@ class Writer:
         self._url, self._name, self._schema = url, without_password(url), schema_in(url)
         # With the token of this process, by which whoever replaces it ends its connection.
         self._begins = _beginning(self._schema, token=token)
-        self._write_lock = write_lock(url)
+        self._write_lock, self._end_holder = write_lock(url), _end_holder(url)
         self._busy_timeout = busy_timeout
         self._pool = pool
         self._replaced = replaced
@@ -211,7 +220,7 @@ class Writer:
         self._place: Place | None = None
         # Another process had the lock for longer than we wait.
         self._held_up = False
-        # The number that the server gave the running transaction, and its process there.
+        # The mark of the running transaction, and the process of the server that carries it out.
         self._running = ("", 0)
 
     @asynccontextmanager
@@ -260,8 +269,9 @@ class Writer:
     async def _enter(self, connection: asyncpg.Connection) -> asyncpg.Connection:
         try:
             await connection.execute(self._begins)
-            row = await connection.fetchrow(_ENTER, self._write_lock)
-            self._running = (row["number"], row["process"])
+            mark = secrets.token_urlsafe(_MARK_BYTES)
+            row = await connection.fetchrow(_ENTER, self._write_lock, mark)
+            self._running = (mark, row["process"])
             if self.fence is not None and row["holder"] != self.fence:
                 other = await connection.fetchrow(_HOLDER)
                 now = "nobody has it" if other is None else f"process {other['pid']} on {other['host']} has it"
@@ -302,13 +312,13 @@ class Writer:
             raise
 
     async def _commit(self, connection: asyncpg.Connection) -> None:
-        number, process = self._running
+        mark, process = self._running
         try:
             with translated(self._name):
                 done = await connection.execute("COMMIT")
         except StoreError as error:
             self._drop()
-            if not await self._was_committed(number, process):
+            if not await self._was_committed(mark, process):
                 raise
             _log.info("a commit whose answer was lost is done", reason=error.reason)
             return
@@ -318,7 +328,7 @@ class Writer:
         if done != "COMMIT":
             raise StoreUnavailable(self._name, f"the server answered a commit with {done}", "it is tried again")
 
-    async def _was_committed(self, number: str, process: int) -> bool:
+    async def _was_committed(self, mark: str, process: int) -> bool:
         """What became of a transaction whose commit was not answered. Asks until the server knows."""
         tries = 0
         while True:
@@ -326,21 +336,18 @@ class Writer:
             try:
                 connection = await connect(self._url, lock_timeout=self._busy_timeout)
                 try:
-                    with translated(self._name):
-                        status = await connection.fetchval(_OUTCOME, number)
-                        if status == "in progress":
-                            # It waits for a commit that cannot reach it any more, or is writing it.
-                            await connection.fetchval("SELECT pg_terminate_backend($1)", process)
+                    with translated(self._name, but=asyncpg.UndefinedTableError):
+                        # Who holds the lock waits for a commit that cannot reach it any more, or is writing it. Asked
+                        # before the mark, not with it: else it could end in between.
+                        if not await connection.fetch(f"{self._end_holder} AND a.pid = $1", process):
+                            return mark in str(await connection.fetchval(_MARKS)).split()
                 finally:
                     await close(connection)
-            except asyncpg.DataError:
-                return False  # a number of the future: the server has been replaced by one that never saw it
+            except asyncpg.UndefinedTableError:
+                return False  # the server has been replaced by one that never saw it
             except StoreError as error:
                 if tries in (1, 20):
                     _log.warning("is a commit done? asking until the store knows", reason=error.reason, tries=tries)
-            else:
-                if status != "in progress":
-                    return bool(status == "committed")
             await asyncio.sleep(_ASK_EVERY)
 
     def _drop(self) -> None:

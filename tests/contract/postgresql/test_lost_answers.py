@@ -1,8 +1,11 @@
 """A commit whose answer is lost: a transaction that returns was committed, and one that raises was not."""
 
 import asyncio
+import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +16,10 @@ from relay.core.storage import Store
 from relay.domain.commands import SendMessage
 from relay.domain.ids import Platform
 from relay.errors import StoreUnavailable
+from relay.store.migrate import upgrade
 from relay.store.unit_of_work import open_store
 from tests.support.cut_line import CutLine, cut_line
-from tests.support.postgresql import SHORT, Server
+from tests.support.postgresql import SHORT, Server, start, stop
 from tests.support.store_contract import ANN, LANE, NOON, sending, there, waiting
 
 
@@ -102,3 +106,34 @@ async def test_many_of_both(cut: Cut) -> None:
     cut.line.answers_lost = cut.line.commits_lost = 0
     assert cut.line.cut >= 10
     assert await queued(cut.store) == done
+
+
+async def test_what_a_crash_took_along_is_not_done_though_another_transaction_has_its_number() -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-crash-", dir=SHORT)))
+        front = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-line-", dir=SHORT)))
+        # What nobody waits for is not written before the crash.
+        options = ("-c", "wal_writer_delay=10s", "-c", "autovacuum=off")
+        process = start(folder, os.getpid(), *options)
+        own = Server(folder)
+        try:
+            await asyncio.to_thread(upgrade, own.url("postgres"))
+            async with cut_line(folder, front) as line:
+                store = await open_store(Server(front).url("postgres"))
+                await queue(store, 1)
+                line.commits_lost = 1
+                writing = asyncio.create_task(queue(store, 2))
+                while not line.cut:
+                    line.refuses = line.commits_lost == 0
+                    await asyncio.sleep(0)
+                stop(process, signal.SIGQUIT)
+                process = start(folder, os.getpid(), *options)
+                for name in ("first", "second", "third"):
+                    own.run(f"CREATE TABLE {name} ()")
+                line.refuses = False
+                with pytest.raises(StoreUnavailable, match="the connection was lost"):
+                    await writing
+                assert await queued(store) == [1]
+                await store.close()
+        finally:
+            stop(process, signal.SIGINT)

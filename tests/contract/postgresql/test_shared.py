@@ -39,7 +39,7 @@ async def many(url: str) -> AsyncIterator[Sequence[PostgresqlStore]]:
     connection = await asyncpg.connect(url)
     for name in NAMES[1:]:
         await connection.execute(f"CREATE SCHEMA tenant_{name}")
-        for table in ("lease", "store", "notebook"):
+        for table in ("lease", "last_commits", "store", "notebook"):
             await connection.execute(f"CREATE TABLE tenant_{name}.{table} (LIKE tenant_t00.{table} INCLUDING ALL)")
     await connection.close()
     stores = [await opened(of_tenant(url, name)) for name in NAMES]

@@ -25,7 +25,7 @@ from relay.store import migrate
 from relay.store.backup import TAKEN
 from relay.store.copying import copy_store, prepared
 from relay.store.lease import hold
-from relay.store.tables import key_value, lease, metadata
+from relay.store.tables import key_value, last_commits, lease, metadata
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.postgresql import server
 from tests.support.store_contract import ANN, LANE, NOON, ROOM, here, sending, there
@@ -77,12 +77,12 @@ async def fill(store: Store) -> None:
 
 
 async def rows(store: SqlStore) -> dict[str, list[Any]]:
-    """Everything in a store, but who holds it."""
+    """Everything in a store, but who holds it, and what it knows of its last commits."""
     async with store.read() as unit:
         return {
             table.name: sorted((tuple(row) for row in await unit.transaction.all(select(table), {})), key=repr)
             for table in metadata.sorted_tables
-            if table not in (lease, key_value)
+            if table not in (lease, last_commits, key_value)
         }
 
 

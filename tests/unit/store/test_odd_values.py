@@ -25,7 +25,7 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, P
 from relay.domain.pair import LaneKey
 from relay.store.lease import Holder, SqlLeases, hold, is_running
 from relay.store.pruning import Pruner
-from relay.store.tables import metadata
+from relay.store.tables import last_commits, metadata
 from relay.store.unit_of_work import open_store
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, world
@@ -193,7 +193,7 @@ def test_odd_values_stop_nobody(
     path = tmp_path / "relay.db"
     path.write_bytes(populated)
     for table in metadata.sorted_tables:
-        if number < len(table.columns):
+        if table is not last_commits and number < len(table.columns):
             _damage(path, table, list(table.columns)[number], shift=number)
     cli("status")
     assert isinstance(json.loads(cli("status", "--json"))["pairs"], list)
