@@ -1,6 +1,7 @@
 """`relay db`: create, change and check the tables of the store, back it up, restore it. `relay run` upgrades them."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -55,8 +56,11 @@ def downgrade(
 ) -> None:
     """Downgrade the tables for an older relay. Data that the older tables cannot hold is lost."""
     settings = invocation_of(context).load(config)
-    from relay.store.migrate import downgrade
+    from relay.store.migrate import downgrade, known_revisions
 
+    known = ["base", *known_revisions("postgresql" if names_postgresql(settings.store.url) else "sqlite")]
+    if revision not in known and re.fullmatch(r"-[1-9][0-9]?", revision) is None:
+        raise ConfigurationError.of("REVISION", "there is no such revision", f"write one of {', '.join(known)}")
     if settings.store.is_missing:
         raise StoreError(settings.store.name, "it does not exist yet", "there is nothing to downgrade")
     schema = downgrade(settings.store.url, revision)
