@@ -87,7 +87,7 @@ class Reloader:
 
     async def _use(self, settings: Settings) -> None:
         core, pairs = self.core, settings.declared_pairs()
-        _log_difference(self.declared.settings.pairs, settings.pairs)
+        log_difference(self.declared.settings.pairs, settings.pairs)
         self.declared.settings = settings
         if changed := self._needs_restart(settings):
             if self.restart is not None:
@@ -121,16 +121,19 @@ class Reloader:
         return differing_keys(before, now)
 
 
-def _log_difference(before: Iterable[PairSettings], after: Iterable[PairSettings]) -> None:
+def log_difference(before: Iterable[PairSettings], after: Iterable[PairSettings]) -> None:
     """Log what changed. A pair is identified by its two channels: under another name it was renamed."""
     known = {pair.as_pair().sides: pair for pair in before}
     declared = {pair.as_pair().sides: pair for pair in after}
+    for sides, pair in known.items():
+        if sides not in declared:
+            _log.info("pair removed", pair=pair.label, channel=pair.discord_channel, room=pair.matrix_room)
     # The pairs of each change: one in [defaults] is one line, and not sixty.
     changed: dict[str, list[str]] = {}
     for sides, pair in declared.items():
         old = known.get(sides)
         if old is None:
-            _log.info("pair added", pair=pair.label)
+            _log.info("pair added", pair=pair.label, channel=pair.discord_channel, room=pair.matrix_room)
             continue
         if old.label != pair.label:
             _log.info("pair renamed", pair=pair.label, before=old.label)
@@ -143,6 +146,3 @@ def _log_difference(before: Iterable[PairSettings], after: Iterable[PairSettings
             continue
         for name in names:
             _log.info("pair changed", pair=name, changed=words)
-    for sides, pair in known.items():
-        if sides not in declared:
-            _log.info("pair removed", pair=pair.label)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from relay.config.loading import load
 from relay.config.settings import changed_values, differing_keys
+from relay.reload import log_difference
+from tests.support.logs import captured_logs
 from tests.support.settings import SIDES, write
 
 
@@ -38,3 +40,16 @@ def test_what_changed_in_a_pair_is_called_as_in_the_file(tmp_path: Path) -> None
         "moderation.blocked": ('""', "@a:b, 123456789012345678"),
     }
     assert changed_values(after, after) == {}
+
+
+def test_a_pair_with_another_room_is_told_with_both_rooms(tmp_path: Path) -> None:
+    """Two lines said that a pair of that name was added and removed, in this order, and not what it had been."""
+    pair = '[[pairs]]\nname = "help"\ndiscord_channel = 1234567890123456789\nmatrix_room = "#a:example.org"\n'
+    before = load(write(tmp_path, SIDES + pair), {}).pairs
+    after = load(write(tmp_path, SIDES + pair.replace("#a:", "#b:")), {}).pairs
+    with captured_logs() as lines:
+        log_difference(before, after)
+    assert [(line["event"], line["pair"], line["channel"], line["room"]) for line in lines] == [
+        ("pair removed", "help", "1234567890123456789", "#a:example.org"),
+        ("pair added", "help", "1234567890123456789", "#b:example.org"),
+    ]
