@@ -62,6 +62,7 @@ def check(written: Sequence[Written], seen: Sequence[Standing], moved: frozenset
     for said in (said for message in seen for said in message.said):
         parts[said.key].append(said)
     living = [message for message in written if not message.deleted]
+    _continue(living, seen, parts)
     for message in living:
         if message.key not in SAME:
             _one(message, parts.get(message.key, []), verdict)
@@ -73,6 +74,23 @@ def check(written: Sequence[Written], seen: Sequence[Standing], moved: frozenset
         expected = [message.key for message in living if message.past is past and message.key not in excused]
         verdict.out_of_order += _disorder(expected, _first_places(standing, frozenset(expected)))
     return verdict
+
+
+def _continue(written: Iterable[Written], seen: Iterable[Standing], parts: dict[str, list[Said]]) -> None:
+    """Give a message its last words where they stand by themselves: it has grown in a copy that others share.
+
+    Such a copy is full at some time. Nothing in these words says whose they are, but that they are the very ones.
+    """
+    shared = {key for message in seen if len(message.said) > 1 for key in message.keys}
+    for message in written:
+        found = parts.get(message.key, [])
+        if message.key in SAME or message.key not in shared or len(found) != 1:
+            continue
+        words, shown = message.text.split(), found[0].text.split()
+        rest = " ".join(words[len(shown) :])
+        by_themselves = parts.get(rest, [])
+        if rest and words[: len(shown)] == shown and [said.author for said in by_themselves] == [message.author]:
+            found += parts.pop(rest)
 
 
 def _one(message: Written, parts: list[Said], verdict: Verdict) -> None:

@@ -89,6 +89,20 @@ def test_the_parts_of_a_long_message_are_joined() -> None:
     assert _figures(check(written, swapped)) == {"wrong text": 1}
 
 
+def test_the_last_words_of_a_message_that_has_grown_in_a_full_copy_stand_by_themselves() -> None:
+    written = [Written("m0", "m0.1 one two three", "Ada"), Written("m1", "m1.0 next", "Ben")]
+    together = Standing("1", (Said("Ada", "m0.1 one"), Said("Ben", "m1.0 next")))
+
+    def found(*texts: str, author: str = "Ada") -> dict[str, int]:
+        rest = [Standing(str(number), (Said(author, text),)) for number, text in enumerate(texts, 2)]
+        return _figures(checker.check(written, [together, *rest]))
+
+    assert found("two three") == {}
+    assert found("two") == found("two three", author="Ben") == {"wrong text": 1, "stray": 1}
+    assert found("two three", "two three") == {"wrong text": 1, "stray": 1}
+    assert found() == {"wrong text": 1}
+
+
 def test_a_part_that_an_edit_should_have_taken_away() -> None:
     written = [Written("m0", "m0.1 short now", "Ada")]
     assert _figures(check(written, ["m0.1 short now", "m0.0w7 m0.0w8"])) == {"wrong text": 1}
