@@ -1,6 +1,7 @@
 """One webhook in each channel: made, found again, moved, deleted, and never used in another channel."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from relay.errors import (
 )
 from relay.sandbox.faults import Fault, GatewayFault
 from relay.sandbox.messages.drafts import Draft
+from relay.sandbox.world.models import Snowflakes
 from tests.support.discord import ALICE, World, until
 
 
@@ -132,6 +134,26 @@ async def test_a_message_in_the_wrong_channel_is_found_and_removed_after_a_crash
     # The same words by the same person, said there, stay there.
     assert [staff.messages[one].content for one in staff.order] == (["second", "third"] if restarted else ["second"])
     assert all(staff.messages[one].webhook_id != hook.id for one in staff.order)
+
+
+async def test_what_an_earlier_store_has_posted_where_a_webhook_was_moved_stays(world: World) -> None:
+    """Where the first copy of a new store was in doubt, what its author had said there minutes before was deleted."""
+    staff = world.state.add_channel(world.guild, "staff")
+    now = world.state.snowflakes
+    world.state.snowflakes = Snowflakes(lambda: time.time() - 300)
+    async with world.running(world.channel, staff) as adapter:
+        await settled(world, adapter)
+    hook = world.server.webhooks.of_channel(world.channel)[0]
+    world.server.webhooks.move(hook, staff)
+    world.server.messages.post_as_webhook(staff, hook, Draft(content="good morning"), "Alice", None)
+    world.state.snowflakes = now
+    queued_at = SystemClock().now()
+    # Posted by the try that is in doubt: what it quotes may be another name since.
+    world.server.messages.post_as_webhook(staff, hook, Draft(content="who is there"), "Alice", None)
+    async with world.running(world.channel, staff) as adapter:
+        await adapter.send(world.delivery("who is here", key="k2", suspect=True, queued_at=queued_at))
+    assert world.words()[-1] == "who is here"
+    assert [staff.messages[one].content for one in staff.order] == ["good morning"]
 
 
 async def test_copies_outlive_the_application_that_posted_them(world: World) -> None:

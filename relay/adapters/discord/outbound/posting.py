@@ -420,7 +420,7 @@ class MessagePoster:
             # This learns which webhooks are ours.
             await self._webhook(channel)
             if delivery.restored_since is None:
-                await self._delete_misplaced_by_earlier_try(delivery, channel, author)
+                await self._delete_misplaced_by_earlier_try(delivery, channel, author, expected)
         if delivery.restored_since is not None:
             return await self._find_unrecorded(delivery, channel, expected, delivery.restored_since)
         found = [
@@ -432,17 +432,20 @@ class MessagePoster:
             for message in found:
                 if not self._is_expected(expected, message, by):
                     continue
-                if by == "name" and delivery.after is None and self._is_older(message, delivery):
-                    continue  # something else that its author has said, with an earlier store
+                if by == "name" and self._is_of_earlier_store(message, delivery):
+                    continue
                 if await delivery.on_record(MessageRef(delivery.channel, str(message["id"]))):
                     continue
                 _log.info("earlier try adopted", channel=channel, message=message["id"])
                 return str(message["id"])
         return None
 
-    def _is_older(self, message: Json, delivery: Delivery) -> bool:
-        """Whether a message stood there before `delivery` was queued. Right only while our clock is not set."""
-        queued_at = delivery.queued_at
+    def _is_of_earlier_store(self, message: Json, delivery: Delivery) -> bool:
+        """Whether a message that says something else stood there before `delivery` was queued.
+
+        Where a copy is on record, only what is behind it is looked at. Right only while our clock is not set.
+        """
+        queued_at = None if delivery.after is not None else delivery.queued_at
         return queued_at is not None and created_at(str(message["id"])) < self.rest.time.of(queued_at) - _CLOCKS_AGREE
 
     async def _find_unrecorded(
@@ -473,7 +476,9 @@ class MessagePoster:
             return str(message["id"])
         return None
 
-    async def _delete_misplaced_by_earlier_try(self, delivery: Delivery, channel: str, author: Author) -> None:
+    async def _delete_misplaced_by_earlier_try(
+        self, delivery: Delivery, channel: str, author: Author, expected: ExpectedMessage
+    ) -> None:
         """Delete what an earlier try posted into another channel, to which this channel's webhook was moved."""
         if self.buffers.thread(channel) is not None:
             return  # a request that names a thread is posted there or nowhere
@@ -491,6 +496,9 @@ class MessagePoster:
                 # Nobody else posts through this webhook, and each lane sends one message at a time.
                 shown = (message.get("author") or {}).get("username")
                 if str(message.get("webhook_id")) != webhook_id or shown not in usernames(author):
+                    continue
+                same_words = self._is_expected(expected, message, "name and words")
+                if not same_words and self._is_of_earlier_store(message, delivery):
                     continue
                 # If that channel is in a pair as well, the message may belong there.
                 if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
