@@ -287,9 +287,11 @@ class InlineParser:
         if (target := _TARGET.match(source, close)) is None:
             return None
         label, url = source[position + 1 : close], target[2]
-        if bool(target[1]) != bool(target[3]) or not (WEB.match(url) or CONTACT.match(url)) or not visible(label):
+        # Clients take zero-width spaces out of a label before they look at it.
+        words = visible(label)
+        if bool(target[1]) != bool(target[3]) or not (WEB.match(url) or CONTACT.match(url)) or not words:
             return None
-        if LABEL_URL.search(label):
+        if LABEL_URL.search(label) or LABEL_URL.search(words):
             return source[position : target.end()], target.end()
         children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
         return link(url, children, self._names, preview=not target[1]), target.end()

@@ -65,6 +65,8 @@ INLINE: list[tuple[str, tuple[n.Inline, ...]]] = [
     ("[](https://a.b)", (t("[]("), n.Link("https://a.b", (t("https://a.b"),)), t(")"))),
     ("[https://c.dd](https://a.b)", (t("[https://c.dd](https://a.b)"),)),
     ("[discord.gg/c](https://a.b)", (t("[discord.gg/c](https://a.b)"),)),
+    ("[https:\u200b//c.dd](https://a.b)", (t("[https:\u200b//c.dd](https://a.b)"),)),
+    ("[dis\u200bcord.gg/c](https://a.b)", (t("[dis\u200bcord.gg/c](https://a.b)"),)),
     ("[\u200b](https://a.b)", (t("[\u200b]("), n.Link("https://a.b", (t("https://a.b"),)), t(")"))),
     ("<https://a.b>", (n.Link("https://a.b", (t("https://a.b"),), preview=False),)),
     ("(see https://a.b/c.)", (t("(see "), n.Link("https://a.b/c.", (t("https://a.b/c."),)), t(")"))),
