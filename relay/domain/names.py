@@ -318,6 +318,8 @@ def file_name(name: str, kind: str) -> str:
 def content_type(name: str) -> str:
     """What a file is by the ending of its `name`."""
     ending = name[name.rfind(".") :].lower()
+    if not ending[1:].isalnum():
+        return _UNKNOWN  # since Python 3.12 it would be read as an address, and refused where it is none
     known = next((kind for kind, suffix in _SUFFIXES.items() if suffix == ending), None)
     return known or mimetypes.guess_type(f"file{ending}")[0] or _UNKNOWN
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from relay.domain.names import (
     MAX_NAME_BYTES,
     MAX_NAME_LENGTH,
+    content_type,
     file_name,
     shortened,
     skeleton,
@@ -143,3 +144,9 @@ def test_any_name_is_one_visible_segment(name: str, kind: str) -> None:
     assert safe not in {".", ".."}
     assert not any(unicodedata.category(char) in {"Cc", "Cf", "Cs"} for char in safe)
     assert file_name(safe, kind) == safe
+
+
+@pytest.mark.parametrize("ending", ["://[", "://\u2100", "", ".", " png", "data:,x"])
+def test_an_odd_ending_tells_no_type(ending: str) -> None:
+    """Python 3.12 and later read a name as an address, and raise where it is none."""
+    assert content_type(f"file.{ending}") == "application/octet-stream"

@@ -38,7 +38,7 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
         flags = item.get("flags") or 0
         name = _original_name(item)
         # Discord tells no type of what it does not look into, and of old files.
-        content_type = str(item.get("content_type") or type_by_ending(item["filename"])).partition(";")[0].strip()
+        content_type = str(item.get("content_type") or type_by_ending(str(item["filename"]))).partition(";")[0].strip()
         marked = str(item["filename"]).startswith("SPOILER_") or name.startswith("SPOILER_")
         spoiler = marked or bool(flags & _SPOILER_FILE)
         yield Attachment(
