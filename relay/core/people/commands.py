@@ -330,6 +330,8 @@ class Commands:
         person = await self.people.of(call.user, uow)
         await self._end_links(uow, call.user, person, changed)
         await self._codes.forget(uow, call.user)
+        # What they asked for a while ago is still carried out.
+        copies = copies or ((asked := await uow.people.request_of(call.user)) is not None and asked.copies)
         await uow.people.put_request(ForgetRequest(call.user, copies))
         lines = [_line("What I have stored about you is being removed.", self._what_goes(copies))]
         if person.has_opted_out:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.core.people.forgetting import is_kept_back
 from relay.core.people.storage import ForgetRequest
 from relay.core.ports import CommandCall, EventBatch
 from relay.domain.commands import Digest, DigestItem, SendMessage
@@ -204,6 +205,23 @@ async def test_forget_copies_deletes_them_and_goes_on_after_a_restart(bridge: Wo
         assert len(bridge.words(here)) == 10
         async with bridge.store.read() as uow:
             assert (await uow.messages.written_by(ANN, 0, 100))[1] == ()
+
+
+async def test_the_copies_go_though_somebody_asks_for_less_meanwhile(bridge: World) -> None:
+    """Until then most of them stayed, and what was said before could cross by a backfill."""
+    here, there = bridge.channels()
+    async with bridge.relay():
+        for number in range(5):
+            bridge.discord.say(here, "ann", f"a{number}")
+        await until(lambda: len(bridge.words(there)) == 5)
+        await bridge.quiet()
+        await ask(bridge, "forget", "copies")
+        assert "are being deleted" in await ask(bridge, "forget")
+        await forgotten(bridge)
+        await bridge.quiet()
+        assert bridge.words(there) == []
+        async with bridge.store.read() as uow:
+            assert await is_kept_back(uow, ANN)
 
 
 async def test_forget_asks_for_a_word_it_knows_and_not_all_the_time(bridge: World) -> None:
