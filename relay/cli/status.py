@@ -116,7 +116,9 @@ def _in_words(report: "Report | str") -> str:
     served = f"process {daemon.pid} on {daemon.host} serves it" if daemon.running else "nobody serves it"
     away = [f"{name.capitalize()}: {side.problem}" for name, side in report.sides.items() if side.problem]
     pairs = how_many(len(report.pairs), "pair") + (f", {troubled} in trouble" if troubled else "")
-    return "; ".join([served, pairs, *(away if daemon.running else [])])
+    store = [f"the store: {report.store_problem}"] if report.store_problem else []
+    wrong = [f"{one.subject}: {one.words}" for one in report.findings if one.state == "wrong"]
+    return "; ".join([served, pairs, *store, *(away if daemon.running else []), *wrong])
 
 
 async def _tenants(host: "Host") -> "list[tuple[str, Report | str]]":

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.cells import cell_len
 
+from relay.cli.status import _in_words
 from relay.cli.status_text import Screen, encodable
 from relay.core.operations.findings import Finding
 from relay.core.ports import ChannelInfo, SideHealth
@@ -226,3 +227,15 @@ def test_what_waits_for_a_pair_that_is_not_declared() -> None:
 def test_a_terminal_without_the_signs() -> None:
     assert encodable("кухня ✓ → 3 s", "ascii") == "????? + > 3 s"
     assert encodable("кухня ✓ → 3 s", "utf-8") == "кухня ✓ → 3 s"
+
+
+def test_the_line_of_a_tenant_says_why_it_is_red() -> None:
+    """A full disk made it red, and the command end with 1, without a word."""
+    full = Finding("the disk of the store", "wrong", "only 0 MiB free", "make room")
+    note = Finding("relay.toml", "note", "it holds secrets", "")
+    troubled = replace(report(pair()), findings=(full, note), store_problem="the database is locked")
+    assert not troubled.well
+    assert _in_words(troubled) == (
+        "process 4711 on bridge serves it; 1 pair; the store: the database is locked;"
+        " the disk of the store: only 0 MiB free"
+    )
