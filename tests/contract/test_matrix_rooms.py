@@ -302,6 +302,22 @@ async def test_who_comes_into_a_room_again_is_not_told_what_was_said_before_they
         await side.until_said("first", "meanwhile", "welcome")
 
 
+async def test_what_a_room_has_become_while_the_relay_was_removed_holds_when_it_is_back(town: Town) -> None:
+    place = await town.ann.create_room(public=False, invite=[town.bot_id])
+    await town.ann.set_power(place, events_default=50)
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token) as side:
+        assert "power level 50" in side.inbox.problems[place]
+        for number in range(110):  # so that sync tells of the level apart from the timeline
+            await town.ann.text(place, str(number))
+        await town.ann.kick(place, town.bot_id)
+        await side.until(lambda: "removed from" in side.inbox.problems[place])
+        await town.ann.set_power(place, events_default=0)
+        await town.ann.invite(place, town.bot_id)
+        await town.ann.text(place, "welcome")
+        await side.until(lambda: "welcome" in side.said)
+        await side.until(lambda: place not in side.inbox.problems)
+
+
 async def test_a_kick_while_the_relay_is_down_is_noticed(town: Town) -> None:
     place = await town.ann.create_room(public=False, invite=[town.bot_id])
     saved = SavedState()
@@ -565,6 +581,22 @@ def test_the_pause_between_two_replacements_doubles_and_is_forgotten() -> None:
         now = room.upgrade_at
     room.start_upgrade_pause(now + 3600)
     assert room.upgrade_at == now + 3600 + 60
+
+
+async def test_a_room_that_is_upgraded_while_the_relay_is_removed_is_read_on_from_there(town: Town) -> None:
+    place = await town.ann.create_room(public=False, invite=[town.bot_id])
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token) as side:
+        await town.ann.text(place, "first")
+        await side.until_said("first")
+        await town.ann.kick(place, town.bot_id)
+        await side.until(lambda: place in side.inbox.problems)
+        new = await upgrade(town.ann, place)
+        await town.ann.text(new, "meanwhile")
+        for either in (new, place):
+            await town.ann.invite(either, town.bot_id)
+        await side.until(lambda: "meanwhile" in side.said)
+        await town.ann.text(new, "welcome")
+        await side.until_said("first", "meanwhile", "welcome")
 
 
 async def test_a_replacement_that_needs_an_invitation_is_read_from_the_upgrade_on(town: Town) -> None:

@@ -273,6 +273,30 @@ async def test_missed_messages_are_read_after_a_removal_and_a_new_invitation(tow
             await side.until_said("first", *lines)
 
 
+async def test_what_is_said_once_the_relay_is_back_crosses_where_what_it_missed_cannot_be_read(town: Town) -> None:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
+        await town.ann.text(town.room, "first")
+        await side.until_said("first")
+    await town.ann.kick(town.room, town.bot_id)
+    await town.ann.text(town.room, "missed")
+    await town.ann.invite(town.room, town.bot_id)
+    async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
+        await bot.join(town.room)
+    await town.ann.text(town.room, "welcome")
+
+    async def refuse(request: web.Request) -> web.Response | None:
+        if not request.path.endswith("/messages"):
+            return None
+        return web.json_response({"errcode": "M_INVALID_PARAM", "error": "no such token"}, status=400)
+
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        proxy.answer = refuse
+        side_of = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, url=proxy.url)
+        async with side_of as side:
+            await side.until_said("first", "skipped 1", "welcome")
+
+
 async def test_a_room_whose_history_cannot_be_read_waits_alone(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("loop._TIMELINE", 3), ("response._FAILING_SECONDS", 0.0), ("response._PUT_OFF_SECONDS", 1.0)):
         monkeypatch.setattr(f"relay.adapters.matrix.sync.{name}", value)

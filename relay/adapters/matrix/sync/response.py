@@ -233,14 +233,16 @@ class ResponseHandler:
                 await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
             update.cursors = await self._tombstone_cursor(update, since or token, inbox)
             if since is not None and any(map(self._is_own_join, update.timeline)):
-                _read_back(update, since, token)  # removed and back in before we were told of either
+                self._read_back(update, since, token)  # removed and back in before we were told of either
             return update
         update.cursors = (cursor(room_stream(room_id), token),)
         if position == OUTSIDE:
             await resume_after_record(self._api, self._rooms.accounts, update, inbox, limited=limited)
             return update
         if position:
-            _read_back(update, position.removeprefix(OUTSIDE), token)
+            left_at = position.removeprefix(OUTSIDE)
+            update.cursors += await self._tombstone_cursor(update, left_at, inbox)
+            self._read_back(update, left_at, token)
             return update
         update.first_join = True
         update.starts = self._is_own_join
@@ -255,6 +257,17 @@ class ResponseHandler:
         else:
             update.timeline = []  # We were in the room long before it was declared.
         return update
+
+    def _read_back(self, update: RoomUpdate, since: str, token: str) -> None:
+        """Ask for what was written from `since` on, up to the response's `token`, instead of taking the timeline.
+
+        Where we have come into a room again, Synapse's begins with what was written before we left, and even before we
+        ever were in there, and its `prev_batch` is not where that begins (ran, 1.163).
+        """
+        # What the room has become: where people may not read what was written before they came, only sync tells it.
+        update.members = [*update.members, *(event for event in update.timeline if "state_key" in event)]
+        update.after_join, _ = after_last(update.timeline, self._is_own_join)
+        update.since, update.prev_batch, update.timeline = since, token, []
 
     async def _is_read_on(self, room_id: str, inbox: RetryingInbox) -> bool:
         """Whether this room is about to replace one that we read, or just has: what is said in it is not new to us.
@@ -445,6 +458,7 @@ class ResponseHandler:
             # The homeserver does not give them to us: at least one message is missing.
             _log.warning("missed messages cannot be read", room=room_id, reason=str(error))
             gap = Gap(room_id=room_id, skipped=1)
+            update.timeline = update.timeline or update.after_join
         self._troubles.pop(room_id, None)
         return gap
 
@@ -565,15 +579,6 @@ def _split(page: Page) -> Iterator[Page]:
     yield Page(page.token, [], page.state)
     for piece in _pieces(page.events or []):
         yield Page(page.token, piece, [])
-
-
-def _read_back(update: RoomUpdate, since: str, token: str) -> None:
-    """Ask for what was written from `since` on, up to the response's `token`, instead of taking the timeline.
-
-    Where we have come into a room again, Synapse's begins with what was written before we left, and even before we ever
-    were in there, and its `prev_batch` is not where that begins (ran, 1.163).
-    """
-    update.since, update.prev_batch, update.timeline = since, token, []
 
 
 def _pieces(timeline: list[Json]) -> Iterator[list[Json]]:

@@ -39,7 +39,7 @@ class RoomUpdate:
     room_id: str
     state: RoomState
     timeline: list[Json]
-    # State events: with lazy loading, the members who wrote in the timeline.
+    # State events, in effect behind the gap: with lazy loading, the members who wrote in the timeline.
     members: list[Json]
     # Where the timeline begins.
     prev_batch: str = ""
@@ -55,6 +55,8 @@ class RoomUpdate:
     last_on_record: str = ""
     # We came into the room only now: nothing counts that was before our own join.
     first_join: bool = False
+    # Of a timeline that is not taken, as more is read: what is certainly new, should that not be readable.
+    after_join: list[Json] = field(default_factory=list)
     # Typing, receipts, and what was found out about gaps: goes to the core after the messages.
     extras: list[Event] = field(default_factory=list)
     # Written once all of it is on disk.
