@@ -245,19 +245,18 @@ class Backfills:
                 page = await anext(pages, None)
                 if page is None:
                     break
-                left_out, rest = page.unreadable, page.messages
+                rest = _behind(page.messages, progress.last)
                 while rest:
                     if not await self._has_room(way):
                         return False
                     step = _step(rest, together=self.lanes.seconds_each(way.lane) > _SLOW_SECONDS)
                     rest = rest[len(step) :]
-                    progress, left = await self._queue(way, step, progress, watch)
-                    left_out += left
+                    progress = await self._queue(way, step, progress, watch)
                 backoff.reset()
                 watch.times.clear()
-                left_out, threads = progress.left_out + left_out, progress.threads + page.threads
-                progress = replace(progress, position=page.position, left_out=left_out, threads=threads, problem="")
-                await self._save(way, progress)
+                left_out, threads = progress.left_out + page.unreadable, progress.threads + page.threads
+                progress = replace(progress, position=page.position, last="", left_out=left_out, threads=threads)
+                await self._save(way, replace(progress, problem=""))
         _log.info("backfill done", pair=way.pair.name, direction=way.lane.direction, messages=progress.crossed)
         await self._save(way, replace(progress, state="done", problem=""))
         return True
@@ -320,13 +319,12 @@ class Backfills:
 
     async def _queue(
         self, way: _Way, messages: Sequence[MessageCreated], progress: Progress, watch: PastWatch
-    ) -> tuple[Progress, int]:
-        """Queue some messages, each day's first behind a notice. How far it is then, and how many do not cross.
+    ) -> Progress:
+        """Queue some messages, each day's first behind a notice. How far it is then.
 
         Raises `_Changed` if one of them may have been changed since it was read.
         """
         queued: list[Entry] = []
-        left_out = 0
         try:
             async with self.store.write() as uow:
                 # In here: what is changed from now on is received behind this, and finds it on record.
@@ -336,12 +334,12 @@ class Backfills:
                     raise _Changed
                 for event in messages:
                     first_at = progress.first_at or event.created_at
-                    progress = replace(progress, first_at=first_at, reached=event.created_at)
+                    progress = replace(progress, first_at=first_at, reached=event.created_at, last=event.ref.id)
                     if event.author.is_self or (way.wish.before is not None and event.created_at >= way.wish.before):
                         continue
                     command = await self.router.past(uow, event, way.pair, way.lane)
                     if command is None or event.ref in changed:
-                        left_out += 1
+                        progress = replace(progress, left_out=progress.left_out + 1)
                     elif await self._record(uow, event, command):
                         day = _day(event.created_at)
                         words = RichText.plain(f"Said before the relay was here, on {day}:")
@@ -359,7 +357,7 @@ class Backfills:
         for entry in queued:
             self.lanes.enqueue(entry)
         self._progress[way.wish.id, way.towards] = progress
-        return progress, left_out
+        return progress
 
     @staticmethod
     async def _record(uow: UnitOfWork, event: MessageCreated, command: SendMessage) -> bool:
@@ -378,14 +376,21 @@ class Backfills:
         self._progress[way.wish.id, way.towards] = progress
 
 
+def _behind(messages: Sequence[MessageCreated], last: str) -> Sequence[MessageCreated]:
+    """What of a page stands behind the message of this ID; all of it where that is not in there."""
+    ids = [event.ref.id for event in messages]
+    return messages[ids.index(last) + 1 :] if last in ids else messages
+
+
 def _step(messages: Sequence[MessageCreated], *, together: bool) -> Sequence[MessageCreated]:
-    """The first of these messages, to be queued now. `together`: those without files cross as one."""
+    """The first of these messages, to be queued now. `together`: those of a day without files cross as one."""
     if not together:
         return messages[:_STEP]
-    copies, is_alone = 0, True
+    copies, is_alone, day = 0, True, ""
     for number, event in enumerate(messages):
         was_alone, is_alone = is_alone, bool(event.content.attachments)
-        copies += is_alone or was_alone
+        was_day, day = day, _day(event.created_at)
+        copies += is_alone or was_alone or day != was_day
         if copies > _STEP:
             return messages[:number]
     return messages

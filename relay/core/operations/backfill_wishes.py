@@ -136,6 +136,9 @@ class Progress:
     state: State = "running"
     # Where the next page begins, in the form of the adapter that reads it.
     position: str = ""
+    # The ID of the last message of that page that was looked at, "" for none. The map tells it as well, but not for
+    # ever: the pair may be paused in the middle of a page for longer than `retention`.
+    last: str = ""
     # Messages that were queued, and that do not cross.
     crossed: int = 0
     left_out: int = 0

@@ -28,8 +28,8 @@ from relay.core.operations.backfill_wishes import (
     stop,
 )
 from relay.core.people.storage import ForgetRequest
-from relay.core.storage import Entry, Store
-from relay.domain.commands import RefreshMessage
+from relay.core.storage import Store
+from relay.domain.commands import RefreshMessage, SendMessage
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.pair import Pair
@@ -245,31 +245,33 @@ async def test_what_is_said_today_does_not_wait_behind_the_past(bridge: World) -
         await until(lambda: "today" in bridge.words(there))
 
 
-@pytest.mark.parametrize(("seconds", "at_once"), [(2.0, 5), (4.0, 7)])
+@pytest.mark.parametrize(("seconds", "days", "at_once"), [(2.0, 1, 5), (4.0, 1, 7), (4.0, 15, 5)])
 async def test_where_messages_are_limited_more_are_queued_at_once_and_may_cross_together(
-    bridge: World, seconds: float, at_once: int
+    bridge: World, seconds: float, days: int, at_once: int
 ) -> None:
     here, _ = bridge.channels()
     for number in range(15):
-        bridge.discord.say(here, "ann", f"d{number}")
-    sends, waiting = count(), list[Entry]()
+        ref = bridge.discord.say(here, "ann", f"d{number}")
+        said_at = NOW - timedelta(days=900 - number * days // 15)
+        bridge.discord.messages[ref] = replace(bridge.discord.messages[ref], created_at=said_at)
+    sends, most = count(), 0
     policy = replace(bridge.pairs[0].policy, batch_when_behind=0.0)  # they are counted one by one
     bridge.pairs = (replace(bridge.pairs[0], policy=policy),)
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
         async def limited(call: str) -> None:
-            match next(sends) if call == "send" else None:
-                case 0:
-                    raise RateLimited("not now", retry_after=seconds)
-                case 9:  # the first one of the second page
-                    async with bridge.store.read() as uow:
-                        waiting.extend(await uow.outbox.waiting(lane(Platform.MATRIX), 99))
+            nonlocal most
+            if call == "send" and next(sends) == 0:
+                raise RateLimited("not now", retry_after=seconds)
+            async with bridge.store.read() as uow:
+                waiting = await uow.outbox.waiting(lane(Platform.MATRIX), 99)
+            most = max(most, sum(isinstance(one.command, SendMessage) for one in waiting))
 
         matrix.before = limited
 
     async with bridge.relay(prepare):
         await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
-    assert len(waiting) == at_once
+    assert most == at_once
     assert said(bridge) == [f"d{number}" for number in range(15)]
 
 
@@ -288,6 +290,21 @@ async def test_it_goes_on_after_each_end_of_the_process(bridge: World) -> None:
     assert said(bridge) == [f"d{number}" for number in range(60)]
     assert found.crossed == 60
     assert len(notices(bridge)) == 1
+
+
+async def test_what_has_crossed_of_a_page_does_not_cross_again_once_it_is_not_on_record_any_more(bridge: World) -> None:
+    here, _ = bridge.channels()
+    for number in range(8):
+        bridge.discord.say(here, "ann", f"d{number}")
+    async with bridge.relay(_holding(asyncio.Semaphore(5), asyncio.Event())):
+        wish = await wish_for(bridge, towards=Platform.MATRIX)
+        await until(lambda: len(said(bridge)) == 4)
+    with closing(sqlite3.connect(bridge.store.path)) as connection, connection:
+        connection.execute("DELETE FROM message WHERE id IN (SELECT message_id FROM message_copy)")
+        connection.execute("DELETE FROM message_copy")
+    async with bridge.relay():
+        await done(bridge, wish)
+    assert said(bridge) == [f"d{number}" for number in range(8)]
 
 
 async def test_what_is_deleted_or_edited_while_it_waits_and_the_relay_is_away(bridge: World) -> None:
@@ -626,6 +643,7 @@ async def test_one_wish_that_cannot_be_read_takes_no_other_along(bridge: World) 
         st.text(),
         st.tuples(st.text(), st.text()),
         st.sampled_from(["running", "done", "failed"]),
+        st.text(),
         st.text(),
         st.integers(),
         st.integers(),
