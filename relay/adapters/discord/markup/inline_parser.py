@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from relay.adapters.discord.markup.references import (
     CONTACT,
-    LABEL_URL,
     WEB,
     NameLookup,
     link,
     read_angle,
     read_broadcast,
+    shows_address,
     url_at,
 )
 from relay.domain.names import visible
@@ -287,11 +287,9 @@ class InlineParser:
         if (target := _TARGET.match(source, close)) is None:
             return None
         label, url = source[position + 1 : close], target[2]
-        # Clients take zero-width spaces out of a label before they look at it.
-        words = visible(label)
-        if bool(target[1]) != bool(target[3]) or not (WEB.match(url) or CONTACT.match(url)) or not words:
+        if bool(target[1]) != bool(target[3]) or not (WEB.match(url) or CONTACT.match(url)) or not visible(label):
             return None
-        if LABEL_URL.search(label) or LABEL_URL.search(words):
+        if shows_address(label):
             return source[position : target.end()], target.end()
         children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
         return link(url, children, self._names, preview=not target[1]), target.end()

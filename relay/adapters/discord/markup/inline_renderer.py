@@ -8,7 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from relay.adapters.discord.markup.references import LABEL_URL, ReferenceCodes, reference_code, reference_name, url_at
+from relay.adapters.discord.markup.references import (
+    ReferenceCodes,
+    reference_code,
+    reference_name,
+    shows_address,
+    url_at,
+)
+from relay.domain.names import visible
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise_inline
 from relay.domain.text.rewrite import is_bare, link_bare_urls
@@ -141,7 +148,7 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
     label = _InlineWriter(codes, _LABEL).write(words)
     plain = label == _with_escapes(words, codes) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
     # Clients take zero-width spaces out of a label before they read it.
-    if plain and label.strip() and ZERO_WIDTH not in label and not LABEL_URL.search(label):
+    if plain and visible(label) and ZERO_WIDTH not in label and not shows_address(label):
         if not _BALANCED_URL.fullmatch(url):
             url = url.replace("(", "%28").replace(")", "%29")
         yield n.Link(url, words, link.preview)

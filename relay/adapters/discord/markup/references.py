@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.names import visible
 from relay.domain.text import nodes as n
 
 _URL = re.compile(r"https?://[^\s<]++", re.IGNORECASE)
@@ -16,7 +17,7 @@ WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 # What a masked link may lead to besides (https://github.com/wingio/plugins/issues/49).
 CONTACT = re.compile(r"(?:mailto|tel|sms):[^\s/]", re.IGNORECASE)
 # What clients refuse to show as the words of a link: addresses, and invitations without `https://`.
-LABEL_URL = re.compile(r"https?://[^\s<]{2}|discord(?:app)?\.(?:com|gg|gift|new)/\w", re.IGNORECASE)
+_LABEL_URL = re.compile(r"https?://[^\s<]{2}|discord(?:app)?\.(?:com|gg|gift|new)/\w", re.IGNORECASE)
 _JUMP = re.compile(
     r"https?://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/channels/(?:\d{1,20}|@me)/(\d{1,20})(?:/(\d{1,20}))?/?"
 )
@@ -98,6 +99,14 @@ def link(url: str, children: tuple[n.Inline, ...], names: NameLookup, *, preview
         shown = (n.Text(f"#{name}"),) if bare else children
         return n.ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name, url, shown)
     return n.Link(url, children, preview)
+
+
+def shows_address(label: str) -> bool:
+    """Whether clients refuse these words for a link, because they are an address; also one with hidden characters.
+
+    Clients take zero-width spaces out before they look. With others an address would be shown that is not the link's.
+    """
+    return bool(_LABEL_URL.search(label) or _LABEL_URL.search(visible(label)))
 
 
 def read_angle(source: str, position: int, names: NameLookup) -> tuple[n.Inline, int] | None:

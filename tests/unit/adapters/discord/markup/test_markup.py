@@ -218,6 +218,8 @@ RENDERED: list[tuple[tuple[n.Block, ...], str]] = [
         (p(n.Link("https://a.b", (t("@here"),)), n.Link("https://a.b", (t("discord.gg/a"),))),),
         "@\u200bhere (<https://a.b>)discord.gg/a (https://a.b)",
     ),
+    ((p(n.Link("https://a.b", (t("discord.\u00adgg/a"),))),), "discord.\u00adgg/a (https://a.b)"),
+    ((p(t("a"), n.Link("https://a.b", (t("\u00ad"),))),), "a\u00ad (https://a.b)"),
     ((n.BulletList((item(n.Heading(2, (t("a"),))),)),), "- **a**"),
     ((p(t("@everyone @here <@1> <@&2> <#3>")),), "@\u200beveryone @\u200bhere <@\u200b1> <@\u200b&2> \\<#3>"),
     ((p(t("<b>a</b> </help:1> <sms:+1555> <é@a.b>")),), "<b>a</b> \\</help:1> \\<sms:+1555> \\<é@a.b>"),
