@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -64,7 +65,9 @@ def main() -> None:
     try:
         asyncio.run(_serve(arguments))  # noqa: TID251 - it imports nothing of relay
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
+        # Newer Pythons give no number where none of a host's addresses is this machine's.
+        number = errno.EADDRNOTAVAIL if error.errno is None else error.errno
+        reason = os.strerror(number).lower() if number > 0 else error.strerror
         sys.exit(f"{arguments.host}:{arguments.port} cannot be used: {reason}; name another port, or host")
 
 

@@ -471,5 +471,7 @@ def _unusable(listen: str, error: OSError) -> tuple[str, str]:
         return f"another program listens on {listen} already", f"stop it, {remedy}"
     if error.errno == errno.EACCES:
         return f"this user may not listen on {listen}", f"use a port above 1023: {remedy}"
-    reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "the host is not known"
+    # Newer Pythons give no number where none of a host's addresses is this machine's.
+    number = errno.EADDRNOTAVAIL if error.errno is None else error.errno
+    reason = os.strerror(number).lower() if number > 0 else "the host is not known"
     return f"cannot listen on {listen} ({reason})", remedy

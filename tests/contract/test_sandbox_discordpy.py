@@ -479,7 +479,7 @@ async def test_an_outage_ends_and_the_session_is_resumed(place: Place) -> None:
 
 _ZLIB_CLIENT = """
 import sys
-sys.modules["zstandard"] = None  # as where it is not installed
+sys.modules["zstandard"] = sys.modules["compression.zstd"] = None  # as where neither is there
 import asyncio, discord, discord.utils, yarl
 from discord.gateway import DiscordWebSocket
 

@@ -147,7 +147,8 @@ def fetch(url: str) -> tuple[int, Any]:
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as refused:
-        return refused.code, json.load(refused)
+        with refused:
+            return refused.code, json.load(refused)
 
 
 def test_the_daemon_and_those_who_ask_about_it(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ async def test_a_port_in_use_is_one_sentence_with_a_remedy() -> None:
 
 
 async def test_an_unknown_host() -> None:
-    with pytest.raises(FatalError, match=r"cannot listen on 203\.0\.113\.1:0"):
+    with pytest.raises(FatalError, match=r"cannot listen on 203\.0\.113\.1:0 \(cannot assign requested address\)"):
         await WebServer(status=FakeStatus(report()), settings=WebSettings(listen="203.0.113.1:0")).start()
 
 
