@@ -126,9 +126,7 @@ class DiscordSide:
         async with aiohttp.ClientSession() as session:
             for attachment in (attachment for message in messages for attachment in message["attachments"]):
                 if attachment["id"] not in self._digests:
-                    async with session.get(attachment["url"]) as answer:
-                        answer.raise_for_status()
-                        self._digests[attachment["id"]] = digest(await answer.read())
+                    self._digests[attachment["id"]] = digest(await insist(partial(_content, session, attachment)))
         return View(
             tuple(self._standing(message) for message in messages if self._is_original(message)),
             tuple(self._standing(message) for message in messages if not self._is_original(message)),
@@ -260,8 +258,14 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+async def _content(session: aiohttp.ClientSession, attachment: Json) -> bytes:
+    async with session.get(attachment["url"]) as answer:
+        answer.raise_for_status()
+        return await answer.read()
+
+
 async def insist(call: Callable[[], Awaitable[Any]]) -> Any:
-    """Try until the homeserver answers: it may be stopped, or just starting."""
+    """Try until there is an answer: the homeserver may be stopped, or just starting, and Discord in trouble."""
     while True:
         try:
             return await call()
