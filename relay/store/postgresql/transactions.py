@@ -209,7 +209,8 @@ class Writer:
         self.fence: str | None = None
         self._url, self._name, self._schema = url, without_password(url), schema_in(url)
         # With the token of this process, by which whoever replaces it ends its connection.
-        self._begins = _beginning(self._schema, token=token)
+        # Said, since a server may be set to another: what is read has to be what stands there once the lock is ours.
+        self._begins = _beginning(self._schema, " ISOLATION LEVEL READ COMMITTED", token)
         self._write_lock, self._end_holder = write_lock(url), _end_holder(url)
         self._busy_timeout = busy_timeout
         self._pool = pool

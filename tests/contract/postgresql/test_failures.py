@@ -99,6 +99,32 @@ async def test_read_only_for_a_while(store: SqlStore, url: str, running: Server)
     assert await store.problem() is None
 
 
+async def test_two_write_in_turn_whatever_isolation_the_database_is_set_to(either: str, running: Server) -> None:
+    """The second one failed each time, and before last_commits read what had stood there before it had the lock."""
+    name = database(either)
+    running.run(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    one, other = await open_store(either), await open_store(either)
+
+    async def longer() -> None:
+        async with other.write() as unit:
+            await unit.key_values.put("a", f"{await unit.key_values.get('a')}, longer")
+
+    waits = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{name}' AND wait_event = 'advisory'"
+    try:
+        await put(one, "before")
+        async with one.write() as unit:
+            await unit.key_values.get("b")  # it begins
+            writing = asyncio.create_task(longer())
+            while not await asyncio.to_thread(running.run, waits):
+                assert not writing.done()
+            await unit.key_values.put("a", "after")
+        await writing
+        assert await get(one) == "after, longer"
+    finally:
+        await one.close()
+        await other.close()
+
+
 async def test_every_connection_is_ended_between_two_transactions(store: SqlStore, url: str, running: Server) -> None:
     for number in range(3):
         running.run(
