@@ -10,6 +10,7 @@ from relay.core.delivery.plan import Target, UnreadableDigest
 from relay.core.moderation.decisions import Moderation
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
+from relay.core.people.forgetting import is_kept_back
 from relay.core.people.ports import NameReader, RoleReader
 from relay.core.ports import Adapter, LatestReader
 from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork, standing
@@ -306,11 +307,18 @@ class Lookups:
         if seen is None:
             return _NOT_HERE
         author = seen.by or seen.user
-        if author is not None and await self.is_unwanted(target.entry.lane, author):
+        if author is not None and (
+            await self.is_unwanted(target.entry.lane, author)
+            or (original is None and await self._is_kept_back(author))  # on record is what was said since
+        ):
             return Quotation("a message", n.RichText(), self.link(answered))
         said = await self.content(target, Content(seen.text))
         # Whom it names on its own side nobody can call over here.
         return replace(seen, text=said.text, user=None)
+
+    async def _is_kept_back(self, user: UserRef) -> bool:
+        async with self.store.read() as uow:
+            return await is_kept_back(uow, user)
 
     def link(self, original: MessageRef) -> str:
         """What leads to an original on its own side, as far as that is known now: nothing waits for that side."""

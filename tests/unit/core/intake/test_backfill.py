@@ -208,7 +208,7 @@ async def test_whose_copies_are_being_deleted_does_not_cross(bridge: World, copi
 async def test_whose_copies_were_deleted_does_not_cross_later_either(bridge: World, copies: bool) -> None:
     here, _ = bridge.channels()
     ref = bridge.discord.say(here, "ann_ann", "d0")
-    bridge.discord.say(here, "ben", "d1")
+    bridge.discord.say(here, "ben", "d1", reply_to=ref)
     user = created(bridge.discord.messages[ref]).author.user
     async with bridge.relay() as core:
         async with bridge.store.write() as uow:
@@ -216,7 +216,7 @@ async def test_whose_copies_were_deleted_does_not_cross_later_either(bridge: Wor
         core.people.settled.set()
         await asyncio.wait_for(_until_forgotten(bridge, user), PATIENCE)
         await done(bridge, await wish_for(bridge, towards=Platform.MATRIX))
-    assert said(bridge) == (["d1"] if copies else ["d0", "d1"])
+    assert said(bridge) == (["↪ a message\nd1"] if copies else ["d0", "d1"])
     with closing(sqlite3.connect(bridge.store.path)) as connection:
         values = connection.execute("SELECT name || value FROM notebook").fetchall()
     assert not copies or not any(user.id in value for [value] in values)
