@@ -197,7 +197,8 @@ class Backfills:
             if (left := until - self.clock.monotonic()) <= 0:
                 raise Permanent(_NOT_DECLARED)
             await self._tell(wish, towards, "running", _NOT_DECLARED)
-            await self.pairs.changed.wait(self.clock, left)
+            if self._pair(wish, towards) is None:  # looked at right before: nobody rings twice
+                await self.pairs.changed.wait(self.clock, left)
 
     def _pair(self, wish: Wish, towards: Platform) -> Pair | None:
         """The pair of a wish, if it is declared in that direction."""

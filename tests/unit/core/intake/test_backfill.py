@@ -388,11 +388,11 @@ async def test_one_that_is_done_stays_so_when_its_pair_is_not_declared_any_more(
     async with bridge.relay():
         wish = await wish_for(bridge, towards=Platform.MATRIX)
         found = await done(bridge, wish)
-    async with bridge.store.write() as uow:
-        other = await ask(uow, Wanted(pair("other"), NOW))
     bridge.pairs = ()
     async with bridge.relay() as core:
         core.backfills.clock = _Hurried()
+        async with bridge.store.write() as uow:
+            other = await ask(uow, Wanted(pair("other"), NOW))
         assert [one.state for one in await ended(bridge, other)] == ["failed", "failed"]
     assert await progress_of(bridge.store, wish) == found
 
