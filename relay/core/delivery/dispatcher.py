@@ -99,7 +99,7 @@ class Dispatcher:
         else:
             lane.enqueue(entry)
 
-    def seconds_each(self, lane: LaneKey) -> float:
+    def learnt(self, lane: LaneKey) -> float:
         """How many seconds a message took when the platform last refused one; 0 if it never did."""
         return self.budgets.of(lane).learnt
 

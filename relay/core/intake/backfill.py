@@ -63,7 +63,7 @@ class Lanes(Protocol):
         """Something may have been queued; it is not known in which lane."""
         ...
 
-    def seconds_each(self, lane: LaneKey) -> float:
+    def learnt(self, lane: LaneKey) -> float:
         """How many seconds a message took when the platform last refused one; 0 if it never did."""
         ...
 
@@ -250,7 +250,7 @@ class Backfills:
                 while rest:
                     if not await self._has_room(way):
                         return False
-                    step = _step(rest, together=self.lanes.seconds_each(way.lane) > _SLOW_SECONDS)
+                    step = _step(rest, together=self.lanes.learnt(way.lane) > _SLOW_SECONDS)
                     rest = rest[len(step) :]
                     progress = await self._queue(way, step, progress, watch)
                 backoff.reset()
