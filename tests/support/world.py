@@ -61,6 +61,8 @@ class World:
     matrix_adapter: MemoryAdapter | None = None
     # Where the operators are told what is wrong.
     operators: tuple[ChannelAddress, ...] = ()
+    # Every how many seconds it looks for a new backfill; None: as the daemon.
+    backfills_every: float | None = None
 
     def channels(self, name: str = "help") -> tuple[ChannelRef, ChannelRef]:
         """The Discord channel and the Matrix room of a pair."""
@@ -84,6 +86,8 @@ class World:
             rng=random.Random(self.seed),
             operators=self.operators,
         )
+        if self.backfills_every is not None:
+            core.backfills.look_every = self.backfills_every
         await core.inbox.begin()
         await core.moderation.declare(self.pairs)
         for adapter in (discord, matrix):

@@ -98,7 +98,7 @@ class Backfills:
     clock: Clock
     rng: random.Random
     # Every how many seconds it looks for a new wish.
-    look_every: int
+    look_every: float
     # Wishes that nobody has stopped, by their IDs, as of the last look.
     _wanted: Mapping[str, Wish] = field(init=False, default_factory=dict)
     _tasks: dict[tuple[str, Platform], asyncio.Task[None]] = field(init=False, default_factory=dict)

@@ -43,6 +43,12 @@ from tests.support.world import World, lane, pair, redeclare, until
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
 
+@pytest.fixture(autouse=True)
+def quick(bridge: World) -> None:
+    """Where each test would wait for the next look."""
+    bridge.backfills_every = 0.05
+
+
 async def wish_for(bridge: World, **more: object) -> Wish:
     async with bridge.store.write() as uow:
         return await ask(uow, Wanted(bridge.pairs[0], NOW, **more))  # type: ignore[arg-type]
