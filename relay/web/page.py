@@ -53,7 +53,7 @@ def render(report: Report, dead: Dead = Dead(), visitor: Visitor = Visitor()) ->
     """The status page."""
     troubled = [pair for pair in report.pairs if pair.problems]
     wrong = any(finding.state == "wrong" for finding in report.findings)
-    well = report.ready and not troubled and not wrong
+    well = report.ready and bool(report.pairs) and not troubled and not wrong
     verdict = "All is well" if well else "Something needs attention" if report.ready else "Not ready"
     tone = "good" if well else "bad"
     if report.stands_by_for:

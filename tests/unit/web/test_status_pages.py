@@ -238,6 +238,7 @@ def test_what_was_found() -> None:
     assert "the clock: is &lt;b&gt;an hour&lt;/b&gt; off" in text
     assert "set it" in text
     assert "All is well" in render(replace(report(pair("a")), findings=found[1:]))
+    assert "Something needs attention" in render(report()), "without pairs nothing crosses"
 
 
 def test_a_pair_that_carries_nothing_is_not_well() -> None:
