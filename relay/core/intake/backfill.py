@@ -256,8 +256,10 @@ class Backfills:
                 backoff.reset()
                 watch.times.clear()
                 left_out, threads = progress.left_out + page.unreadable, progress.threads + page.threads
-                progress = replace(progress, position=page.position, last="", left_out=left_out, threads=threads)
-                await self._save(way, replace(progress, problem=""))
+                progress = replace(
+                    progress, position=page.position, last="", left_out=left_out, threads=threads, problem=""
+                )
+                await self._save(way, progress)
         _log.info("backfill done", pair=way.pair.name, direction=way.lane.direction, messages=progress.crossed)
         await self._save(way, replace(progress, state="done", problem=""))
         return True
@@ -335,7 +337,9 @@ class Backfills:
                     raise _Changed
                 for event in messages:
                     first_at = progress.first_at or event.created_at
-                    progress = replace(progress, first_at=first_at, reached=event.created_at, last=event.ref.id)
+                    progress = replace(
+                        progress, first_at=first_at, reached=event.created_at, last=event.ref.id, problem=""
+                    )
                     if event.author.is_self or (way.wish.before is not None and event.created_at >= way.wish.before):
                         continue
                     command = await self.router.past(uow, event, way.pair, way.lane)

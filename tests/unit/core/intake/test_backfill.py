@@ -132,6 +132,35 @@ async def test_what_changes_between_its_reading_and_its_record_is_not_lost(bridg
     assert sorted(said(bridge)) == sorted(["d0", "d1", "worse", "d3", "d4", "better", "today"])
 
 
+async def test_what_it_waited_for_is_told_no_longer_once_it_goes_on(bridge: World) -> None:
+    here, there = bridge.channels()
+    for number in range(7):
+        bridge.discord.say(here, "ann", f"d{number}")
+    wish = await wish_for(bridge, towards=Platform.MATRIX)
+    async with bridge.store.write() as uow:
+        waiting = Progress(wish.id, (here.id, there.id), problem="Its pair is paused.")
+        await uow.key_values.put(progress_key(wish, Platform.MATRIX), waiting.as_json())
+    sending, go_on = asyncio.Event(), asyncio.Event()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        async def holding(call: str) -> None:
+            if call == "send":
+                sending.set()
+                await go_on.wait()
+
+        matrix.before = holding
+
+    async with bridge.relay(prepare) as core:
+        await sending.wait()
+        [found] = await progress_of(bridge.store, wish)
+        assert found is not None
+        assert (found.crossed, found.problem) == (5, "")
+        [note] = core.backfills.notes(bridge.pairs[0])
+        assert "waits" not in note
+        go_on.set()
+        await done(bridge, wish)
+
+
 async def _until_received(bridge: World, words: str) -> None:
     """Until a message is on record, and with it whatever happened before."""
     [ref] = [one.ref for one in bridge.discord.messages.values() if one.text == words]
