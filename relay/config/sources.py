@@ -207,12 +207,10 @@ def _problem_of_variable(location: Location, value: str, model: type[Any]) -> tu
         inner, found = find_key(model, location[: number + 1])
         if found is None:
             above = "__".join((section, *keys[: number - 1]))
-            tables = [name for name, one in keys_of(inner).items() if holds_keys(one) and key.startswith(f"{name}_")]
-            for name in tables:  # as above, within a section
-                return (
-                    "there is no such key",
-                    f"did you mean {_variable(f'{above}__{name}', key.removeprefix(f'{name}_'))}?",
-                )
+            tables = (name for name, one in keys_of(inner).items() if holds_keys(one) and key.startswith(f"{name}_"))
+            if (table := next(tables, None)) is not None:  # as above, within a section
+                instead = _variable(f"{above}__{table}", key.removeprefix(f"{table}_"))
+                return "there is no such key", f"did you mean {instead}?"
             return "there is no such key", did_you_mean(key, keys_of(inner), partial(_variable, above))
         if not holds_keys(found):
             return None if number == len(keys) else ("names no key", f"write {_variable(section)}")
